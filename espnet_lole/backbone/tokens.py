@@ -1,0 +1,64 @@
+"""Whisper's tokens without a network: openai-whisper carries the vocabulary of every multilingual checkpoint."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from whisper.tokenizer import LANGUAGES, get_tokenizer
+
+UNSPACED = frozenset({"zh", "ja", "th", "lo", "km", "my", "yue"})
+"""Languages written without spaces: their texts start without one, and are scored by character."""
+
+_NUM_LANGUAGES = {51865: 99, 51866: 100}
+
+
+class WhisperTokens:
+    """Texts and prompts to token ids and back.
+
+    Args:
+        vocab_size: size of the checkpoint's vocabulary; it tells how many languages it knows.
+
+    Raises:
+        ValueError: the vocabulary is not that of a multilingual Whisper.
+    """
+
+    def __init__(self, vocab_size: int) -> None:
+        if vocab_size not in _NUM_LANGUAGES:
+            raise ValueError(
+                f"expected a multilingual Whisper with a vocabulary of {sorted(_NUM_LANGUAGES)} tokens, got {vocab_size}: "
+                "English-only checkpoints (*.en) have no language tokens; take one without .en"
+            )
+        self.vocab_size = vocab_size
+        self._tokenizer = get_tokenizer(True, num_languages=_NUM_LANGUAGES[vocab_size])
+        self.start: int = self._tokenizer.sot
+        self.end: int = self._tokenizer.eot
+        self.transcribe: int = self._tokenizer.transcribe
+        self.no_timestamps: int = self._tokenizer.no_timestamps
+
+    @cached_property
+    def languages(self) -> dict[str, int]:
+        """Token id of each language code."""
+        codes = list(LANGUAGES)[: _NUM_LANGUAGES[self.vocab_size]]
+        return {code: self.start + 1 + i for i, code in enumerate(codes)}
+
+    def language(self, lang: str) -> int:
+        """The token id of a language.
+
+        Raises:
+            ValueError: Whisper does not know the code.
+        """
+        if lang not in self.languages:
+            raise ValueError(f"expected a language code of Whisper, got {lang!r}: one of {' '.join(sorted(self.languages))}")
+        return self.languages[lang]
+
+    def prompt(self, lang: str) -> list[int]:
+        """``<|startoftranscript|><|LANG|><|transcribe|><|notimestamps|>``."""
+        return [self.start, self.language(lang), self.transcribe, self.no_timestamps]
+
+    def encode(self, text: str, lang: str) -> list[int]:
+        """Token ids of a text, which starts with a space where the language uses them, as in Whisper's training."""
+        return self._tokenizer.encoding.encode_ordinary(text.strip() if lang in UNSPACED else " " + text.strip())
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of token ids; special tokens are left out."""
+        return self._tokenizer.encoding.decode([i for i in ids if i < self.end]).strip()

@@ -1,0 +1,144 @@
+"""A frozen or trainable Whisper of ``transformers``, run on inputs of any length with padding masked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import WhisperForConditionalGeneration
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+
+from espnet_lole.backbone.features import MAX_SAMPLES, LogMel, check_lengths, length_mask
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """States of the encoder, shape (B, T, D), and which of them are speech, shape (B, T), or None if all are."""
+
+    states: Tensor
+    mask: Tensor | None
+
+    @property
+    def attention_mask(self) -> Tensor | None:
+        """The mask as attention takes it, shape (B, 1, 1, T)."""
+        return None if self.mask is None else self.mask[:, None, None]
+
+
+class Backbone(nn.Module):
+    """Features, encoder and decoder of a Whisper.
+
+    The layers are those of ``transformers``; this class drives them so that a padded frame is never attended to.
+    Adapters are put into ``self.model``, and weights keep the names they have in its checkpoints.
+
+    Args:
+        model: any Whisper that ``transformers`` loads.
+        window: ``"short"`` takes inputs as long as they are, ``"30s"`` pads each with silence to 30 s, as in
+            Whisper's own training.
+
+    Raises:
+        ValueError: the window is neither.
+    """
+
+    def __init__(self, model: WhisperForConditionalGeneration, window: str = "short") -> None:
+        super().__init__()
+        if window not in ("short", "30s"):
+            raise ValueError(f"expected window: short or 30s, got {window!r}")
+        model.set_attn_implementation("sdpa")
+        self.model = model
+        self.features = LogMel(model.config.num_mel_bins)
+        self.window = window
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The encoder's modules in ``transformers``."""
+        return self.model.model.encoder
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The decoder's modules in ``transformers``."""
+        return self.model.model.decoder
+
+    def embed_speech(self, speech: Tensor, lengths: Tensor) -> Encoded:
+        """Speech to the input of encoder layer 1.
+
+        Args:
+            speech: samples at 16 kHz, shape (B, S).
+            lengths: samples of each utterance, shape (B,).
+
+        Returns:
+            The embedded frames, two mel frames each.
+
+        Raises:
+            ValueError: an utterance is shorter than 25 ms or longer than 30 s.
+        """
+        if self.window == "30s":
+            speech, lengths = _pad_with_silence(speech, lengths)
+        mel, frames = self.features(speech, lengths)
+        return self.embed_mel(mel.to(self.encoder.conv1.weight.dtype), frames)
+
+    def embed_mel(self, mel: Tensor, frames: Tensor) -> Encoded:
+        """Mel features (B, M, F) of ``frames`` (B,) frames each to the input of encoder layer 1."""
+        x = F.gelu(self.encoder.conv1(mel)) * length_mask(frames, mel.shape[-1])[:, None]  # (B, D, F)
+        x = F.gelu(self.encoder.conv2(x)).transpose(1, 2)  # (B, T, D)
+        lengths = (frames + 1) // 2
+        mask = None if bool((lengths == x.shape[1]).all()) else length_mask(lengths, x.shape[1])
+        return Encoded(x + self.encoder.embed_positions.weight[: x.shape[1]], mask)
+
+    def encode_layers(self, x: Encoded, start: int, stop: int) -> Encoded:
+        """Run encoder layers ``start + 1 .. stop``."""
+        states = x.states
+        for layer in self.encoder.layers[start:stop]:
+            states = layer(states, x.attention_mask)
+        return Encoded(states, x.mask)
+
+    def encode(self, speech: Tensor, lengths: Tensor) -> Encoded:
+        """Run the whole encoder on samples at 16 kHz, shape (B, S), of ``lengths`` (B,) samples each.
+
+        Raises:
+            ValueError: an utterance is shorter than 25 ms or longer than 30 s.
+        """
+        x = self.encode_layers(self.embed_speech(speech, lengths), 0, len(self.encoder.layers))
+        return Encoded(self.encoder.layer_norm(x.states), x.mask)
+
+    def decode(self, tokens: Tensor, encoded: Encoded, cache: EncoderDecoderCache | None = None) -> Tensor:
+        """Run the decoder.
+
+        Args:
+            tokens: token ids, padded at the right, shape (B, U); with a cache, those that it has not seen yet (one,
+                once it has seen any).
+            encoded: states of the encoder.
+            cache: keys and values of earlier tokens, extended in place.
+
+        Returns:
+            The decoder's last hidden states, shape (B, U, D).
+        """
+        past = 0 if cache is None else cache.get_seq_length()
+        states = self.decoder.embed_tokens(tokens) + self.decoder.embed_positions.weight[past : past + tokens.shape[1]]
+        for layer in self.decoder.layers:
+            states = layer(
+                states,
+                None,  # causal over the given tokens; a single new token sees all earlier ones
+                encoded.states,
+                encoder_attention_mask=encoded.attention_mask,
+                past_key_values=cache,
+                use_cache=cache is not None,
+            )
+        return self.decoder.layer_norm(states)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Hidden states of the decoder (..., D) to scores of the vocabulary (..., V)."""
+        return self.model.proj_out(states)
+
+    @staticmethod
+    def new_cache() -> EncoderDecoderCache:
+        """An empty cache for ``decode``."""
+        return EncoderDecoderCache(DynamicCache(), DynamicCache())
+
+
+def _pad_with_silence(speech: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Silence behind each utterance up to 30 s: samples (B, 480000), and that length for each."""
+    check_lengths(lengths)
+    speech = speech * length_mask(lengths, speech.shape[1])
+    return F.pad(speech, (0, MAX_SAMPLES - speech.shape[1])), torch.full_like(lengths, MAX_SAMPLES)
