@@ -62,3 +62,8 @@ class WhisperTokens:
     def decode(self, ids: list[int]) -> str:
         """The text of token ids; special tokens are left out."""
         return self._tokenizer.encoding.decode([i for i in ids if i < self.end]).strip()
+
+    def pieces(self, ids: list[int]) -> list[str]:
+        """Each token as it is printed in a token file: spaces as ``▁``, bytes that are no text of their own as ``\\x..``."""
+        raw = [self._tokenizer.encoding.decode_single_token_bytes(i) for i in ids]
+        return [piece.decode("utf-8", "backslashreplace").replace(" ", "▁").replace("\n", "\\n") for piece in raw]

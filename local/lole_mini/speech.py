@@ -13,7 +13,7 @@ from scipy.signal import resample_poly
 
 from lole_mini.acoustics import SAMPLE_RATE, add_noise, reverberate
 from lole_mini.sentences import sentences
-from lole_mini.voices import Speaker, Synthesizer
+from lole_mini.voices import Speaker, synthesizer
 
 VARIANTS = {
     "backbone": (
@@ -67,11 +67,11 @@ def utterances(domain: str, split: str, lang: str, texts: list[str], speakers: i
     """
     seed = int.from_bytes(hashlib.sha256(f"{domain} {split} {lang}".encode()).digest()[:8], "big")
     rng, noise = random.Random(seed), np.random.default_rng(seed)
-    where, synthesizer = CONDITIONS[domain], Synthesizer()
+    where, voice = CONDITIONS[domain], synthesizer()
     cast = [_speaker(rng, VARIANTS[split][i % len(VARIANTS[split])], where) for i in range(speakers)]
     for i, speaker in enumerate(cast):
         for text in islice(texts, i, None, speakers):
-            clean = resample_poly(synthesizer.speak(text, lang, speaker), SAMPLE_RATE, synthesizer.sample_rate)
+            clean = resample_poly(voice.speak(text, lang, speaker), SAMPLE_RATE, voice.sample_rate)
             room = reverberate(clean, noise, rng.uniform(*where.decay), rng.uniform(*where.wet))
             noisy = add_noise(room, noise, rng.uniform(*where.snr), rng.uniform(0.0, 2.0))
             yield Utterance(f"{speaker.variant}{i}", text, noisy)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import multiprocessing
 import random
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -45,7 +46,7 @@ class Example:
 def nano_config() -> WhisperConfig:
     """The shape of ``whisper-nano``: Whisper's vocabulary and features, a small encoder of 6 layers and decoder of 2."""
     return WhisperConfig(
-        d_model=192, encoder_layers=6, decoder_layers=2, encoder_attention_heads=6, decoder_attention_heads=6,
+        d_model=192, encoder_layers=6, decoder_layers=2, encoder_attention_heads=3, decoder_attention_heads=3,
         encoder_ffn_dim=768, decoder_ffn_dim=768, vocab_size=51865, num_mel_bins=80,
         bos_token_id=50257, eos_token_id=50257, pad_token_id=50257, decoder_start_token_id=50258,
         suppress_tokens=None, begin_suppress_tokens=None,
@@ -67,7 +68,7 @@ def speak_language(job: tuple[str, int]) -> list[tuple[str, str, np.ndarray]]:
 
 def make_examples(per_language: int, tokens: WhisperTokens) -> tuple[list[Example], dict[str, int]]:
     """All training examples, and the index of each character for CTC (0 is its blank)."""
-    with ProcessPoolExecutor(2) as pool:
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
         made = [u for part in pool.map(speak_language, [(lang, per_language) for lang in LANGUAGES]) for u in part]
     characters = {c: i for i, c in enumerate(sorted({c for _, text, _ in made for c in text}), 1)}
     return [
@@ -105,7 +106,9 @@ def mask_features(mel: Tensor, frames: Tensor, rng: random.Random) -> Tensor:
     return mel
 
 
-def batch_loss(model: Backbone, ctc: nn.Linear, batch: list[Example], rng: random.Random) -> tuple[Tensor, Tensor]:
+def batch_loss(
+    model: Backbone, ctc: nn.Linear, vocabulary: SampledVocabulary, batch: list[Example], rng: random.Random
+) -> tuple[Tensor, Tensor]:
     """Cross-entropy of language and text tokens, and the helper CTC loss, each a mean."""
     frames = torch.tensor([e.mel.shape[1] for e in batch])
     mel = pad_sequence([e.mel.T for e in batch], batch_first=True).transpose(1, 2).float()  # (B, M, F)
@@ -120,8 +123,33 @@ def batch_loss(model: Backbone, ctc: nn.Linear, batch: list[Example], rng: rando
     targets = tokens[:, 1:].clone()
     targets[:, 1:3] = -100  # <|transcribe|><|notimestamps|> are always given
     chosen = targets != -100
-    states = model.decode(tokens[:, :-1].clamp(min=0), encoded)[chosen]
-    return F.cross_entropy(model.logits(states).float(), targets[chosen], label_smoothing=0.1), helper
+    states = model.decode(tokens[:, :-1].clamp(min=0), encoded)[chosen]  # (N, D)
+    return vocabulary.loss(states, model.model.proj_out.weight, targets[chosen]), helper
+
+
+class SampledVocabulary:
+    """Cross-entropy over the tokens of the corpus and a sample of the others, which stands for all of them.
+
+    Args:
+        examples: the corpus.
+        size: V.
+        sample: how many of the tokens that never occur are drawn each time.
+    """
+
+    def __init__(self, examples: list[Example], size: int, sample: int = 1024) -> None:
+        self.used = torch.unique(torch.cat([e.tokens for e in examples]))
+        occurs = torch.zeros(size, dtype=torch.bool).index_fill(0, self.used, True)
+        self.unused = (~occurs).nonzero()[:, 0]
+        self.place = occurs.cumsum(0) - 1  # of a used token among the used
+        self.sample = sample
+
+    def loss(self, states: Tensor, embeddings: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy of states (N, D) against used tokens (N,), with embeddings (V, D)."""
+        drawn = self.unused[torch.randint(len(self.unused), (self.sample,))]
+        logits = states @ embeddings[torch.cat([self.used, drawn])].T.to(states.dtype)
+        weight = torch.zeros(logits.shape[1]).index_fill(0, torch.arange(len(self.used), logits.shape[1]), 1.0)
+        logits = logits.float() + weight * math.log(len(self.unused) / self.sample)
+        return F.cross_entropy(logits, self.place[targets], label_smoothing=0.05)
 
 
 def train(args: argparse.Namespace) -> None:
@@ -135,8 +163,9 @@ def train(args: argparse.Namespace) -> None:
     logging.info(f"{len(examples)} utterances, {hours:.1f} h, made in {time.perf_counter() - started:.0f} s")
     model = Backbone(WhisperForConditionalGeneration(nano_config())).train()
     ctc = nn.Linear(192, len(characters) + 1)
+    vocabulary = SampledVocabulary(examples, model.model.config.vocab_size)
     weights = [p for p in [*model.parameters(), *ctc.parameters()] if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(weights, lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     steps, started, step = args.epochs * len(batches(examples, args.seconds, random.Random(0))), time.perf_counter(), 0
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda n: min(n / 500, 0.5 + 0.5 * math.cos(math.pi * min(n / steps, 1.0)))
@@ -145,7 +174,7 @@ def train(args: argparse.Namespace) -> None:
         losses: list[tuple[float, float]] = []
         for batch in batches(examples, args.seconds, rng):
             with torch.autocast("cpu", torch.bfloat16):
-                loss, helper = batch_loss(model, ctc, batch, rng)
+                loss, helper = batch_loss(model, ctc, vocabulary, batch, rng)
             ((1 - CTC_WEIGHT) * loss + CTC_WEIGHT * helper).backward()
             nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
@@ -153,7 +182,7 @@ def train(args: argparse.Namespace) -> None:
             schedule.step()
             step += 1
             losses.append((loss.item(), helper.item()))
-            if step % 100 == 0:
+            if step % 25 == 0:
                 left = (time.perf_counter() - started) / step * max(steps - step, 0) / 60
                 mean = np.mean(losses[-100:], axis=0)
                 logging.info(f"epoch {epoch}, step {step}/{steps}: loss {mean[0]:.3f}, CTC {mean[1]:.3f}; {left:.0f} min left")
@@ -174,7 +203,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, required=True, help="folder of the backbone")
     parser.add_argument("--utterances", type=int, default=3000, help="utterances a language")
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--seconds", type=float, default=80.0, help="audio of a batch, in seconds")
+    parser.add_argument("--seconds", type=float, default=60.0, help="audio of a batch, in seconds")
     parser.add_argument("--lr", type=float, default=1.5e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)
     return parser

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from functools import lru_cache
 
 import espeakng_loader
 import numpy as np
@@ -26,7 +27,7 @@ class Speaker:
 
 
 class Synthesizer:
-    """The synthesiser; eSpeak keeps global state, so a process has one.
+    """The synthesiser; eSpeak keeps global state and hangs when it is started twice: take ``synthesizer()``.
 
     Raises:
         RuntimeError: the library cannot start.
@@ -38,6 +39,7 @@ class Synthesizer:
         if self.sample_rate <= 0:
             raise RuntimeError(f"eSpeak NG cannot start from {espeakng_loader.get_library_path()}: reinstall espeakng-loader")
         self._chunks: list[np.ndarray] = []
+        self._voice = ""
         self._callback = _CALLBACK(self._collect)  # kept: the library holds only a bare pointer
         self._lib.espeak_SetSynthCallback(self._callback)
 
@@ -57,8 +59,9 @@ class Synthesizer:
             RuntimeError: eSpeak made no sound of the text.
         """
         voice = f"{VOICES[lang]}+{speaker.variant}"
-        if self._lib.espeak_SetVoiceByName(voice.encode()) != 0:
+        if voice != self._voice and self._lib.espeak_SetVoiceByName(voice.encode()) != 0:
             raise ValueError(f"expected a voice of eSpeak NG, got {voice!r}")
+        self._voice = voice
         for parameter, value in ((_RATE, speaker.rate), (_PITCH, speaker.pitch), (_RANGE, speaker.range)):
             self._lib.espeak_SetParameter(parameter, value, 0)
         self._chunks.clear()
@@ -68,3 +71,9 @@ class Synthesizer:
         if not self._chunks:
             raise RuntimeError(f"eSpeak NG made no sound of {text!r} in voice {voice!r}")
         return np.concatenate(self._chunks).astype(np.float32) / 32768
+
+
+@lru_cache(maxsize=1)
+def synthesizer() -> Synthesizer:
+    """The one synthesiser of this process."""
+    return Synthesizer()

@@ -1,0 +1,38 @@
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help env demo test test-slow lint format backbone clean
+
+BIN := .venv/bin
+RECIPE := egs2/lole/asr1
+SCRIPTS := find . \( -name .venv -o -name .git -o -name exp -o -name dump \) -prune -o -type f -name '*.sh' -print0
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env:  ## install everything into .venv (PYTHON=... chooses the Python)
+	@tools/setup_env.sh
+
+demo: env  ## run the recipe on the embedded corpus and backbone
+	cd $(RECIPE) && PATH="$(CURDIR)/$(BIN):$$PATH" ./run.sh
+	@echo "The results are in $(RECIPE)/exp/RESULTS.md"
+
+test: env  ## run the unit tests
+	$(BIN)/python -m pytest -q
+
+test-slow: env  ## run the tests that train or run the recipe
+	$(BIN)/python -m pytest -q -m slow
+
+lint: env  ## check the style of Python and shell files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(SCRIPTS) | xargs -0 $(BIN)/shellcheck -x -P SCRIPTDIR .ci/run
+
+format: env  ## rewrite the Python files in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+backbone: env  ## train the embedded backbone anew (about 80 minutes on 2 cores)
+	PYTHONPATH=local:. $(BIN)/python -m lole_mini.train_backbone --output models/whisper-nano
+
+clean:  ## remove what the recipe made: its data, dump and exp
+	rm -rf $(RECIPE)/data $(RECIPE)/dump $(RECIPE)/exp

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# The main job: language experts on the embedded corpus and backbone. Other data and models: see README.md.
+set -euo pipefail
+
+./lole.sh \
+    --corpus conf/corpora/lole_mini.yaml \
+    --backbone ../../../models/whisper-nano \
+    --asr_config conf/mini/train_experts.yaml \
+    --inference_config conf/mini/decode.yaml \
+    --systems "zero_shot experts" \
+    "$@"

@@ -1,0 +1,89 @@
+"""Score decoded test sets and write RESULTS.md and results.csv: ``python -m espnet_lole.bin.lole_score --help``."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet_lole.score.normalize import cer_languages
+from espnet_lole.score.rates import score_set
+from espnet_lole.score.report import (
+    Decoded,
+    SystemScore,
+    csv_rows,
+    results_md,
+    summary_table,
+    update_csv,
+    write_atomic,
+    write_result_txt,
+)
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """The options."""
+    parser = argparse.ArgumentParser(description="Score decoded test sets; write <expdir>/RESULTS.md and <expdir>/results.csv.")
+    parser.add_argument("--expdir", type=Path, required=True, help="where RESULTS.md and results.csv go")
+    parser.add_argument("--dumpdir", type=Path, required=True, help="holds <test_set>/{text,utt2lang}")
+    parser.add_argument("--decoded", action="append", required=True, help="system:scenario:decode_dir; repeat for each system")
+    parser.add_argument("--test_sets", required=True, help="names of the test sets, with spaces between them")
+    parser.add_argument(
+        "--optional_cer_languages", default="", help="languages to score by character beside the unspaced ones: ko"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the training, a column of results.csv")
+    return parser
+
+
+def parse_decoded(texts: Sequence[str]) -> list[Decoded]:
+    """Read the ``--decoded`` options.
+
+    Raises:
+        ValueError: one is not understood, or a system and scenario come twice.
+    """
+    decoded = [Decoded.parse(text) for text in texts]
+    keys = [(d.system, d.scenario) for d in decoded]
+    twice = sorted({":".join(key) for key in keys if keys.count(key) > 1})
+    if twice:
+        raise ValueError(
+            f"expected each system:scenario once in --decoded, got again {' '.join(twice)}: add a _suffix to the system"
+        )
+    return decoded
+
+
+def score(args: argparse.Namespace, command: str) -> str:
+    """Score every system, write all files, and return the summary table.
+
+    Raises:
+        ValueError: an option or a file is not as expected.
+        OSError: a file cannot be read or written.
+    """
+    test_sets = args.test_sets.split()
+    if not test_sets or len(set(test_sets)) < len(test_sets):
+        raise ValueError(f"expected --test_sets with different names, got {args.test_sets!r}")
+    by_character = cer_languages(args.optional_cer_languages.split())
+    scores = [
+        SystemScore(decoded, [score_set(decoded.decode_dir, args.dumpdir, name, by_character) for name in test_sets])
+        for decoded in parse_decoded(args.decoded)
+    ]
+    for system in scores:
+        write_result_txt(system)
+    write_atomic(args.expdir / "RESULTS.md", results_md(scores, by_character, command))
+    update_csv(args.expdir / "results.csv", [row for s in scores for row in csv_rows(s, by_character, args.seed)])
+    return summary_table(scores, by_character)
+
+
+def main(cmd: Sequence[str] | None = None) -> None:
+    """Score; a mistake in the options or files is one line on stderr and exit status 1."""
+    arguments = list(sys.argv[1:] if cmd is None else cmd)
+    args = get_parser().parse_args(arguments)
+    try:
+        print(score(args, shlex.join(["python", "-m", "espnet_lole.bin.lole_score", *arguments])), end="")
+    except (ValueError, OSError) as err:
+        print(f"error: {' '.join(str(err).split())}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

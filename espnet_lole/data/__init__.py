@@ -1,0 +1,1 @@
+"""Kaldi directories become the recipe's data."""

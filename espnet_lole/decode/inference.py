@@ -1,0 +1,159 @@
+"""Transcribe whole test sets: mixed languages, sorted by length, a batch at a time."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import soundfile
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from espnet_lole.backbone.features import MAX_SAMPLES, MIN_SAMPLES, SAMPLE_RATE
+from espnet_lole.backbone.tokens import WhisperTokens
+from espnet_lole.backbone.whisper import Backbone
+from espnet_lole.data.kaldi import read_table
+from espnet_lole.decode.search import Hypothesis, SearchConfig, beam_rows, search
+from espnet_lole.experts.bank import ExpertBank
+
+
+@dataclass(frozen=True)
+class Transcriber:
+    """A backbone, with or without experts, that knows each utterance's language.
+
+    Attributes:
+        backbone: in evaluation mode.
+        tokens: its tokens.
+        bank: the experts in it; None for the backbone as it is.
+        search: how to search.
+    """
+
+    backbone: Backbone
+    tokens: WhisperTokens
+    bank: ExpertBank | None
+    search: SearchConfig
+
+    def __call__(self, speech: Sequence[Tensor], langs: Sequence[str]) -> list[Hypothesis]:
+        """Transcribe a batch.
+
+        Args:
+            speech: samples at 16 kHz in [-1, 1], each of shape (S,).
+            langs: language code of each utterance.
+
+        Returns:
+            A hypothesis for each utterance.
+
+        Raises:
+            ValueError: a language is unknown or has no expert, or an utterance is shorter than 25 ms or longer than 30 s.
+        """
+        device = self.backbone.features.window.device
+        lengths = torch.tensor([len(s) for s in speech], device=device)
+        padded = pad_sequence(list(speech), batch_first=True).to(device)  # (B, S)
+        prompts = torch.tensor([self.tokens.prompt(lang) for lang in langs], device=device)
+        if self.bank is None:
+            with torch.no_grad():
+                encoded = self.backbone.encode(padded, lengths)
+            return search(self.backbone, encoded, prompts, self.tokens.end, self.search)
+        expert = torch.tensor([self.bank.index(lang) for lang in langs], device=device)
+        with torch.no_grad(), self.bank.routed(expert):
+            encoded = self.backbone.encode(padded, lengths)
+        with self.bank.routed(beam_rows(expert, self.search.beam_size)):
+            return search(self.backbone, encoded, prompts, self.tokens.end, self.search)
+
+
+@dataclass(frozen=True)
+class Item:
+    """An utterance to transcribe."""
+
+    test_set: str
+    utt: str
+    wav: str
+    samples: int
+    lang: str
+
+
+def read_items(folder: Path) -> list[Item]:
+    """The utterances of a formatted test set (``dump/raw/<set>``).
+
+    Raises:
+        FileNotFoundError: a file of the set is missing.
+        ValueError: an utterance has no language or no length.
+    """
+    wavs, sizes, langs = (read_table(folder / name) for name in ("wav.scp", "utt2num_samples", "utt2lang"))
+    if lacking := sorted(set(wavs) - (set(sizes) & set(langs))):
+        raise ValueError(
+            f"expected a line in utt2num_samples and utt2lang of {folder} for each of wav.scp, got none for {lacking[:3]} "
+            f"({len(lacking)} in all): run stage 3 again"
+        )
+    return [Item(folder.name, utt, wav, int(sizes[utt]), langs[utt]) for utt, wav in wavs.items()]
+
+
+def transcribe_sets(
+    transcriber: Transcriber, folders: Sequence[Path], output: Path, batch_seconds: float, log_every: float = 10.0
+) -> float:
+    """Transcribe test sets together and write ``<output>/<set>/{text,token,token_int,score,lang,rtf}``.
+
+    Audio that Whisper cannot take (under 25 ms, over 30 s) gets an empty hypothesis, which scoring counts as deletions, and a
+    warning.
+
+    Args:
+        transcriber: the system.
+        folders: formatted test sets.
+        output: the decoding's folder.
+        batch_seconds: audio of a batch, padding included.
+        log_every: seconds between two lines on the progress.
+
+    Returns:
+        The real-time factor: seconds of work for a second of audio.
+    """
+    items = [item for folder in folders for item in read_items(folder)]
+    fit = [item for item in items if MIN_SAMPLES <= item.samples <= MAX_SAMPLES]
+    for item in set(items) - set(fit):
+        logging.warning(f"{item.utt}: expected 25 ms to 30 s, got {item.samples / SAMPLE_RATE:.2f} s: its hypothesis is empty")
+    found = {item: Hypothesis([], 0.0) for item in items}
+    total, started, said = sum(item.samples for item in fit), time.perf_counter(), time.perf_counter()
+    read = 0
+    for batch in make_batches(fit, batch_seconds):
+        speech = [torch.from_numpy(soundfile.read(item.wav, dtype="float32")[0]) for item in batch]
+        found |= zip(batch, transcriber(speech, [item.lang for item in batch]), strict=True)
+        read += sum(item.samples for item in batch)
+        now = time.perf_counter()
+        if now - said > log_every:
+            said = now
+            left = (now - started) * (total - read) / read
+            logging.info(f"{100 * read / total:.0f} % of {total / SAMPLE_RATE / 60:.1f} min of audio; {left:.0f} s left")
+    rtf = (time.perf_counter() - started) / max(total / SAMPLE_RATE, 1e-9)
+    for folder in folders:
+        rows = sorted((i for i in items if i.test_set == folder.name), key=lambda i: i.utt)
+        _write(output / folder.name, [(i, found[i]) for i in rows], transcriber.tokens, rtf)
+    return rtf
+
+
+def make_batches(items: Sequence[Item], seconds: float) -> list[list[Item]]:
+    """Batches of similar length, the longest first, of at most ``seconds`` of audio with padding."""
+    batches: list[list[Item]] = []
+    for item in sorted(items, key=lambda i: (-i.samples, i.utt)):
+        if not batches or (len(batches[-1]) + 1) * batches[-1][0].samples > seconds * SAMPLE_RATE:
+            batches.append([])
+        batches[-1].append(item)
+    return batches
+
+
+def _write(folder: Path, rows: Sequence[tuple[Item, Hypothesis]], tokens: WhisperTokens, rtf: float) -> None:
+    files = {
+        "text": [f"{i.utt} {tokens.decode(h.tokens)}" for i, h in rows],
+        "token": [f"{i.utt} {' '.join(tokens.pieces(h.tokens))}" for i, h in rows],
+        "token_int": [f"{i.utt} {' '.join(map(str, h.tokens))}" for i, h in rows],
+        "score": [f"{i.utt} {h.score:.6f}" for i, h in rows],
+        "lang": [f"{i.utt} {i.lang}" for i, _ in rows],
+        "rtf": [f"{rtf:.6f}"],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, lines in files.items():
+        made = folder / f".{name}"
+        made.write_text("".join(line.rstrip() + "\n" for line in lines), encoding="utf-8")
+        made.replace(folder / name)

@@ -1,0 +1,118 @@
+"""Greedy and beam search for many utterances at once, with a key-value cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import EncoderDecoderCache
+
+from espnet_lole.backbone.whisper import Backbone, Encoded
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """How to search.
+
+    Attributes:
+        beam_size: K; 1 is greedy.
+        maxlenratio: at most this many tokens per encoder frame (of 20 ms); 0: half of the decoder's positions, as in Whisper.
+        length_penalty: a hypothesis is ranked by its log-probability over its length to this power.
+    """
+
+    beam_size: int = 1
+    maxlenratio: float = 0.0
+    length_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.beam_size < 1 or self.maxlenratio < 0 or self.length_penalty < 0:
+            raise ValueError(f"expected beam_size >= 1, maxlenratio >= 0 and length_penalty >= 0, got {self}")
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """Token ids without prompt and end, and their log-probability over their length to the power ``length_penalty``."""
+
+    tokens: list[int]
+    score: float
+
+
+@torch.no_grad()
+def search(backbone: Backbone, encoded: Encoded, prompts: Tensor, end: int, config: SearchConfig) -> list[Hypothesis]:
+    """The best hypothesis of each utterance.
+
+    The K hypotheses of an utterance are K rows of the batch: route them (``beam_rows``) before the call. A finished one
+    stays in its beam and is extended by the end token at no cost.
+
+    Args:
+        backbone: the model, in evaluation mode.
+        encoded: states of the encoder of B utterances.
+        prompts: shape (B, P).
+        end: the end token; larger ids (languages, times) are never chosen.
+        config: how to search.
+
+    Returns:
+        B hypotheses.
+    """
+    k, batch = config.beam_size, len(prompts)
+    limits = token_limits(backbone, encoded, prompts.shape[1], config)  # (B,)
+    rows = Encoded(beam_rows(encoded.states, k), None if encoded.mask is None else beam_rows(encoded.mask, k))
+    cache, step_input = backbone.new_cache(), beam_rows(prompts, k)
+    scores = torch.full((batch, k), -torch.inf, device=prompts.device)
+    scores[:, 0] = 0.0  # all K start alike: the first step chooses from one
+    chosen = prompts.new_full((batch, k, 0), end)
+    done = torch.zeros_like(scores, dtype=torch.bool)
+    for step in range(int(limits.max()) + 1):
+        logits = backbone.logits(backbone.decode(step_input, rows, cache)[:, -1]).float()  # (B K, V)
+        allowed = logits[:, : end + 1].log_softmax(-1).view(batch, k, end + 1)
+        must_end = done | (step >= limits)[:, None]
+        scores, origin, tokens = _extend(scores, allowed, must_end, done, end)
+        chosen = torch.cat([chosen.gather(1, origin[..., None].expand_as(chosen)), tokens[..., None]], dim=2)
+        done = tokens == end
+        if done.all():
+            break
+        if k > 1:
+            _reorder(cache, (origin + k * torch.arange(batch, device=origin.device)[:, None]).view(-1))
+        step_input = tokens.view(-1, 1)
+    return _best(chosen, scores, end, config.length_penalty)
+
+
+def beam_rows(x: Tensor, beam_size: int) -> Tensor:
+    """Repeat each utterance's row for its K hypotheses, (B, ...) to (B K, ...)."""
+    return x.repeat_interleave(beam_size, dim=0) if beam_size > 1 else x
+
+
+def token_limits(backbone: Backbone, encoded: Encoded, prompt: int, config: SearchConfig) -> Tensor:
+    """The most tokens of each utterance, shape (B,); it does not depend on the utterances beside it."""
+    states, mask = encoded.states, encoded.mask
+    frames = torch.full((len(states),), states.shape[1], device=states.device) if mask is None else mask.sum(1)
+    positions = backbone.model.config.max_target_positions
+    most = positions - prompt - 1 if config.maxlenratio else positions // 2
+    return (config.maxlenratio * frames).long().clamp(min=1, max=most) if config.maxlenratio else torch.full_like(frames, most)
+
+
+def _extend(scores: Tensor, log_probs: Tensor, must_end: Tensor, done: Tensor, end: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The K best extensions of each beam: scores, the hypotheses they extend and their tokens, all (B, K)."""
+    batch, k, vocab = log_probs.shape
+    final = log_probs[..., end].masked_fill(done, 0.0)
+    log_probs = log_probs.masked_fill(must_end[..., None], -torch.inf)
+    log_probs[..., end] = final
+    best, where = (scores[..., None] + log_probs).view(batch, -1).topk(k, dim=1)
+    return best, where // vocab, where % vocab
+
+
+def _reorder(cache: EncoderDecoderCache, rows: Tensor) -> None:
+    """Let the self-attention's cache follow the chosen hypotheses; the states of the speech are the same for all K."""
+    cache.self_attention_cache.reorder_cache(rows)
+
+
+def _best(chosen: Tensor, scores: Tensor, end: int, penalty: float) -> list[Hypothesis]:
+    lengths = (chosen != end).sum(-1) + 1  # (B, K), the end token counted
+    ranked = scores / lengths**penalty
+    top = ranked.argmax(1)
+    found = []
+    for i, row in enumerate(top.tolist()):
+        tokens = chosen[i, row].tolist()
+        found.append(Hypothesis(tokens[: int(lengths[i, row]) - 1], float(ranked[i, row])))
+    return found

@@ -1,0 +1,135 @@
+"""The model that ESPnet trains: a frozen Whisper with the experts of all languages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from espnet2.train.abs_espnet_model import AbsESPnetModel
+from torch import Tensor
+from torch.nn import functional as F
+
+from espnet_lole.backbone.load import fingerprint
+from espnet_lole.backbone.tokens import WhisperTokens
+from espnet_lole.backbone.whisper import Backbone
+from espnet_lole.experts.bank import ExpertBank
+
+IGNORE = -1
+"""Marks padded text (ESPnet's collate function) and targets without a loss."""
+
+_FINGERPRINT = "backbone_fingerprint"
+
+
+class ESPnetExpertModel(AbsESPnetModel):
+    """Language experts trained together, each on its own language.
+
+    The loss of a batch is the sum over its languages of the mean cross-entropy over that language's target tokens, so that
+    each expert gets the gradient that it would get alone.
+
+    Args:
+        backbone: the Whisper, with the bank's experts in it.
+        bank: the experts.
+        tokens: the backbone's tokens.
+    """
+
+    def __init__(self, backbone: Backbone, bank: ExpertBank, tokens: WhisperTokens) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.bank = bank
+        self.tokens = tokens
+        self._fingerprint = fingerprint(backbone)
+        prompts = torch.tensor([tokens.prompt(lang) for lang in bank.languages])
+        self.register_buffer("prompts", prompts, persistent=False)  # (E, 4)
+
+    def forward(
+        self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor, lang: Tensor, **_: Any
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """The loss of a batch.
+
+        Args:
+            speech: samples at 16 kHz, shape (B, S).
+            speech_lengths: shape (B,).
+            text: token ids without prompt and end, padded with -1, shape (B, U).
+            text_lengths: shape (B,).
+            lang: index of each utterance's language, shape (B, 1).
+
+        Returns:
+            The loss, the figures for the log, and the batch's weight, its number of utterances.
+        """
+        expert = lang[:, 0]
+        inputs, targets = self.teacher_forcing(text, text_lengths, expert)
+        with self.bank.routed(expert):
+            states = self.backbone.decode(inputs, self.backbone.encode(speech, speech_lengths))
+        chosen = targets != IGNORE
+        logits = self.backbone.logits(states[chosen])  # (N, V): the scores of padding are never computed
+        owner = expert[:, None].expand_as(targets)[chosen]  # (N,)
+        costs = F.cross_entropy(logits.float(), targets[chosen], reduction="none")
+        sums, counts = sum_by_expert(costs, owner, len(self.bank.languages))
+        means = sums / counts  # NaN where a language is not in the batch
+        loss = means[counts > 0].sum()
+        hits = (logits.argmax(-1) == targets[chosen]).float()
+        stats = {"loss": (sums.sum() / counts.sum()).detach(), "acc": hits.mean()}
+        stats |= {f"loss_{code}": mean for code, mean in zip(self.bank.languages, means.detach(), strict=True)}
+        return loss, stats, torch.tensor(len(expert), device=loss.device)
+
+    def teacher_forcing(self, text: Tensor, lengths: Tensor, expert: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of the decoder, both (B, 4 + U): prompt and text; text and end, without loss on the prompt."""
+        prompts = self.prompts[expert]  # (B, 4)
+        padded = F.pad(text, (0, 1), value=IGNORE)
+        ends = padded.scatter(1, lengths[:, None], self.tokens.end)  # (B, U + 1)
+        inputs = torch.cat([prompts, text.masked_fill(text == IGNORE, self.tokens.end)], dim=1)
+        return inputs, torch.cat([torch.full_like(prompts[:, 1:], IGNORE), ends], dim=1)
+
+    def collect_feats(self, speech: Tensor, speech_lengths: Tensor, **_: Any) -> dict[str, Tensor]:
+        """Log-mel features (B, F, M) and their lengths (B,), for ESPnet's statistics."""
+        mel, frames = self.backbone.features(speech, speech_lengths)
+        return {"feats": mel.transpose(1, 2), "feats_lengths": frames}
+
+    def trained_names(self) -> list[str]:
+        """Names of the parameters that train: what a checkpoint holds."""
+        return [name for name, p in self.named_parameters() if p.requires_grad]
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """The trained parameters and the backbone's fingerprint; never the frozen backbone."""
+        state = super().state_dict(*args, **kwargs)
+        kept = {name: state[name] for name in self.trained_names()}
+        return kept | {_FINGERPRINT: torch.tensor(self._fingerprint, dtype=torch.float64)}
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
+        """Load what ``state_dict`` gave; compares every name, whatever ``strict`` says.
+
+        Raises:
+            ValueError: the checkpoint is of another backbone, or of other experts.
+        """
+        state = dict(state_dict)
+        found = state.pop(_FINGERPRINT, None)
+        if found is None or int(found) != self._fingerprint:
+            raise ValueError(
+                "expected a checkpoint of experts on this backbone, got one made on another: give the backbone it was trained "
+                "on (backbone in the config.yaml beside it)"
+            )
+        expected = {name: self.get_parameter(name).shape for name in self.trained_names()}
+        got = {name: value.shape for name, value in state.items()}
+        if wrong := sorted(n for n in expected | got if expected.get(n) != got.get(n)):
+            raise ValueError(
+                f"expected a checkpoint of experts {' '.join(self.bank.languages)} of {self.bank.config}, got another in "
+                f"{len(wrong)} tensors, e.g. {wrong[0]}: {got.get(wrong[0])} instead of {expected.get(wrong[0])}"
+            )
+        return super().load_state_dict(state, strict=False, assign=assign)
+
+
+def sum_by_expert(values: Tensor, owner: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
+    """(sum, count) of values (N,) for each expert, both (E,), given each value's expert, shape (N,)."""
+    zeros = values.new_zeros(num_experts)
+    return zeros.index_add(0, owner, values), zeros.index_add(0, owner, torch.ones_like(values))
+
+
+def describe(model: ESPnetExpertModel, languages: Sequence[str]) -> str:
+    """How many parameters train, in words."""
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in model.parameters())
+    return (
+        f"{trained:,} of {total:,} parameters train ({100 * trained / total:.1f} %): "
+        f"{trained // len(languages):,} for each of the experts {' '.join(languages)}"
+    )

@@ -1,0 +1,141 @@
+"""Experts on disk: one folder a language in the format of ``peft``."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftConfig
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from espnet_lole.experts.bank import ExpertBank
+
+_PREFIX = "base_model.model."  # peft's names of the modules of the model it wraps
+_WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+def save_expert(bank: ExpertBank, lang: str, folder: Path, base_model: str) -> None:
+    """Write a language's expert as a ``peft`` adapter; the folder appears whole or not at all.
+
+    Args:
+        bank: the experts.
+        lang: the language.
+        folder: the adapter's folder, replaced if it is there.
+        base_model: the backbone's name or folder, kept in the configuration.
+
+    Raises:
+        ValueError: the bank has no expert for the language.
+    """
+    row = bank.index(lang)
+    tensors = {}
+    for name, layer in bank.layers.items():
+        tensors[f"{_PREFIX}{name}.lora_A.weight"] = layer.lora_A[row].detach().cpu().contiguous()
+        tensors[f"{_PREFIX}{name}.lora_B.weight"] = layer.lora_B[row].detach().cpu().contiguous()
+    config = LoraConfig(
+        r=bank.config.rank,
+        lora_alpha=bank.config.alpha,
+        lora_dropout=bank.config.dropout,
+        target_modules=list(bank.config.targets),
+        base_model_name_or_path=base_model,
+        inference_mode=True,
+    )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        save_file(tensors, made / _WEIGHTS, metadata={"format": "pt"})
+        config.save_pretrained(made)
+        os.chmod(made, 0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        made.rename(folder)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def load_expert(bank: ExpertBank, lang: str, folder: Path) -> None:
+    """Read a ``peft`` LoRA adapter into a language's place in the bank.
+
+    An adapter of a smaller rank or of fewer targets fills the rest with zeros; its scale is folded into B.
+
+    Raises:
+        FileNotFoundError: the folder has no adapter.
+        ValueError: not a plain LoRA, a rank above the bank's, weights that do not fit the backbone, or a target that the bank
+            lacks.
+    """
+    for file in (_CONFIG, _WEIGHTS):
+        if not (folder / file).is_file():
+            raise FileNotFoundError(f"expected a peft adapter with {_CONFIG} and {_WEIGHTS} in {folder}: {file} is not there")
+    config = PeftConfig.from_pretrained(str(folder))
+    _check_plain_lora(config, folder)
+    factors = _read_factors(folder)
+    if unknown := sorted(set(factors) - set(bank.layers)):
+        raise ValueError(
+            f"expected an adapter of targets {list(bank.config.targets)}, got in {folder} weights for {unknown[:4]} "
+            f"({len(unknown)} in all): add their names to targets of expert_conf"
+        )
+    row = bank.index(lang)
+    rows = {name: _fit(bank, name, factors.get(name), config, folder) for name in bank.layers}
+    with torch.no_grad():
+        for name, (a, b) in rows.items():
+            bank.layers[name].lora_A[row], bank.layers[name].lora_B[row] = a, b
+
+
+def _check_plain_lora(config: PeftConfig, folder: Path) -> None:
+    if not isinstance(config, LoraConfig):
+        raise ValueError(f"expected a LoRA adapter, got {config.peft_type} in {folder}")
+    extras = {
+        "use_dora": config.use_dora,
+        "modules_to_save": config.modules_to_save,
+        "bias": config.bias != "none",
+        "fan_in_fan_out": config.fan_in_fan_out,
+        "trainable_token_indices": config.trainable_token_indices,
+    }
+    if used := [name for name, value in extras.items() if value]:
+        raise ValueError(f"expected a plain LoRA adapter, got one with {used} in {folder}: merge it, or train it without")
+
+
+def _read_factors(folder: Path) -> dict[str, dict[str, Tensor]]:
+    """A and B of each adapted linear by the linear's name."""
+    factors: dict[str, dict[str, Tensor]] = {}
+    for key, value in load_file(folder / _WEIGHTS).items():
+        name, dot, rest = key.removeprefix(_PREFIX).partition(".lora_")
+        if not dot or rest not in ("A.weight", "B.weight"):
+            raise ValueError(f"expected weights of lora_A and lora_B, got {key!r} in {folder / _WEIGHTS}")
+        factors.setdefault(name, {})[rest[0]] = value
+    return factors
+
+
+def _fit(
+    bank: ExpertBank, name: str, found: Mapping[str, Tensor] | None, config: LoraConfig, folder: Path
+) -> tuple[Tensor, Tensor]:
+    """A (R, in_dim) and B (out_dim, R) of one linear in the bank's rank and scale."""
+    layer = bank.layers[name]
+    a, b = torch.zeros_like(layer.lora_A[0]), torch.zeros_like(layer.lora_B[0])
+    if found is None:
+        return a, b
+    if set(found) != {"A", "B"}:
+        raise ValueError(f"expected lora_A and lora_B of {name}, got only {sorted(found)} in {folder}")
+    rank = found["A"].shape[0]
+    if rank > bank.config.rank:
+        raise ValueError(f"expected rank {bank.config.rank} at most, got {rank} for {name} in {folder}: raise rank of expert_conf")
+    if (found["A"].shape[1], *found["B"].shape) != (a.shape[1], b.shape[0], rank):
+        raise ValueError(
+            f"expected {name} of {a.shape[1]} to {b.shape[0]}, got factors {tuple(found['A'].shape)} and "
+            f"{tuple(found['B'].shape)} in {folder}: the adapter was made for another backbone"
+        )
+    alpha = _pattern(config.alpha_pattern, name, config.lora_alpha)
+    scale = alpha / (rank**0.5 if config.use_rslora else rank)
+    a[:rank], b[:, :rank] = found["A"].to(a), found["B"].to(b) * (scale / layer.scale)
+    return a, b
+
+
+def _pattern(patterns: Mapping[str, float], name: str, default: float) -> float:
+    """The value of a module in peft's ``alpha_pattern``."""
+    return next((value for key, value in patterns.items() if name == key or name.endswith(f".{key}")), default)
+
+

@@ -1,0 +1,106 @@
+"""The expert bank: LoRA language experts of all languages on one frozen Whisper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from espnet_lole.experts.layers import ExpertLinear, Route
+
+DEFAULT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+"""Every attention projection and both feed-forward linears, of encoder and decoder."""
+
+
+@dataclass(frozen=True)
+class ExpertConfig:
+    """Shape of the experts.
+
+    Attributes:
+        rank: R.
+        alpha: the update is scaled by ``alpha / rank``.
+        dropout: on the experts' input, in training.
+        targets: names that the adapted linears end with, as in ``peft``'s ``target_modules``.
+    """
+
+    rank: int = 64
+    alpha: float = 128.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] = DEFAULT_TARGETS
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:
+            raise ValueError(f"expected rank >= 1, alpha > 0 and dropout in [0, 1), got {self}")
+        object.__setattr__(self, "targets", tuple(self.targets))
+
+
+class ExpertBank:
+    """Puts experts into a model and routes batches through them.
+
+    Args:
+        model: the Whisper of ``transformers``; frozen and changed in place.
+        languages: a code for each expert, in the order of their index.
+        config: shape of the experts.
+        seed: of the experts' random start.
+
+    Raises:
+        ValueError: no or repeated languages, or a target that no linear of the model ends with.
+    """
+
+    def __init__(self, model: nn.Module, languages: Sequence[str], config: ExpertConfig, seed: int = 0) -> None:
+        if not languages or len(set(languages)) < len(languages):
+            raise ValueError(f"expected different languages, one for each expert, got {list(languages)}")
+        self.languages = tuple(languages)
+        self.config = config
+        self._route = Route()
+        self.layers: dict[str, ExpertLinear] = {}
+        model.requires_grad_(False)
+        for name in find_targets(model, config.targets):
+            parent, _, child = name.rpartition(".")
+            scale = config.alpha / config.rank
+            layer = ExpertLinear(
+                model.get_submodule(name), self._route, len(languages), config.rank, scale, config.dropout
+            )
+            layer.reset(name, languages, seed)
+            setattr(model.get_submodule(parent), child, layer)
+            self.layers[name] = layer
+
+    def index(self, lang: str) -> int:
+        """The index of a language's expert.
+
+        Raises:
+            ValueError: the bank has none.
+        """
+        if lang not in self.languages:
+            raise ValueError(f"expected a language with an expert, got {lang!r}: there are experts for {' '.join(self.languages)}")
+        return self.languages.index(lang)
+
+    @contextmanager
+    def routed(self, index: Tensor | None) -> Iterator[None]:
+        """Within the context, utterance ``i`` of a batch goes through expert ``index[i]``; None: the backbone alone.
+
+        Args:
+            index: expert of each utterance, shape (B,).
+        """
+        before, self._route.index = self._route.index, index
+        try:
+            yield
+        finally:
+            self._route.index = before
+
+
+def find_targets(model: nn.Module, targets: Sequence[str]) -> list[str]:
+    """Names of the linears that end with one of the targets, in the model's order.
+
+    Raises:
+        ValueError: a target fits no linear; the message lists those that exist.
+    """
+    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    found = {t: [n for n in linears if n == t or n.endswith(f".{t}")] for t in targets}
+    if missing := [t for t, names in found.items() if not names]:
+        exist = sorted({n.rpartition(".")[2] for n in linears})
+        raise ValueError(f"expected targets that name linears of the model, got {missing}: there are {exist}")
+    chosen = {n for names in found.values() for n in names}
+    return [n for n in linears if n in chosen]

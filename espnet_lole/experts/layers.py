@@ -1,0 +1,62 @@
+"""A frozen linear with the LoRA experts of all languages on it."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass
+class Route:
+    """Which expert each utterance of the batch goes through, shape (B,); None: the backbone alone."""
+
+    index: Tensor | None = None
+
+
+class ExpertLinear(nn.Module):
+    """``h = W0 x + b + (alpha / R) B_e A_e x`` with the expert ``e`` of each utterance.
+
+    The factors of all experts are stacked; a mixed batch gathers those of its utterances and takes two batched products.
+
+    Args:
+        base: the frozen linear, ``in_dim`` to ``out_dim``.
+        route: shared by all layers of a bank, set before each forward pass.
+        num_experts: E.
+        rank: R.
+        scale: ``alpha / R``.
+        dropout: probability of dropping an input of the experts in training.
+    """
+
+    def __init__(self, base: nn.Linear, route: Route, num_experts: int, rank: int, scale: float, dropout: float) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.route = route
+        self.scale = scale
+        self.dropout = nn.Dropout(dropout)
+        like = {"dtype": base.weight.dtype, "device": base.weight.device}
+        self.lora_A = nn.Parameter(torch.empty(num_experts, rank, base.in_features, **like))
+        self.lora_B = nn.Parameter(torch.zeros(num_experts, base.out_features, rank, **like))
+
+    def reset(self, name: str, languages: Sequence[str], seed: int) -> None:
+        """Draw A (Kaiming uniform) and zero B; an expert's start depends on its language, not on its neighbours."""
+        bound = 1 / math.sqrt(self.lora_A.shape[2])
+        with torch.no_grad():
+            for row, lang in enumerate(languages):
+                generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {lang} {name}".encode()))
+                start = torch.rand(self.lora_A.shape[1:], generator=generator) * (2 * bound) - bound
+                self.lora_A[row] = start.to(self.lora_A)
+            self.lora_B.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, T, in_dim) to (B, T, out_dim)."""
+        y = self.base(x)
+        if self.route.index is None:
+            return y
+        a, b = self.lora_A[self.route.index], self.lora_B[self.route.index]  # (B, R, in_dim), (B, out_dim, R)
+        z = torch.bmm(self.dropout(x).to(a.dtype), a.mT)  # (B, T, R)
+        return torch.baddbmm(y, z, b.mT, alpha=self.scale)

@@ -1,0 +1,241 @@
+"""RESULTS.md, results.csv and result.txt from the scores of decoded test sets."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import platform
+import re
+import subprocess
+import tempfile
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import fmean
+
+from espnet_lole.score.normalize import DESCRIPTION
+from espnet_lole.score.rates import METRICS, Counts, SetScore
+
+SYSTEMS = ("zero_shot", "experts", "mole", "student", "multilingual", "full", "espnet")
+SCENARIOS = ("aware", "agnostic")
+CSV_FIELDS = ("system", "scenario", "set", "language", "metric", "value", "seed")
+_TABLE_HEAD = "|dataset|Snt|Wrd|Corr|Sub|Del|Ins|Err|S.Err|\n|---|---|---|---|---|---|---|---|---|\n"
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A decoded system: one of ``SYSTEMS`` or a variant of it, a scenario, and ``<exp dir>/<inference tag>``."""
+
+    system: str
+    scenario: str
+    decode_dir: Path
+
+    @classmethod
+    def parse(cls, text: str) -> Decoded:
+        """Read ``system:scenario:decode_dir``.
+
+        Raises:
+            ValueError: a part is missing or unknown.
+        """
+        parts = text.split(":", 2)
+        if len(parts) != 3 or not parts[2]:
+            raise ValueError(f"expected --decoded system:scenario:decode_dir, got {text!r}")
+        system, scenario, decode_dir = parts
+        if not re.fullmatch(rf"({'|'.join(SYSTEMS)})(_[A-Za-z0-9._-]+)?", system):
+            raise ValueError(f"expected a system out of {' '.join(SYSTEMS)}, or one with a _suffix, got {system!r}")
+        if scenario not in SCENARIOS:
+            raise ValueError(f"expected a scenario out of {' '.join(SCENARIOS)}, got {scenario!r}")
+        return cls(system, scenario, Path(decode_dir))
+
+
+@dataclass(frozen=True)
+class SystemScore:
+    """The scores of a decoded system on its test sets."""
+
+    decoded: Decoded
+    sets: list[SetScore]
+
+    @property
+    def languages(self) -> list[str]:
+        """Languages in the order of the test sets."""
+        return list(dict.fromkeys(lang for s in self.sets for lang in s.counts["wer"]))
+
+    def counts(self, metric: str, lang: str) -> Counts:
+        """Counts of a language over all test sets."""
+        return sum((s.counts[metric][lang] for s in self.sets if lang in s.counts[metric]), Counts())
+
+    def figures(self, metric: str, by_character: Collection[str]) -> dict[str, float]:
+        """Language -> percent; ``error`` is the CER of the languages ``by_character``, the WER of the others."""
+        return {lang: self.counts(unit_of(metric, lang, by_character), lang).error for lang in self.languages}
+
+    @property
+    def excluded(self) -> int:
+        """Utterances whose reference is empty after normalisation."""
+        return sum(counts.excluded for s in self.sets for counts in s.counts["wer"].values())
+
+
+def unit_of(metric: str, lang: str, by_character: Collection[str]) -> str:
+    """``wer`` or ``cer``: what a metric means in a language."""
+    if metric != "error":
+        return metric
+    return "cer" if lang in by_character else "wer"
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old one or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as out:
+            out.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _row(dataset: str, counts: Counts) -> str:
+    """A line of ESPnet's table."""
+    return f"|{dataset}|{counts.sentences}|{counts.units}|" + "|".join(f"{p:.1f}" for p in counts.percents) + "|\n"
+
+
+def _rows(score: SetScore, tag: str, metric: str) -> str:
+    """The lines of a set: one for each language, which is named where there are several."""
+    counts = score.counts[metric]
+    name = f"{tag}/{score.name}"
+    return "".join(_row(name if len(counts) == 1 else f"{name} ({lang})", c) for lang, c in counts.items())
+
+
+def write_result_txt(score: SystemScore) -> None:
+    """Write ``<decode_dir>/<set>/score_{wer,cer}/result.txt``: the table, then the alignment of each utterance."""
+    decode_dir = score.decoded.decode_dir
+    for test_set in score.sets:
+        for metric in METRICS:
+            excluded = sum(counts.excluded for counts in test_set.counts[metric].values())
+            text = _TABLE_HEAD + _rows(test_set, decode_dir.name, metric)
+            text += f"\nexcluded (empty reference after normalisation): {excluded}\n\n" + "\n".join(test_set.details[metric])
+            write_atomic(decode_dir / test_set.name / f"score_{metric}" / "result.txt", text)
+
+
+def summary_table(scores: Sequence[SystemScore], by_character: Collection[str]) -> str:
+    """The error of each system in percent, the best of a column in bold."""
+    languages = list(dict.fromkeys(lang for score in scores for lang in score.languages))
+    head = [f"{lang} (CER)" if lang in by_character else lang for lang in languages]
+    table: list[list[str]] = []
+    for score in scores:
+        figures = score.figures("error", by_character)
+        table.append([f"{value:.1f}" for value in [*(figures[lang] for lang in languages), fmean(figures.values())]])
+    best = [min(column, key=float) for column in zip(*table, strict=True)]
+    lines = ["|system|scenario|" + "|".join([*head, "average"]) + "|", "|---|---|" + "---|" * (len(head) + 1)]
+    for score, row in zip(scores, table, strict=True):
+        cells = [f"**{cell}**" if cell == low else cell for cell, low in zip(row, best, strict=True)]
+        lines.append("|" + "|".join([score.decoded.system, score.decoded.scenario, *cells]) + "|")
+    return "\n".join(lines) + "\n"
+
+
+def _version(package: str) -> str:
+    """The version of an installed package."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _git_hash() -> str | None:
+    """The commit of the checkout this file lies in, with ``-dirty`` after local changes."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude", "*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def environments() -> str:
+    """ESPnet's list of what the results were made with."""
+    facts = {
+        "date": datetime.now().astimezone().strftime("%a %b %d %H:%M:%S %Z %Y"),
+        "python version": platform.python_version(),
+        "espnet version": _version("espnet"),
+        "pytorch version": _version("torch"),
+        "espnet_lole version": _version("espnet_lole"),
+        "git hash": _git_hash(),
+        "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+    }
+    return "".join(f"- {name}: `{value}`\n" for name, value in facts.items() if value)
+
+
+def results_md(scores: Sequence[SystemScore], by_character: Collection[str], command: str) -> str:
+    """The text of RESULTS.md.
+
+    Args:
+        scores: the systems, in the order of the summary.
+        by_character: languages whose error is the CER.
+        command: the command line that makes the file.
+
+    Returns:
+        Markdown: the summary, the environment, then ESPnet's tables for each experiment.
+    """
+    excluded = ", ".join(f"{s.decoded.system} {s.decoded.scenario} {s.excluded}" for s in scores)
+    parts = [
+        "# RESULTS\n\nError in percent: WER, or CER where marked (spaces removed). The average is over the languages.\n\n",
+        summary_table(scores, by_character),
+        f"\nText normalisation of references and hypotheses: {DESCRIPTION}.\n",
+        f"Utterances left out, for their reference is empty after it: {excluded}.\n\nMade by `{command}`\n",
+        f"\n## Environments\n\n{environments()}",
+    ]
+    experiments: dict[Path, list[SystemScore]] = {}
+    for score in scores:
+        experiments.setdefault(score.decoded.decode_dir.parent, []).append(score)
+    for exp, group in experiments.items():
+        names = "; ".join(f"`{s.decoded.decode_dir.name}` is {s.decoded.system}, {s.decoded.scenario}" for s in group)
+        parts.append(f"\n## {exp}\n\n{names}\n")
+        for metric in METRICS:
+            rows = "".join(_rows(test_set, s.decoded.decode_dir.name, metric) for s in group for test_set in s.sets)
+            parts.append(f"\n### {metric.upper()}\n\n{_TABLE_HEAD}{rows}")
+    return "".join(parts)
+
+
+def csv_rows(score: SystemScore, by_character: Collection[str], seed: int) -> list[dict[str, str]]:
+    """The rows of a system for results.csv; ``rtf`` of set ``all`` only where every set has one."""
+    values: list[tuple[str, str, str, float]] = []
+    for s in score.sets:
+        for lang in s.counts["wer"]:
+            for metric in (*METRICS, "error"):
+                values.append((s.name, lang, metric, s.counts[unit_of(metric, lang, by_character)][lang].error))
+        if s.rtf is not None:
+            values.append((s.name, "average" if len(s.counts["wer"]) > 1 else next(iter(s.counts["wer"])), "rtf", s.rtf))
+    for metric in (*METRICS, "error"):
+        values.append(("all", "average", metric, fmean(score.figures(metric, by_character).values())))
+    rtfs = [s.rtf for s in score.sets if s.rtf is not None]
+    if len(rtfs) == len(score.sets):
+        values.append(("all", "average", "rtf", fmean(rtfs)))
+    key = (score.decoded.system, score.decoded.scenario)
+    return [dict(zip(CSV_FIELDS, (*key, *where, f"{value:.6g}", str(seed)), strict=True)) for *where, value in values]
+
+
+def update_csv(path: Path, rows: Sequence[dict[str, str]]) -> None:
+    """Put rows in results.csv: those of the same (system, scenario, seed) are replaced, the others kept.
+
+    Raises:
+        ValueError: the file has other columns.
+    """
+    kept: list[dict[str, str]] = []
+    new = {(row["system"], row["scenario"], row["seed"]) for row in rows}
+    if path.is_file():
+        with path.open(encoding="utf-8", newline="") as lines:
+            reader = csv.DictReader(lines)
+            if tuple(reader.fieldnames or ()) != CSV_FIELDS:
+                raise ValueError(
+                    f"{path}: expected the columns {','.join(CSV_FIELDS)}, got {reader.fieldnames}: move the file away"
+                )
+            kept = [row for row in reader if (row["system"], row["scenario"], row["seed"]) not in new]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, CSV_FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([*kept, *rows])
+    write_atomic(path, out.getvalue())

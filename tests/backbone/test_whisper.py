@@ -1,0 +1,109 @@
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_whisper
+from whisper.model import ModelDimensions, Whisper
+
+from espnet_lole.backbone.load import fingerprint, load_backbone
+from espnet_lole.backbone.whisper import Backbone
+
+TOKENS = torch.tensor([[50258, 50259, 50359, 50363, 11, 22, 33]])
+
+
+def half_minute() -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(1, 480_000, generator=torch.Generator().manual_seed(1)) * 0.1, torch.tensor([480_000])
+
+
+def openai_model(model) -> Whisper:
+    """The same weights in openai-whisper's own model."""
+    c = model.config
+    dims = ModelDimensions(
+        c.num_mel_bins, 1500, c.d_model, c.encoder_attention_heads, c.encoder_layers,
+        c.vocab_size, 448, c.d_model, c.decoder_attention_heads, c.decoder_layers,
+    )  # fmt: skip
+    names = [
+        ("layers", "blocks"), ("fc1", "mlp.0"), ("fc2", "mlp.2"), ("final_layer_norm", "mlp_ln"),
+        ("encoder_attn_layer_norm", "cross_attn_ln"), ("encoder_attn", "cross_attn"), ("self_attn_layer_norm", "attn_ln"),
+        ("self_attn", "attn"), ("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"), ("out_proj", "out"),
+        ("encoder.embed_positions.weight", "encoder.positional_embedding"),
+        ("decoder.embed_positions.weight", "decoder.positional_embedding"),
+        ("embed_tokens", "token_embedding"), ("encoder.layer_norm", "encoder.ln_post"), ("decoder.layer_norm", "decoder.ln"),
+    ]  # fmt: skip
+    state = {}
+    for name, value in model.model.state_dict().items():
+        for theirs, ours in names:
+            name = name.replace(theirs, ours)
+        state[name] = value
+    whisper = Whisper(dims)
+    whisper.load_state_dict(state)
+    return whisper.eval()
+
+
+@torch.no_grad()
+def test_equal_to_transformers_and_openai_whisper_on_30_seconds():
+    model = tiny_whisper()
+    speech, lengths = half_minute()
+    backbone = Backbone(model).eval()
+    mel, _ = backbone.features(speech, lengths)
+    stock = model(input_features=mel, decoder_input_ids=TOKENS)
+    encoded = backbone.encode(speech, lengths)
+    logits = backbone.logits(backbone.decode(TOKENS, encoded))
+    torch.testing.assert_close(encoded.states, stock.encoder_last_hidden_state, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits, stock.logits, atol=1e-3, rtol=1e-4)
+    openai = openai_model(model)
+    torch.testing.assert_close(encoded.states, openai.embed_audio(mel), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits, openai.logits(TOKENS, encoded.states), atol=1e-3, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_30s_window_is_the_stock_model_on_padded_audio(speech):
+    model = tiny_whisper()
+    backbone = Backbone(model, window="30s").eval()
+    noise, lengths = speech
+    padded = np.zeros(480_000, dtype=np.float32)
+    padded[: lengths[1]] = noise[1, : lengths[1]]
+    mel, _ = backbone.features(torch.from_numpy(padded)[None], torch.tensor([480_000]))
+    states = backbone.encode(noise, lengths).states[1:2]
+    torch.testing.assert_close(states, model.model.encoder(mel).last_hidden_state, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_independent_of_the_batch(backbone, speech):
+    noise, lengths = speech
+    together = backbone.encode(noise, lengths)
+    logits = backbone.logits(backbone.decode(TOKENS.expand(4, -1), together))
+    for row, length in enumerate(lengths.tolist()):
+        alone = backbone.encode(noise[row : row + 1, :length], lengths[row : row + 1])
+        size = alone.states.shape[1]
+        torch.testing.assert_close(together.states[row, :size], alone.states[0], atol=1e-4, rtol=1e-4)
+        expected = backbone.logits(backbone.decode(TOKENS, alone))[0]
+        torch.testing.assert_close(logits[row], expected, atol=1e-3, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_cache_changes_nothing(backbone, speech):
+    encoded = backbone.encode(*speech)
+    tokens = TOKENS.expand(4, -1)
+    whole, cache = backbone.decode(tokens, encoded), backbone.new_cache()
+    steps = [backbone.decode(tokens[:, :4], encoded, cache)]
+    steps += [backbone.decode(tokens[:, i : i + 1], encoded, cache) for i in range(4, 7)]
+    torch.testing.assert_close(torch.cat(steps, dim=1), whole, atol=1e-4, rtol=1e-4)
+
+
+def test_large_v3_has_128_mels_and_100_languages(speech):
+    backbone = Backbone(tiny_whisper(mels=128, vocab=51866)).eval()
+    assert backbone.encode(*speech).states.shape == (4, 50, 16)
+
+
+def test_load_from_a_folder(tmp_path, speech):
+    tiny_whisper().save_pretrained(tmp_path)
+    backbone = load_backbone(str(tmp_path))
+    assert fingerprint(backbone) == fingerprint(Backbone(tiny_whisper()))
+    assert fingerprint(backbone) != fingerprint(Backbone(tiny_whisper(seed=1)))
+
+
+def test_errors():
+    with pytest.raises(FileNotFoundError, match="expected backbone to be a folder"):
+        load_backbone("nowhere/at-all")
+    with pytest.raises(ValueError, match="expected window"):
+        Backbone(tiny_whisper(), window="long")

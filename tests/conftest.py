@@ -1,0 +1,53 @@
+"""A tiny random Whisper that behaves like the real ones: its vocabulary, features and positions, few and narrow layers."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+from espnet_lole.backbone.tokens import WhisperTokens
+from espnet_lole.backbone.whisper import Backbone
+
+torch.set_num_threads(2)
+
+
+def tiny_whisper(seed: int = 0, mels: int = 80, vocab: int = 51865) -> WhisperForConditionalGeneration:
+    """A random Whisper of 3 + 2 layers and width 16."""
+    torch.manual_seed(seed)
+    config = WhisperConfig(
+        d_model=16, encoder_layers=3, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=32, decoder_ffn_dim=32, vocab_size=vocab, num_mel_bins=mels,
+        bos_token_id=50257, eos_token_id=50257, pad_token_id=50257, decoder_start_token_id=50258,
+        suppress_tokens=None, begin_suppress_tokens=None,
+    )  # fmt: skip
+    model = WhisperForConditionalGeneration(config)
+    with torch.no_grad():  # the default start is so small that every output looks the same
+        for name, p in model.named_parameters():
+            if "embed_positions" not in name and "layer_norm" not in name:
+                p.normal_(0.0, 0.3)
+    return model.eval()
+
+
+@pytest.fixture
+def backbone() -> Backbone:
+    """A tiny backbone for inputs of any length."""
+    return Backbone(tiny_whisper()).eval()
+
+
+@pytest.fixture(scope="session")
+def tokens() -> WhisperTokens:
+    """Whisper's tokens."""
+    return WhisperTokens(51865)
+
+
+@pytest.fixture
+def speech() -> tuple[torch.Tensor, torch.Tensor]:
+    """Four noisy utterances of different lengths, (4, S) and (4,)."""
+    lengths = torch.tensor([16000, 9001, 12345, 5000])
+    noise = torch.randn(4, 16000, generator=torch.Generator().manual_seed(0)) * 0.1
+    return noise, lengths

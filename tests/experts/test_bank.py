@@ -1,0 +1,102 @@
+import pytest
+import torch
+from conftest import tiny_whisper
+
+from espnet_lole.backbone.whisper import Backbone
+from espnet_lole.experts.bank import ExpertBank, ExpertConfig
+
+LANGS = ("de", "en", "zh")
+CONFIG = ExpertConfig(rank=4, alpha=8.0)
+TOKENS = torch.tensor([[50258, 50259, 50359, 50363, 11, 22, 33]])
+
+
+def with_experts(langs=LANGS, config=CONFIG, trained=True):
+    """A backbone with experts whose B is not zero."""
+    backbone = Backbone(tiny_whisper()).eval()
+    bank = ExpertBank(backbone.model, langs, config)
+    for name, layer in bank.layers.items() if trained else ():
+        for row, lang in enumerate(langs):
+            generator = torch.Generator().manual_seed(hash((name, LANGS.index(lang))) % 2**31)
+            layer.lora_B.data[row] = torch.randn(layer.lora_B.shape[1:], generator=generator) * 0.1
+    return backbone, bank
+
+
+@torch.no_grad()
+def run(backbone, speech):
+    encoded = backbone.encode(*speech)
+    return backbone.logits(backbone.decode(TOKENS.expand(len(speech[1]), -1), encoded))
+
+
+def test_fresh_experts_and_no_route_are_the_backbone(speech):
+    expected = run(Backbone(tiny_whisper()).eval(), speech)
+    backbone, bank = with_experts(trained=False)
+    with bank.routed(torch.tensor([0, 1, 2, 1])):
+        torch.testing.assert_close(run(backbone, speech), expected)
+    backbone, bank = with_experts()
+    torch.testing.assert_close(run(backbone, speech), expected)
+
+
+def test_mixed_batch_is_each_expert_alone(speech):
+    """The oracle: each expert's product merged into plain linears, an utterance at a time."""
+    backbone, bank = with_experts()
+    index = torch.tensor([2, 0, 1, 2])
+    with bank.routed(index):
+        mixed = run(backbone, speech)
+    for row, expert in enumerate(index.tolist()):
+        merged = Backbone(tiny_whisper()).eval()
+        for name, layer in bank.layers.items():
+            weight = merged.model.get_submodule(name).weight
+            weight.data += CONFIG.alpha / CONFIG.rank * layer.lora_B[expert].detach() @ layer.lora_A[expert].detach()
+        length = speech[1][row : row + 1]
+        alone = run(merged, (speech[0][row : row + 1, : int(length)], length))
+        torch.testing.assert_close(mixed[row], alone[0], atol=2e-3, rtol=1e-3)
+    assert not torch.allclose(mixed, run(backbone, speech), atol=1e-2)
+
+
+def test_only_routed_experts_get_gradients(speech):
+    backbone, bank = with_experts()
+    for layer in bank.layers.values():
+        layer.requires_grad_(True).base.requires_grad_(False)
+    with bank.routed(torch.tensor([0, 0, 2, 2])):
+        backbone.encode(*speech).states.square().sum().backward()
+    for name, p in backbone.named_parameters():
+        assert (p.grad is not None) == (".lora_" in name and ".encoder." in name)
+        if p.grad is not None:
+            assert p.grad[[0, 2]].abs().sum() > 0
+            assert p.grad[1].abs().sum() == 0
+
+
+def test_start_does_not_depend_on_the_neighbours():
+    _, together = with_experts(trained=False)
+    _, alone = with_experts(langs=("zh",), trained=False)
+    for name, layer in alone.layers.items():
+        assert torch.equal(layer.lora_A[0], together.layers[name].lora_A[2])
+        assert layer.lora_A.abs().max() <= layer.lora_A.shape[2] ** -0.5
+
+
+def test_route_is_restored_after_an_error():
+    _, bank = with_experts()
+    with pytest.raises(RuntimeError), bank.routed(torch.tensor([0])):
+        raise RuntimeError
+    assert bank._route.index is None
+
+
+def test_targets_choose_the_linears():
+    _, bank = with_experts(config=ExpertConfig(rank=2, targets=("encoder_attn.q_proj",)), trained=False)
+    assert len(bank.layers) == 2
+    with pytest.raises(ValueError, match=r"got \['qproj'\].*'q_proj'"):
+        with_experts(config=ExpertConfig(rank=2, targets=("qproj", "fc1")))
+
+
+@pytest.mark.parametrize("wrong", [{"rank": 0}, {"alpha": 0.0}, {"dropout": 1.0}])
+def test_impossible_shapes_are_refused(wrong):
+    with pytest.raises(ValueError, match="expected rank >= 1"):
+        ExpertConfig(**wrong)
+
+
+def test_languages_are_checked():
+    _, bank = with_experts()
+    with pytest.raises(ValueError, match="got 'fr': there are experts for de en zh"):
+        bank.index("fr")
+    with pytest.raises(ValueError, match="expected different languages"):
+        with_experts(langs=("de", "de"))

@@ -1,0 +1,67 @@
+import pytest
+import torch
+from torch import nn
+
+from espnet_lole.experts.optimizer import ExpertAdamW
+
+
+def make(experts: int) -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(0)
+    return [nn.Parameter(torch.randn(experts, *shape, generator=generator)) for shape in ((3, 4), (5,))]
+
+
+def test_equal_to_adamw_on_each_expert_alone():
+    """Stacked experts, absent from some batches, against torch's AdamW with its own clipping on each."""
+    stacked = make(3)
+    alone = [[nn.Parameter(p[e].detach().clone()) for p in stacked] for e in range(3)]
+    options = {"lr": 0.1, "weight_decay": 0.05, "betas": (0.8, 0.9)}
+    ours = ExpertAdamW(stacked, max_grad_norm=1.5, **options)
+    theirs = [torch.optim.AdamW(params, **options) for params in alone]
+    generator = torch.Generator().manual_seed(1)
+    for present in [(0, 1, 2), (0,), (1, 2), (0, 2), (1,), (0, 1, 2)]:
+        for p in stacked:
+            p.grad = torch.zeros_like(p)
+        for e in present:
+            for p, q in zip(stacked, alone[e], strict=True):
+                q.grad = torch.randn(q.shape, generator=generator)
+                p.grad[e] = q.grad
+            nn.utils.clip_grad_norm_(alone[e], 1.5)
+            theirs[e].step()
+        ours.step()
+    for e in range(3):
+        for p, q in zip(stacked, alone[e], strict=True):
+            torch.testing.assert_close(p[e], q)
+            torch.testing.assert_close(ours.state[p]["exp_avg_sq"][e], theirs[e].state[q]["exp_avg_sq"])
+            assert ours.state[p]["step"][e] == theirs[e].state[q]["step"]
+
+
+def test_absent_expert_is_not_moved():
+    params = make(2)
+    optimizer = ExpertAdamW(params, lr=0.1)
+    for _ in range(2):
+        before = [p[1].detach().clone() for p in params]
+        for p in params:
+            p.grad = torch.zeros_like(p)
+            p.grad[0] = 1.0
+        optimizer.step()
+        assert all(torch.equal(p[1], b) for p, b in zip(params, before, strict=True))
+
+
+def test_state_is_resumed():
+    params, copies = make(2), make(2)
+    first, second = ExpertAdamW(params, lr=0.1), ExpertAdamW(copies, lr=0.1)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    first.step()
+    for p, q in zip(params, copies, strict=True):
+        q.data, q.grad = p.detach().clone(), p.grad.clone()
+    second.load_state_dict(first.state_dict())
+    first.step()
+    second.step()
+    for p, q in zip(params, copies, strict=True):
+        assert torch.equal(p, q)
+
+
+def test_parameters_of_one_bank_only():
+    with pytest.raises(ValueError, match="one number of experts"):
+        ExpertAdamW([nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.zeros(3, 3))])

@@ -1,0 +1,152 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_whisper
+from torch.nn import functional as F
+
+from espnet_lole.backbone.tokens import WhisperTokens
+from espnet_lole.backbone.whisper import Backbone
+from espnet_lole.espnet_model import ESPnetExpertModel
+from espnet_lole.experts.bank import ExpertBank, ExpertConfig
+from espnet_lole.experts.optimizer import ExpertAdamW
+from espnet_lole.tasks.lole import LoLEPreprocessor, LoLETask, expert_config
+
+TEXTS = ["ein Euro", "two litres", "drei", "四米"]
+LANGS = ["de", "en", "de", "zh"]
+
+
+def make_model(langs=("de", "en", "fr", "zh"), seed=0, rank=4) -> ESPnetExpertModel:
+    backbone = Backbone(tiny_whisper(seed)).eval().requires_grad_(False)
+    bank = ExpertBank(backbone.model, langs, ExpertConfig(rank=rank, alpha=2.0 * rank))
+    model = ESPnetExpertModel(backbone, bank, WhisperTokens(51865))
+    for layer in bank.layers.values():
+        layer.lora_A.requires_grad_(True)
+        layer.lora_B.requires_grad_(True)
+    return model
+
+
+def make_batch(model, rows, speech):
+    texts = [torch.tensor(model.tokens.encode(TEXTS[i], LANGS[i])) for i in rows]
+    lengths = speech[1][rows]
+    return {
+        "speech": speech[0][rows, : int(lengths.max())],
+        "speech_lengths": lengths,
+        "text": torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=-1),
+        "text_lengths": torch.tensor([len(t) for t in texts]),
+        "lang": torch.tensor([[model.bank.index(LANGS[i])] for i in rows]),
+    }
+
+
+def trained(model):
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def test_loss_is_cross_entropy_on_text_and_end(speech):
+    """An utterance at a time through transformers' own decoder states, means by language."""
+    model = make_model()
+    loss, stats, weight = model(**make_batch(model, [0, 1, 2, 3], speech))
+    costs = {}
+    for i in range(4):
+        ids = [*model.tokens.prompt(LANGS[i]), *model.tokens.encode(TEXTS[i], LANGS[i]), model.tokens.end]
+        encoded = model.backbone.encode(speech[0][i : i + 1, : speech[1][i]], speech[1][i : i + 1])
+        logits = model.backbone.logits(model.backbone.decode(torch.tensor([ids[:-1]]), encoded))[0]
+        costs.setdefault(LANGS[i], []).append(F.cross_entropy(logits[3:], torch.tensor(ids[4:]), reduction="none"))
+    means = {lang: torch.cat(c).mean() for lang, c in costs.items()}
+    torch.testing.assert_close(loss, sum(means.values()), atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(stats["loss"], torch.cat([c for cs in costs.values() for c in cs]).mean(), atol=1e-3, rtol=1e-4)
+    for lang, mean in means.items():
+        torch.testing.assert_close(stats[f"loss_{lang}"], mean.detach(), atol=1e-3, rtol=1e-4)
+    assert math.isnan(stats["loss_fr"])
+    assert weight == 4
+
+
+def test_training_together_is_training_each_alone(speech):
+    """Same losses, clipping, optimizer state and weights; a language absent from a batch is not moved."""
+    together = make_model()
+    alone = {lang: make_model((lang,)) for lang in ("de", "en", "zh")}
+    optimizer = ExpertAdamW(trained(together), lr=0.01, max_grad_norm=0.5)
+    optimizers = {lang: ExpertAdamW(trained(m), lr=0.01, max_grad_norm=0.5) for lang, m in alone.items()}
+    for rows in [[0, 1, 2, 3], [0, 1], [3, 2], [0, 1, 2, 3]]:
+        optimizer.zero_grad()
+        loss, stats, _ = together(**make_batch(together, rows, speech))
+        loss.backward()
+        optimizer.step()
+        for lang, model in alone.items():
+            if own := [i for i in rows if LANGS[i] == lang]:
+                optimizers[lang].zero_grad()
+                loss, _, _ = model(**make_batch(model, own, speech))
+                torch.testing.assert_close(stats[f"loss_{lang}"], loss.detach(), atol=1e-3, rtol=1e-4)
+                loss.backward()
+                optimizers[lang].step()
+    for lang, model in alone.items():
+        row = together.bank.index(lang)
+        for name, layer in model.bank.layers.items():
+            ours = together.bank.layers[name]
+            torch.testing.assert_close(ours.lora_B[row], layer.lora_B[0], atol=2e-4, rtol=1e-2)
+            assert optimizer.state[ours.lora_B]["step"][row] == optimizers[lang].state[layer.lora_B]["step"][0]
+    absent = together.bank.index("fr")
+    assert all((layer.lora_B[absent] == 0).all() for layer in together.bank.layers.values())
+
+
+def test_overfits_four_utterances(speech):
+    model = make_model(rank=16)
+    optimizer = ExpertAdamW(trained(model), lr=0.02, max_grad_norm=1.0)
+    batch = make_batch(model, [0, 1, 2, 3], speech)
+    for _ in range(120):
+        optimizer.zero_grad()
+        loss, stats, _ = model(**batch)
+        loss.backward()
+        optimizer.step()
+    assert stats["acc"] == 1.0
+
+
+def test_checkpoint_holds_experts_and_comes_back():
+    model = make_model()
+    state = model.state_dict()
+    assert all(".lora_" in name or name == "backbone_fingerprint" for name in state)
+    other = make_model()
+    for p in trained(model):
+        torch.nn.init.normal_(p)
+    other.load_state_dict(model.state_dict())
+    assert all(torch.equal(p, q) for p, q in zip(trained(model), trained(other), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"seed": 1}, "got one made on another"),
+        ({"langs": ("de", "en")}, "expected a checkpoint of experts de en"),
+        ({"rank": 2}, "got another in"),
+    ],
+)
+def test_foreign_checkpoints_are_refused(other, message):
+    with pytest.raises(ValueError, match=message):
+        make_model(**other).load_state_dict(make_model().state_dict())
+
+
+def test_missing_tensors_are_refused():
+    state = make_model().state_dict()
+    state.pop(next(iter(state)))
+    with pytest.raises(ValueError, match="got another in 1 tensors"):
+        make_model().load_state_dict(state)
+
+
+def test_preprocessor_refuses_what_cannot_train(tokens):
+    preprocess = LoLEPreprocessor(True, ["de", "en"], tokens)
+    ready = preprocess("u", {"speech": np.zeros(16000), "text": "ja", "lang": "en"})
+    assert ready["lang"].tolist() == [1]
+    with pytest.raises(ValueError, match="u: expected a language of the experts de en, got 'fr'"):
+        preprocess("u", {"speech": np.zeros(16000), "text": "oui", "lang": "fr"})
+    for shape in [(100,), (500_000,), (16000, 2)]:
+        with pytest.raises(ValueError, match="u: expected 25 ms to 30 s"):
+            preprocess("u", {"speech": np.zeros(shape), "text": "ja", "lang": "de"})
+
+
+def test_config_mistakes_are_refused():
+    with pytest.raises(ValueError, match="got \\['ranks'\\]"):
+        expert_config({"ranks": 3})
+    args = LoLETask.get_parser().parse_args(["--optim", "adamw", "--output_dir", "x"])
+    with pytest.raises(ValueError, match="expected optim: expert_adamw"):
+        LoLETask.build_optimizers(args, make_model())

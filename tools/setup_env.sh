@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# Make .venv with ESPnet, PyTorch and this package, at the versions of constraints.txt.
+# Call it as often as you like: a complete environment is left alone, an interrupted one is finished.
+#
+#   tools/setup_env.sh               takes the first Python that fits: python3, python3.12, python3.11
+#   PYTHON=/my/python tools/setup_env.sh
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+venv=.venv
+stamp=${venv}/.complete
+unfinished=${venv}/.installing
+need_gb=8
+
+say() { echo "env: $*"; }
+die() { echo "env: error: $*" >&2; exit 1; }
+
+# A changed requirement, or a folder that was moved, makes the stamp differ.
+wanted="$(cat setup.py constraints.txt | cksum) in ${PWD}"
+
+fits() {  # the pinned versions exist for these Pythons
+    "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null
+}
+
+find_python() {
+    local candidate
+    if [ -n "${PYTHON:-}" ]; then
+        fits "${PYTHON}" || die "PYTHON=${PYTHON} is not a Python 3.11 or 3.12; set PYTHON to one that is."
+        python=${PYTHON}
+        return
+    fi
+    for candidate in python3 python3.12 python3.11; do
+        if fits "${candidate}"; then
+            python=${candidate}
+            return
+        fi
+    done
+    die "found no Python 3.11 or 3.12 (python3 is $(python3 -V 2>&1 || true)); install one, or name it: make env PYTHON=/path/to/python."
+}
+
+check_disk() {  # what an unfinished environment already takes counts as free
+    local free_kb used_kb=0
+    free_kb=$(df -Pk . | awk 'NR == 2 {print $4}')
+    if [ -d "${venv}" ]; then
+        used_kb=$(du -sk "${venv}" | cut -f 1)
+    fi
+    if [ $((free_kb + used_kb)) -lt $((need_gb * 1024 * 1024)) ]; then
+        die "the environment needs ${need_gb} GB in ${PWD}, which has $((free_kb / 1024 / 1024)) GB free; make room and run this again."
+    fi
+}
+
+# Sets uv; makes the environment where it is missing.
+make_venv() {
+    if uv=$(command -v uv); then
+        if ! "${venv}/bin/python" -c '' 2>/dev/null; then
+            say "making ${venv} with $("${python}" -V) and the uv found at ${uv}"
+            rm -rf "${venv}"
+            "${uv}" venv --quiet --python "$(command -v "${python}")" "${venv}"
+        fi
+        return
+    fi
+    uv=${venv}/bin/uv
+    if ! "${uv}" --version >/dev/null 2>&1; then
+        say "making ${venv} with $("${python}" -V), and putting uv into it"
+        "${python}" -m venv "${venv}" || die "'${python} -m venv' failed; on Debian and Ubuntu, install the package python3-venv."
+        "${venv}/bin/python" -m pip install --quiet uv
+    fi
+}
+
+# uv does not read pip's settings: where they name another package index, hand it over.
+follow_pip() {
+    local index=${PIP_INDEX_URL:-$("${python}" -m pip config get global.index-url 2>/dev/null || true)}
+    if [ -n "${index}" ] && [ -z "${UV_DEFAULT_INDEX:-}${UV_INDEX_URL:-}" ]; then
+        export UV_DEFAULT_INDEX=${index}
+    fi
+}
+
+install() {
+    local again=()
+    if [ -e "${unfinished}" ]; then
+        say "the last installation did not finish: going over its packages again"
+        again=(--reinstall)
+    fi
+    touch "${unfinished}"
+    say "installing the packages of constraints.txt (5 GB; what was downloaded before is not downloaded again)"
+    "${uv}" pip install -p "${venv}/bin/python" -c constraints.txt ${again[@]+"${again[@]}"} -e '.[full,mini,test]'
+    rm "${unfinished}"
+    echo "${wanted}" > "${stamp}"
+}
+
+have=$(cat "${stamp}" 2>/dev/null || true)
+if [ "${have}" = "${wanted}" ]; then
+    say "environment is up to date"
+    exit 0
+fi
+if [ -n "${have}" ] && [ "${have##* in }" != "${PWD}" ]; then
+    say "${venv} was made in ${have##* in }: starting it anew"
+    rm -rf "${venv}"
+fi
+rm -f "${stamp}"
+find_python
+check_disk
+make_venv
+follow_pip
+install
+say "environment is complete: ${PWD}/${venv}"
