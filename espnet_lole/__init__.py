@@ -1,0 +1,1 @@
+"""LoRA language experts on a frozen Whisper, for ESPnet."""

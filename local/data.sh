@@ -6,7 +6,8 @@ corpus=conf/corpora/lole_mini.yaml # language -> Kaldi directories
 langs=                             # only these languages, e.g. "de en"
 nj=2                               # processes
 
-. ./utils/parse_options.sh
+# shellcheck disable=SC1091
+. utils/parse_options.sh
 
 if [ "$(basename "${corpus}")" = lole_mini.yaml ]; then
     # shellcheck disable=SC2086  # a list of languages

@@ -13,15 +13,13 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone
 
-torch.set_num_threads(2)
 
-
-def tiny_whisper(seed: int = 0, mels: int = 80, vocab: int = 51865) -> WhisperForConditionalGeneration:
-    """A random Whisper of 3 + 2 layers and width 16."""
+def tiny_whisper(seed: int = 0, mels: int = 80, vocab: int = 51865, width: int = 16) -> WhisperForConditionalGeneration:
+    """A random Whisper of 3 + 2 layers."""
     torch.manual_seed(seed)
     config = WhisperConfig(
-        d_model=16, encoder_layers=3, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2,
-        encoder_ffn_dim=32, decoder_ffn_dim=32, vocab_size=vocab, num_mel_bins=mels,
+        d_model=width, encoder_layers=3, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=4 * width, decoder_ffn_dim=4 * width, vocab_size=vocab, num_mel_bins=mels,
         bos_token_id=50257, eos_token_id=50257, pad_token_id=50257, decoder_start_token_id=50258,
         suppress_tokens=None, begin_suppress_tokens=None,
     )  # fmt: skip

@@ -17,8 +17,8 @@ TEXTS = ["ein Euro", "two litres", "drei", "四米"]
 LANGS = ["de", "en", "de", "zh"]
 
 
-def make_model(langs=("de", "en", "fr", "zh"), seed=0, rank=4) -> ESPnetExpertModel:
-    backbone = Backbone(tiny_whisper(seed)).eval().requires_grad_(False)
+def make_model(langs=("de", "en", "fr", "zh"), seed=0, rank=4, width=16) -> ESPnetExpertModel:
+    backbone = Backbone(tiny_whisper(seed, width=width)).eval().requires_grad_(False)
     bank = ExpertBank(backbone.model, langs, ExpertConfig(rank=rank, alpha=2.0 * rank))
     model = ESPnetExpertModel(backbone, bank, WhisperTokens(51865))
     for layer in bank.layers.values():
@@ -66,8 +66,9 @@ def test_training_together_is_training_each_alone(speech):
     """Same losses, clipping, optimizer state and weights; a language absent from a batch is not moved."""
     together = make_model()
     alone = {lang: make_model((lang,)) for lang in ("de", "en", "zh")}
-    optimizer = ExpertAdamW(trained(together), lr=0.01, max_grad_norm=0.5)
-    optimizers = {lang: ExpertAdamW(trained(m), lr=0.01, max_grad_norm=0.5) for lang, m in alone.items()}
+    options = {"lr": 0.01, "max_grad_norm": 0.5, "eps": 1e-3}  # a larger eps: rounding is not blown up to a step
+    optimizer = ExpertAdamW(trained(together), **options)
+    optimizers = {lang: ExpertAdamW(trained(m), **options) for lang, m in alone.items()}
     for rows in [[0, 1, 2, 3], [0, 1], [3, 2], [0, 1, 2, 3]]:
         optimizer.zero_grad()
         loss, stats, _ = together(**make_batch(together, rows, speech))
@@ -91,10 +92,10 @@ def test_training_together_is_training_each_alone(speech):
 
 
 def test_overfits_four_utterances(speech):
-    model = make_model(rank=16)
-    optimizer = ExpertAdamW(trained(model), lr=0.02, max_grad_norm=1.0)
+    model = make_model(rank=16, width=64)  # wide enough for every token to be the likeliest somewhere
+    optimizer = ExpertAdamW(trained(model), lr=0.01, max_grad_norm=1.0)
     batch = make_batch(model, [0, 1, 2, 3], speech)
-    for _ in range(120):
+    for _ in range(80):
         optimizer.zero_grad()
         loss, stats, _ = model(**batch)
         loss.backward()

@@ -1,0 +1,1 @@
+"""Whisper: features, tokens, encoder and decoder."""

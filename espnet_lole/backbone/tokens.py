@@ -64,6 +64,6 @@ class WhisperTokens:
         return self._tokenizer.encoding.decode([i for i in ids if i < self.end]).strip()
 
     def pieces(self, ids: list[int]) -> list[str]:
-        """Each token as it is printed in a token file: spaces as ``▁``, bytes that are no text of their own as ``\\x..``."""
+        """Each token as it is printed in a token file: spaces as ``▁``, bytes that are no text of their own in hexadecimal."""
         raw = [self._tokenizer.encoding.decode_single_token_bytes(i) for i in ids]
         return [piece.decode("utf-8", "backslashreplace").replace(" ", "▁").replace("\n", "\\n") for piece in raw]

@@ -122,7 +122,9 @@ def _fit(
         raise ValueError(f"expected lora_A and lora_B of {name}, got only {sorted(found)} in {folder}")
     rank = found["A"].shape[0]
     if rank > bank.config.rank:
-        raise ValueError(f"expected rank {bank.config.rank} at most, got {rank} for {name} in {folder}: raise rank of expert_conf")
+        raise ValueError(
+            f"expected rank {bank.config.rank} at most, got {rank} for {name} in {folder}: raise rank of expert_conf"
+        )
     if (found["A"].shape[1], *found["B"].shape) != (a.shape[1], b.shape[0], rank):
         raise ValueError(
             f"expected {name} of {a.shape[1]} to {b.shape[0]}, got factors {tuple(found['A'].shape)} and "
@@ -137,5 +139,3 @@ def _fit(
 def _pattern(patterns: Mapping[str, float], name: str, default: float) -> float:
     """The value of a module in peft's ``alpha_pattern``."""
     return next((value for key, value in patterns.items() if name == key or name.endswith(f".{key}")), default)
-
-

@@ -60,9 +60,7 @@ class ExpertBank:
         for name in find_targets(model, config.targets):
             parent, _, child = name.rpartition(".")
             scale = config.alpha / config.rank
-            layer = ExpertLinear(
-                model.get_submodule(name), self._route, len(languages), config.rank, scale, config.dropout
-            )
+            layer = ExpertLinear(model.get_submodule(name), self._route, len(languages), config.rank, scale, config.dropout)
             layer.reset(name, languages, seed)
             setattr(model.get_submodule(parent), child, layer)
             self.layers[name] = layer
@@ -74,7 +72,9 @@ class ExpertBank:
             ValueError: the bank has none.
         """
         if lang not in self.languages:
-            raise ValueError(f"expected a language with an expert, got {lang!r}: there are experts for {' '.join(self.languages)}")
+            raise ValueError(
+                f"expected a language with an expert, got {lang!r}: there are experts for {' '.join(self.languages)}"
+            )
         return self.languages.index(lang)
 
     @contextmanager

@@ -37,7 +37,9 @@ class ExpertAdamW(torch.optim.Optimizer):
     ) -> None:
         params = list(params)
         if len({p.shape[0] for p in params}) != 1:
-            raise ValueError(f"expected parameters of one number of experts, got first axes {sorted({p.shape[0] for p in params})}")
+            raise ValueError(
+                f"expected parameters of one number of experts, got first axes {sorted({p.shape[0] for p in params})}"
+            )
         defaults = {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay, "max_grad_norm": max_grad_norm}
         super().__init__(params, defaults)
 

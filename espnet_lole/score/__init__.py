@@ -1,0 +1,1 @@
+"""Text normalisation, error rates and RESULTS.md."""

@@ -53,7 +53,9 @@ class LoLEPreprocessor(AbsPreprocessor):
                 f"{uid}: expected a language of the experts {' '.join(self.index)}, got {lang!r}: mend utt2lang or --langs"
             )
         if speech.ndim != 1 or not MIN_SAMPLES <= len(speech) <= MAX_SAMPLES:
-            raise ValueError(f"{uid}: expected 25 ms to 30 s of mono audio at 16 kHz, got shape {speech.shape}: run stages 3 and 4")
+            raise ValueError(
+                f"{uid}: expected 25 ms to 30 s of mono audio at 16 kHz, got shape {speech.shape}: run stages 3 and 4"
+            )
         prepared = {"speech": speech.astype(np.float32), "lang": np.array([self.index[lang]], dtype=np.int64)}
         if "text" in data:
             prepared["text"] = np.array(self.tokens.encode(data["text"], lang), dtype=np.int64)

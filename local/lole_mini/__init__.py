@@ -1,0 +1,1 @@
+"""The embedded corpora, spoken by eSpeak NG, and the training of the embedded backbone."""

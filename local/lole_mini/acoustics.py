@@ -13,6 +13,7 @@ def reverberate(speech: np.ndarray, rng: np.random.Generator, decay: float, wet:
 
     Args:
         speech: samples, shape (T,).
+        rng: source of the room.
         decay: time to fall by 60 dB, in seconds.
         wet: energy of the reflections relative to the direct sound.
 

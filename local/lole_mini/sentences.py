@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import cache
 
 from babel import Locale
 from babel.numbers import format_decimal, get_currency_name
@@ -53,7 +53,7 @@ def spell(number: int, lang: str) -> str:
     return words.replace(",", "")
 
 
-@lru_cache(maxsize=None)
+@cache
 def _names(lang: str, table: str) -> tuple[str, ...]:
     """Names of a Babel table that can be spoken as they are written, in a fixed order."""
     names = getattr(Locale.parse(lang), table)
@@ -61,7 +61,7 @@ def _names(lang: str, table: str) -> tuple[str, ...]:
     return tuple(sorted({n for n in names.values() if speakable.fullmatch(n) and 3 * (lang != "zh") < len(n) < 26}))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _rare_currencies(lang: str) -> tuple[str, ...]:
     """Currency codes outside the market whose names have no digits or brackets."""
     codes = sorted(set(Locale.parse(lang).currencies) - {*MARKET_CURRENCIES, "XXX", "XTS"})
@@ -112,7 +112,7 @@ def _price(rng: random.Random, lang: str) -> str:
     return _money(rng, lang, tuple(MARKET_CURRENCIES))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _units(lang: str) -> tuple[tuple[str, str], ...]:
     """(unit, length of its name) for each market unit; the long name, unless Babel lacks it."""
     speakable = re.compile(r"[一-鿿]+" if lang == "zh" else r"[^\W\d_]+( [^\W\d_]+)*")

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -55,7 +57,7 @@ def test_state_is_resumed():
     first.step()
     for p, q in zip(params, copies, strict=True):
         q.data, q.grad = p.detach().clone(), p.grad.clone()
-    second.load_state_dict(first.state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
     first.step()
     second.step()
     for p, q in zip(params, copies, strict=True):

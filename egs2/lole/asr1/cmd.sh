@@ -1,4 +1,5 @@
 # How jobs are started. local: on this machine. slurm: through slurm.pl of Kaldi or of an ESPnet checkout, on PATH.
+# shellcheck shell=bash
 cmd_backend=${cmd_backend:-local}
 
 case "${cmd_backend}" in

@@ -58,7 +58,10 @@ stats_dir=${expdir}/lole_stats_raw
 experts_exp=${expdir}/lole_${tag}
 zero_shot_exp=${expdir}/lole_zero_shot_$(basename "${backbone}")
 raw=${dumpdir}/raw
-
+because() { # the last error in log $1, and where the log is
+    grep -aE '^error: |Error: ' "$1" | tail -n 1 || true
+    echo "log: $1"
+}
 runs() { # is stage $1 to be run? Says so.
     [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ] && [[ " ${skip_stages} " != *" $1 "* ]] || return 1
     log "Stage $1: $2"
@@ -67,7 +70,8 @@ test_sets() { # names of the formatted test sets
     local found=("${raw}"/test_*/wav.scp)
     [ -e "${found[0]}" ] || fail "expected formatted test sets in ${raw}, found none: run stage 3"
     for scp in "${found[@]}"; do
-        basename "$(dirname "${scp}")"
+        name=$(basename "$(dirname "${scp}")")
+        if [ -z "${langs}" ] || [[ " ${langs} " == *" ${name#test_} "* ]]; then echo "${name}"; fi
     done
 }
 languages() { # languages of the training set
@@ -138,7 +142,7 @@ if runs 11 "train"; then
             [ "${now}" = "${shown}" ] || log "  ${now}"
             shown=${now}
         done
-        wait "${trainer}" || fail "training failed: see ${experts_exp}/train.log"
+        wait "${trainer}" || fail "training failed: $(because "${experts_exp}/train.log")"
         ${python} -m espnet_lole.bin.lole_export --asr_model_file "${experts_exp}/${inference_asr_model}" --output_dir "${experts_exp}/adapters"
     fi
 fi
@@ -155,7 +159,7 @@ if runs 12 "decode with ${inference_config}"; then
         log "${system}: ${#sets[@]} test sets to ${out}, log in ${out}/decode.log"
         ${decode_cmd} --gpu "${inference_ngpu}" "${out}/decode.log" \
             "${python}" -m espnet_lole.bin.lole_inference --ngpu "${inference_ngpu}" --config "${inference_config}" "${model[@]}" \
-            --test_dirs "${sets[@]/#/${raw}/}" --output_dir "${out}" || fail "decoding failed: see ${out}/decode.log"
+            --test_dirs "${sets[@]/#/${raw}/}" --output_dir "${out}" || fail "decoding failed: $(because "${out}/decode.log")"
     done
 fi
 

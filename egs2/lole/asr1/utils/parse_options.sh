@@ -1,4 +1,5 @@
 # Sourced: each option --name value sets the shell variable name, which must have been set before; other names are errors.
+# shellcheck shell=bash
 while [[ ${1:-} == --* ]]; do
     if [ "$1" = --help ]; then
         sed -n '2,/^set /p' "$0" | grep '^#' || true

@@ -1,0 +1,96 @@
+"""The whole recipe on a tiny random Whisper and a few synthetic utterances, through the shell scripts."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import tiny_whisper
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
+
+
+class Recipe:
+    """A copy of the recipe's scripts in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        source = ROOT / "egs2" / "lole" / "asr1"
+        shutil.copytree(source, folder, ignore=shutil.ignore_patterns("data", "dump", "exp"))
+        tiny_whisper().save_pretrained(folder / "tiny")
+        conf = yaml.safe_load((ROOT / "conf" / "mini" / "train_experts.yaml").read_text())
+        conf |= {"expert_conf": {"rank": 2, "alpha": 4.0}, "max_epoch": 2, "num_workers": 0}
+        (folder / "train_tiny.yaml").write_text(yaml.safe_dump(conf))
+        (folder / "decode_tiny.yaml").write_text("{beam_size: 2, maxlenratio: 0.05, batch_seconds: 60.0}\n")
+
+    def run(self, *options: str, fails: bool = False) -> str:
+        command = [
+            "./run.sh", "--backbone", "tiny", "--asr_config", "train_tiny.yaml", "--inference_config", "decode_tiny.yaml",
+            "--python", sys.executable, "--langs", "de tr", "--nj", "2", *options,
+        ]  # fmt: skip
+        env = os.environ | {"LOLE_ROOT": str(ROOT), "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, timeout=900)
+        assert (done.returncode != 0) == fails, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stdout + done.stderr
+
+    def adapters(self, tag: str) -> dict[str, dict[str, torch.Tensor]]:
+        files = (self.folder / "exp" / f"lole_{tag}" / "adapters").glob("*/adapter_model.safetensors")
+        return {file.parent.name: load_file(file) for file in files}
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory) -> Recipe:
+    made = Recipe(tmp_path_factory.mktemp("recipe") / "asr1")
+    subprocess.run(
+        [sys.executable, "-m", "lole_mini.prepare", "--output", "data/lole_mini", "--langs", "de", "tr", "--scale", "0.1"],
+        cwd=made.folder, check=True, env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'local'}"},
+    )  # fmt: skip
+    made.run("--asr_tag", "straight")
+    return made
+
+
+def test_every_stage_leaves_its_results(recipe):
+    table = (recipe.folder / "exp" / "RESULTS.md").read_text()
+    assert "zero_shot" in table and "experts" in table
+    with (recipe.folder / "exp" / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    errors = {(r["system"], r["language"]) for r in rows if r["metric"] == "error"}
+    assert errors >= {(system, lang) for system in ("zero_shot", "experts") for lang in ("de", "tr", "average")}
+    for folder in (recipe.folder / "exp").glob("*/decode_tiny/test_*"):
+        ids = {
+            name: [line.split()[0] for line in (folder / name).read_text().splitlines()] for name in ("text", "token", "score")
+        }
+        assert ids["text"] == ids["token"] == ids["score"]
+    log = (recipe.folder / "exp" / "lole_straight" / "train.log").read_text()
+    assert "parameters train" in log
+
+
+def test_checkpoints_hold_only_experts(recipe):
+    state = torch.load(recipe.folder / "exp" / "lole_straight" / "checkpoint.pth", weights_only=False)["model"]
+    assert all(".lora_" in name or name == "backbone_fingerprint" for name in state)
+
+
+def test_resuming_changes_nothing(recipe):
+    recipe.run("--stage", "11", "--stop_stage", "11", "--asr_tag", "halves", "--asr_args", "--max_epoch 1")
+    recipe.run("--stage", "11", "--stop_stage", "11", "--asr_tag", "halves")
+    straight, halves = recipe.adapters("straight"), recipe.adapters("halves")
+    assert set(straight) == set(halves) == {"de", "tr"}
+    for lang, tensors in straight.items():
+        assert any(tensor.abs().sum() > 0 for name, tensor in tensors.items() if "lora_B" in name)
+        for name, tensor in tensors.items():
+            torch.testing.assert_close(halves[lang][name], tensor)
+
+
+def test_mistakes_are_told(recipe):
+    assert "expected systems of" in recipe.run("--systems", "nonsense", fails=True)
+    assert "expected an option" in recipe.run("--nonsense", "1", fails=True)
+    assert "run stage" in recipe.run("--stage", "12", "--stop_stage", "12", "--asr_tag", "untrained", fails=True)
