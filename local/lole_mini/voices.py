@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -66,6 +67,7 @@ class Synthesizer:
             self._lib.espeak_SetParameter(parameter, value, 0)
         self._chunks.clear()
         data = text.encode()
+        self._lib.espeak_ng_SetRandSeed(ctypes.c_long(zlib.crc32(data)))  # breathy voices; the default seed is the time
         self._lib.espeak_Synth(data, len(data) + 1, 0, 0, 0, _UTF8, None, None)
         self._lib.espeak_Synchronize()
         if not self._chunks:

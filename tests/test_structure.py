@@ -1,0 +1,62 @@
+"""The layout's rules: who may import whom, and configurations without a key that nothing reads."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import yaml
+
+from espnet_lole.data.corpora import load_corpus
+from espnet_lole.decode.search import SearchConfig
+from espnet_lole.tasks.lole import LoLETask, expert_config
+
+ROOT = Path(__file__).resolve().parents[1]
+MAY_IMPORT = {
+    "backbone": set(),
+    "experts": set(),
+    "data": set(),
+    "score": {"backbone"},
+    "decode": {"backbone", "experts", "data"},
+}
+
+
+def imports(file: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+    return found
+
+
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_leaf_folders_import_no_espnet_and_nothing_above(folder):
+    files = list((ROOT / "espnet_lole" / folder).glob("*.py"))
+    assert files
+    for file in files:
+        for name in imports(file):
+            top, _, rest = name.partition(".")
+            assert top not in ("espnet", "espnet2"), file
+            if top == "espnet_lole":
+                assert rest.partition(".")[0] in MAY_IMPORT[folder] | {folder}, (file, name)
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("conf/**/train*.yaml")), ids=lambda f: str(f.relative_to(ROOT)))
+def test_training_configs_are_read_whole(file):
+    args = LoLETask.get_parser().parse_args(["--config", str(file), "--langs", "de", "en", "--output_dir", "x"])
+    assert args.optim == "expert_adamw"
+    assert expert_config(args.expert_conf).rank == yaml.safe_load(file.read_text())["expert_conf"]["rank"]
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("conf/**/decode*.yaml")), ids=lambda f: str(f.relative_to(ROOT)))
+def test_decoding_configs_are_read_whole(file):
+    conf = yaml.safe_load(file.read_text())
+    assert conf.pop("batch_seconds") > 0
+    assert SearchConfig(**conf).beam_size >= 1
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("conf/corpora/*.yaml")), ids=lambda f: f.name)
+def test_corpus_configs_are_read(file):
+    _, sources = load_corpus(file)
+    assert sources
