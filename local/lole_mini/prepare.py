@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import soundfile
@@ -49,6 +49,12 @@ def prepare_language(lang: str, output: Path, scale: float) -> tuple[str, dict[s
     return lang, minutes
 
 
+def in_own_process(lang: str, output: Path, scale: float) -> tuple[str, dict[str, float]]:
+    """``prepare_language`` in a fresh process: eSpeak keeps its state, so an utterance depends on those before it."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(prepare_language, lang, output, scale).result()
+
+
 def get_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -66,9 +72,8 @@ def main(cmd: list[str] | None = None) -> None:
     if done := [lang for lang in args.langs if lang not in todo]:
         print(f"lole_mini: already there: {' '.join(done)}")
     started = time.perf_counter()
-    # A process a language: eSpeak keeps its state, so an utterance depends on those before it, and on nothing else.
-    with ProcessPoolExecutor(args.nj, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
-        jobs = [pool.submit(prepare_language, lang, args.output, args.scale) for lang in todo]
+    with ThreadPoolExecutor(args.nj) as pool:
+        jobs = [pool.submit(in_own_process, lang, args.output, args.scale) for lang in todo]
         for n, job in enumerate(as_completed(jobs), 1):
             lang, minutes = job.result()
             left = (time.perf_counter() - started) / n * (len(todo) - n)
