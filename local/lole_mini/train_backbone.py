@@ -2,7 +2,8 @@
 
     PYTHONPATH=local:. python -m lole_mini.train_backbone --output models/whisper-nano
 
-Everything is made as it runs: speech, features, weights. About 40 minutes on 2 cores with bfloat16 instructions, much longer without them.
+Everything is made as it runs: speech, features, weights.
+About 40 minutes on 2 cores with bfloat16 instructions, much longer without them.
 """
 
 from __future__ import annotations
