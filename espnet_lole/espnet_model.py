@@ -62,14 +62,14 @@ class ESPnetExpertModel(AbsESPnetModel):
         with self.bank.routed(expert):
             states = self.backbone.decode(inputs, self.backbone.encode(speech, speech_lengths))
         chosen = targets != IGNORE
-        logits = self.backbone.logits(states[chosen])  # (N, V): the scores of padding are never computed
-        owner = expert[:, None].expand_as(targets)[chosen]  # (N,)
-        costs = F.cross_entropy(logits.float(), targets[chosen], reduction="none")
+        logits = self.backbone.logits(states[chosen]).float()  # (N, V): the scores of padding are never computed
+        owner, wanted = expert[:, None].expand_as(targets)[chosen], targets[chosen]  # (N,)
+        costs = F.cross_entropy(logits, wanted, reduction="none")  # (N,)
         sums, counts = sum_by_expert(costs, owner, len(self.bank.languages))
         means = sums / counts  # NaN where a language is not in the batch
         loss = means[counts > 0].sum()
-        hits = (logits.argmax(-1) == targets[chosen]).float()
-        stats = {"loss": (sums.sum() / counts.sum()).detach(), "acc": hits.mean()}
+        hits = logits.gather(1, wanted[:, None])[:, 0] >= logits.amax(-1)
+        stats = {"loss": (sums.sum() / counts.sum()).detach(), "acc": hits.float().mean()}
         stats |= {f"loss_{code}": mean for code, mean in zip(self.bank.languages, means.detach(), strict=True)}
         return loss, stats, torch.tensor(len(expert), device=loss.device)
 

@@ -27,12 +27,31 @@ def load_config(name: str) -> WhisperConfig:
         ) from error
 
 
-def load_backbone(name: str, window: str = "short") -> Backbone:
-    """The backbone with its weights, in float32, in evaluation mode.
+PRECISIONS = ("float32", "bfloat16", "auto")
+"""Names of ``Backbone``'s precision; ``auto`` is bfloat16 where the hardware multiplies it, else float32."""
+
+
+def precision(name: str) -> torch.dtype:
+    """The precision of that name on this machine.
+
+    Raises:
+        ValueError: no such name.
+    """
+    if name not in PRECISIONS:
+        raise ValueError(f"expected precision: {', '.join(PRECISIONS)}, got {name!r}")
+    if name != "auto":
+        return getattr(torch, name)
+    gpu = torch.cuda.is_available()
+    native = torch.cuda.is_bf16_supported(including_emulation=False) if gpu else torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def load_backbone(name: str, window: str = "short", precision_name: str = "float32") -> Backbone:
+    """The backbone with its weights, in evaluation mode.
 
     Raises:
         FileNotFoundError: it is neither here nor on the hub.
-        ValueError: it is no Whisper, or the window is unknown.
+        ValueError: it is no Whisper, or the window or the precision is unknown.
     """
     config = load_config(name)
     if config.model_type != "whisper":
@@ -41,7 +60,7 @@ def load_backbone(name: str, window: str = "short") -> Backbone:
         model = WhisperForConditionalGeneration.from_pretrained(name, dtype=torch.float32)
     except OSError as error:
         raise FileNotFoundError(f"expected the weights of a Whisper in {name}: {error}") from error
-    return Backbone(model, window).eval()
+    return Backbone(model, window, precision(precision_name)).eval()
 
 
 def fingerprint(backbone: Backbone) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -36,12 +37,16 @@ class Backbone(nn.Module):
         model: any Whisper that ``transformers`` loads.
         window: ``"short"`` takes inputs as long as they are, ``"30s"`` pads each with silence to 30 s, as in
             Whisper's own training.
+        precision: of the matrix products. Below float32 the matrices are stored in it, once; layer norms, the residual
+            stream and whatever trains stay in float32.
 
     Raises:
         ValueError: the window is neither.
     """
 
-    def __init__(self, model: WhisperForConditionalGeneration, window: str = "short") -> None:
+    def __init__(
+        self, model: WhisperForConditionalGeneration, window: str = "short", precision: torch.dtype = torch.float32
+    ) -> None:
         super().__init__()
         if window not in ("short", "30s"):
             raise ValueError(f"expected window: short or 30s, got {window!r}")
@@ -49,6 +54,17 @@ class Backbone(nn.Module):
         self.model = model
         self.features = LogMel(model.config.num_mel_bins)
         self.window = window
+        self.precision = precision
+        if precision != torch.float32:
+            for module in model.modules():
+                if isinstance(module, nn.Linear | nn.Conv1d):  # the token embeddings are the output layer's matrix
+                    module.to(precision)
+
+    def autocast(self) -> AbstractContextManager:
+        """The context in which the layers run in ``precision``."""
+        if self.precision == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.encoder.conv1.weight.device.type, self.precision)
 
     @property
     def encoder(self) -> nn.Module:
@@ -76,12 +92,13 @@ class Backbone(nn.Module):
         if self.window == "30s":
             speech, lengths = _pad_with_silence(speech, lengths)
         mel, frames = self.features(speech, lengths)
-        return self.embed_mel(mel.to(self.encoder.conv1.weight.dtype), frames)
+        return self.embed_mel(mel, frames)
 
     def embed_mel(self, mel: Tensor, frames: Tensor) -> Encoded:
         """Mel features (B, M, F) of ``frames`` (B,) frames each to the input of encoder layer 1."""
-        x = F.gelu(self.encoder.conv1(mel)) * length_mask(frames, mel.shape[-1])[:, None]  # (B, D, F)
-        x = F.gelu(self.encoder.conv2(x)).transpose(1, 2)  # (B, T, D)
+        with self.autocast():
+            x = F.gelu(self.encoder.conv1(mel)) * length_mask(frames, mel.shape[-1])[:, None]  # (B, D, F)
+            x = F.gelu(self.encoder.conv2(x)).transpose(1, 2)  # (B, T, D)
         lengths = (frames + 1) // 2
         mask = None if bool((lengths == x.shape[1]).all()) else length_mask(lengths, x.shape[1])
         return Encoded(x + self.encoder.embed_positions.weight[: x.shape[1]], mask)
@@ -89,8 +106,9 @@ class Backbone(nn.Module):
     def encode_layers(self, x: Encoded, start: int, stop: int) -> Encoded:
         """Run encoder layers ``start + 1 .. stop``."""
         states = x.states
-        for layer in self.encoder.layers[start:stop]:
-            states = layer(states, x.attention_mask)
+        with self.autocast():
+            for layer in self.encoder.layers[start:stop]:
+                states = layer(states, x.attention_mask)
         return Encoded(states, x.mask)
 
     def encode(self, speech: Tensor, lengths: Tensor) -> Encoded:
@@ -116,20 +134,22 @@ class Backbone(nn.Module):
         """
         past = 0 if cache is None else cache.get_seq_length()
         states = self.decoder.embed_tokens(tokens) + self.decoder.embed_positions.weight[past : past + tokens.shape[1]]
-        for layer in self.decoder.layers:
-            states = layer(
-                states,
-                None,  # causal over the given tokens; a single new token sees all earlier ones
-                encoded.states,
-                encoder_attention_mask=encoded.attention_mask,
-                past_key_values=cache,
-                use_cache=cache is not None,
-            )
+        with self.autocast():
+            for layer in self.decoder.layers:
+                states = layer(
+                    states,
+                    None,  # causal over the given tokens; a single new token sees all earlier ones
+                    encoded.states,
+                    encoder_attention_mask=encoded.attention_mask,
+                    past_key_values=cache,
+                    use_cache=cache is not None,
+                )
         return self.decoder.layer_norm(states)
 
     def logits(self, states: Tensor) -> Tensor:
         """Hidden states of the decoder (..., D) to scores of the vocabulary (..., V)."""
-        return self.model.proj_out(states)
+        with self.autocast():
+            return self.model.proj_out(states)
 
     @staticmethod
     def new_cache() -> EncoderDecoderCache:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from espnet_lole.backbone.load import load_backbone
+from espnet_lole.backbone.load import PRECISIONS, load_backbone
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.decode.inference import Transcriber, transcribe_sets
 from espnet_lole.decode.search import SearchConfig
@@ -25,6 +25,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--asr_train_config", type=Path, help="config.yaml of the training; default: beside the checkpoint")
     parser.add_argument("--backbone", help="hub name or folder; default: that of the training")
     parser.add_argument("--window", default="short", choices=["short", "30s"], help="for the backbone alone")
+    parser.add_argument("--precision", default="float32", choices=PRECISIONS, help="for the backbone alone")
     parser.add_argument("--config", type=Path, help="YAML with beam_size, maxlenratio, length_penalty, batch_seconds")
     parser.add_argument("--ngpu", type=int, default=0)
     return parser
@@ -41,7 +42,7 @@ def build_transcriber(args: argparse.Namespace, search: SearchConfig) -> Transcr
     if args.asr_model_file is None:
         if args.backbone is None:
             raise ValueError("expected --asr_model_file or --backbone, got neither")
-        backbone = load_backbone(args.backbone, args.window).to(device)
+        backbone = load_backbone(args.backbone, args.window, args.precision).to(device)
         return Transcriber(backbone, WhisperTokens(backbone.model.config.vocab_size), None, search)
     for file in (args.asr_model_file, args.asr_train_config or args.asr_model_file.parent / "config.yaml"):
         if not file.is_file():

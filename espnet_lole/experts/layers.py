@@ -38,9 +38,9 @@ class ExpertLinear(nn.Module):
         self.route = route
         self.scale = scale
         self.dropout = nn.Dropout(dropout)
-        like = {"dtype": base.weight.dtype, "device": base.weight.device}
-        self.lora_A = nn.Parameter(torch.empty(num_experts, rank, base.in_features, **like))
-        self.lora_B = nn.Parameter(torch.zeros(num_experts, base.out_features, rank, **like))
+        device = base.weight.device
+        self.lora_A = nn.Parameter(torch.empty(num_experts, rank, base.in_features, device=device))
+        self.lora_B = nn.Parameter(torch.zeros(num_experts, base.out_features, rank, device=device))
 
     def reset(self, name: str, languages: Sequence[str], seed: int) -> None:
         """Draw A (Kaiming uniform) and zero B; an expert's start depends on its language, not on its neighbours."""
@@ -57,6 +57,6 @@ class ExpertLinear(nn.Module):
         y = self.base(x)
         if self.route.index is None:
             return y
-        a, b = self.lora_A[self.route.index], self.lora_B[self.route.index]  # (B, R, in_dim), (B, out_dim, R)
-        z = torch.bmm(self.dropout(x).to(a.dtype), a.mT)  # (B, T, R)
+        a, b = (w.index_select(0, self.route.index) for w in (self.lora_A, self.lora_B))  # (B, R, in_dim), (B, out_dim, R)
+        z = torch.bmm(self.dropout(x), a.mT)  # (B, T, R)
         return torch.baddbmm(y, z, b.mT, alpha=self.scale)

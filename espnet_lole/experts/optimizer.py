@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 
 class ExpertAdamW(torch.optim.Optimizer):
@@ -41,38 +42,44 @@ class ExpertAdamW(torch.optim.Optimizer):
                 f"expected parameters of one number of experts, got first axes {sorted({p.shape[0] for p in params})}"
             )
         defaults = {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay, "max_grad_norm": max_grad_norm}
-        super().__init__(params, defaults)
+        super().__init__(params, {**defaults, "fused": True})  # torch then resumes "step" on the parameters' device
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Move the experts that have a gradient."""
+        """Move the experts that have a gradient, which is clipped in place."""
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
-            if not params:
-                continue
-            norms = expert_norms([p.grad for p in params])  # (E,)
-            rows = norms.nonzero()[:, 0]
-            clip = (group["max_grad_norm"] / (norms[rows] + 1e-6)).clamp(max=1.0)
-            for p in params:
-                self._move(p, rows, clip, group)
+            if params:
+                norms = expert_norms([p.grad for p in params])  # (E,)
+                clip = (group["max_grad_norm"] / (norms + 1e-6)).clamp(max=1.0)
+                for p in params:
+                    p.grad.mul_(clip.view(-1, *[1] * (p.dim() - 1)))
+                self._move(params, norms.nonzero()[:, 0].tolist(), group)
         return loss
 
-    def _move(self, p: Tensor, rows: Tensor, clip: Tensor, group: dict) -> None:
-        state = self.state[p]
-        if not state:
-            state["step"] = torch.zeros(p.shape[0], dtype=torch.float32, device=p.device)
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
+    def _move(self, params: list[Tensor], rows: list[int], group: dict) -> None:
+        """The fused AdamW of torch on the rows of the stacked parameters, each row with its own step count."""
+        for p in params:
+            if not self.state[p]:
+                steps = torch.zeros(p.shape[0], dtype=torch.float32, device=p.device)
+                self.state[p] |= {"step": steps, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+        states = [self.state[p] for p in params]
         beta1, beta2 = group["betas"]
-        over = (-1, *[1] * (p.dim() - 1))  # an expert's figure over its parameters
-        grad = p.grad[rows] * clip.view(over)
-        step = state["step"][rows] + 1
-        mean = torch.lerp(state["exp_avg"][rows], grad, 1 - beta1)
-        square = state["exp_avg_sq"][rows].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-        size = group["lr"] / (1 - beta1**step)
-        root = (square.sqrt() / (1 - beta2**step).sqrt().view(over)).add_(group["eps"])
-        p[rows] = p[rows].mul_(1 - group["lr"] * group["weight_decay"]) - size.view(over) * mean / root
-        state["step"][rows], state["exp_avg"][rows], state["exp_avg_sq"][rows] = step, mean, square
+        adamw(
+            *([x[row] for x in tensors for row in rows] for tensors in (params, [p.grad for p in params])),
+            *([state[name][row] for state in states for row in rows] for name in ("exp_avg", "exp_avg_sq")),
+            max_exp_avg_sqs=[],
+            state_steps=[state["step"][row] for state in states for row in rows],
+            fused=True,
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
 
 
 def expert_norms(grads: list[Tensor]) -> Tensor:

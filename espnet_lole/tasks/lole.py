@@ -18,7 +18,7 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str2bool
 
 from espnet_lole.backbone.features import MAX_SAMPLES, MIN_SAMPLES
-from espnet_lole.backbone.load import load_backbone, load_config
+from espnet_lole.backbone.load import PRECISIONS, load_backbone, load_config
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.espnet_model import IGNORE, ESPnetExpertModel, describe
 from espnet_lole.experts.bank import ExpertBank, ExpertConfig
@@ -75,6 +75,7 @@ class LoLETask(AbsTask):
         group = parser.add_argument_group(description="LoRA language experts")
         group.add_argument("--backbone", type=str, default=None, help="hub name or folder of a transformers Whisper")
         group.add_argument("--window", type=str, default="short", choices=["short", "30s"], help="length of the input")
+        group.add_argument("--precision", type=str, default="float32", choices=PRECISIONS, help="of the matrix products")
         group.add_argument("--langs", type=str, nargs="+", default=None, help="languages, an expert each")
         group.add_argument("--expert_conf", action=NestedDictAction, default={}, help="rank, alpha, dropout, targets")
         group.add_argument("--model_conf", action=NestedDictAction, default={}, help="unused; ESPnet reads it")
@@ -115,7 +116,7 @@ class LoLETask(AbsTask):
         Raises:
             ValueError: unknown languages, targets or keys of expert_conf.
         """
-        backbone = load_backbone(args.backbone, args.window)
+        backbone = load_backbone(args.backbone, args.window, args.precision)
         tokens = WhisperTokens(backbone.model.config.vocab_size)
         config = expert_config(args.expert_conf)
         bank = ExpertBank(backbone.model, args.langs, config, getattr(args, "seed", 0))

@@ -2,7 +2,8 @@
 
 Two domains share the numbers and little else. ``atlas`` (the backbone's training) has places,
 languages, dates and rare currencies; ``market`` (the fine-tuning corpus) has prices in common
-currencies and quantities in common units, words that the backbone never heard.
+currencies and quantities in common units. The backbone heard half of these words, never after a
+number, and the other half not at all.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ MARKET_UNITS = (
     "mass-ton volume-liter volume-milliliter duration-hour duration-minute duration-second duration-week "
     "temperature-celsius area-hectare power-watt speed-kilometer-per-hour"
 ).split()
+HEARD = slice(None, None, 2)
+"""Of the market's currencies and units, those that occur in the atlas too."""
 
 _ZH_DIGITS = "零一二三四五六七八九"
 _ZH_PLACES = ((1000, "千"), (100, "百"), (10, "十"))
@@ -133,13 +136,22 @@ def _quantity(rng: random.Random, lang: str) -> str:
     return _unit_text(spell(number, lang), number, *rng.choice(_units(lang)), lang)
 
 
+def _goods(rng: random.Random, lang: str) -> str:
+    number = rng.randint(2, 99)
+    if rng.random() < 0.5:
+        name = get_currency_name(rng.choice(MARKET_CURRENCIES[HEARD]), number, locale=lang)
+    else:
+        name = _unit_text("", number, *rng.choice(_units(lang)[HEARD]), lang)
+    return _join([name, rng.choice(_names(lang, "territories"))], lang)
+
+
 def _bargain(rng: random.Random, lang: str) -> str:
     return _join([_quantity(rng, lang), _price(rng, lang)], lang)
 
 
 Kind = Callable[[random.Random, str], str]
 DOMAINS: dict[str, tuple[tuple[Kind, ...], tuple[int, ...]]] = {
-    "atlas": ((_places, _tongues, _date, _count, _rare_money), (25, 15, 20, 22, 18)),
+    "atlas": ((_places, _tongues, _date, _count, _rare_money, _goods), (22, 12, 18, 20, 14, 14)),
     "market": ((_price, _quantity, _bargain), (25, 25, 50)),
 }
 

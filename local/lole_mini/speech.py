@@ -39,7 +39,7 @@ class Conditions:
 
 CONDITIONS = {
     "atlas": Conditions(rate=(130, 190), snr=(12.0, 40.0), wet=(0.0, 0.3), decay=(0.1, 0.4)),
-    "market": Conditions(rate=(150, 200), snr=(10.0, 25.0), wet=(0.1, 0.5), decay=(0.2, 0.6)),
+    "market": Conditions(rate=(150, 200), snr=(12.0, 28.0), wet=(0.1, 0.4), decay=(0.2, 0.5)),
 }
 
 

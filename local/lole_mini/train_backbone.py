@@ -3,7 +3,7 @@
     PYTHONPATH=local:. python -m lole_mini.train_backbone --output models/whisper-nano
 
 Everything is made as it runs: speech, features, weights.
-About 40 minutes on 2 cores with bfloat16 instructions, much longer without them.
+About 70 minutes on 2 cores with bfloat16 instructions, much longer without them.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ def get_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder of the backbone")
-    parser.add_argument("--utterances", type=int, default=1500, help="utterances a language")
+    parser.add_argument("--utterances", type=int, default=2500, help="utterances a language")
     parser.add_argument("--epochs", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=60.0, help="audio of a batch, in seconds")
     parser.add_argument("--lr", type=float, default=1.5e-3, help="peak learning rate")

@@ -13,7 +13,7 @@ import numpy as np
 VOICES = {"de": "de", "en": "en-us", "es": "es", "fr": "fr", "it": "it", "ru": "ru", "tr": "tr", "zh": "cmn"}
 """eSpeak's voice of each language of the corpus."""
 
-_RETRIEVAL, _UTF8, _RATE, _PITCH, _RANGE = 1, 1, 1, 3, 4  # espeak_AUDIO_OUTPUT, flags and espeak_PARAMETER of speak_lib.h
+_SYNCHRONOUS, _UTF8, _RATE, _PITCH, _RANGE = 2, 1, 1, 3, 4  # espeak_AUDIO_OUTPUT, flags and espeak_PARAMETER of speak_lib.h
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
 
@@ -36,7 +36,7 @@ class Synthesizer:
 
     def __init__(self) -> None:
         self._lib = ctypes.CDLL(espeakng_loader.get_library_path())
-        self.sample_rate = self._lib.espeak_Initialize(_RETRIEVAL, 0, espeakng_loader.get_data_path().encode(), 0)
+        self.sample_rate = self._lib.espeak_Initialize(_SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), 0)
         if self.sample_rate <= 0:
             raise RuntimeError(f"eSpeak NG cannot start from {espeakng_loader.get_library_path()}: reinstall espeakng-loader")
         self._chunks: list[np.ndarray] = []

@@ -4,7 +4,7 @@ import torch
 from conftest import tiny_whisper
 from whisper.model import ModelDimensions, Whisper
 
-from espnet_lole.backbone.load import fingerprint, load_backbone
+from espnet_lole.backbone.load import fingerprint, load_backbone, precision
 from espnet_lole.backbone.whisper import Backbone
 
 TOKENS = torch.tensor([[50258, 50259, 50359, 50363, 11, 22, 33]])
@@ -107,3 +107,19 @@ def test_errors():
         load_backbone("nowhere/at-all")
     with pytest.raises(ValueError, match="expected window"):
         Backbone(tiny_whisper(), window="long")
+
+
+@torch.no_grad()
+def test_bfloat16_keeps_norms_in_float32_and_stays_near_float32(speech):
+    exact, rough = (Backbone(tiny_whisper(), precision=p).eval() for p in (torch.float32, torch.bfloat16))
+    assert {p.dtype for n, p in rough.model.named_parameters() if "norm" in n} == {torch.float32}
+    assert rough.encoder.layers[0].fc1.weight.dtype == rough.decoder.embed_tokens.weight.dtype == torch.bfloat16
+    a, b = exact.encode(*speech).states, rough.encode(*speech).states
+    assert b.dtype == torch.float32
+    assert 0 < (a - b).norm() < 0.05 * a.norm()
+
+
+def test_unknown_precision_is_refused():
+    with pytest.raises(ValueError, match="expected precision"):
+        precision("float17")
+    assert precision("auto") in (torch.float32, torch.bfloat16)
