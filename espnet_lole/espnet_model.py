@@ -1,8 +1,8 @@
-"""The model that ESPnet trains: a frozen Whisper with the experts of all languages."""
+"""The models that ESPnet trains: a frozen Whisper with the experts of all languages."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,14 +18,11 @@ from espnet_lole.experts.bank import ExpertBank
 IGNORE = -1
 """Marks padded text (ESPnet's collate function) and targets without a loss."""
 
-_FINGERPRINT = "backbone_fingerprint"
+_FINGERPRINT = "_fingerprint"
 
 
-class ESPnetExpertModel(AbsESPnetModel):
-    """Language experts trained together, each on its own language.
-
-    The loss of a batch is the sum over its languages of the mean cross-entropy over that language's target tokens, so that
-    each expert gets the gradient that it would get alone.
+class FrozenWhisperModel(AbsESPnetModel):
+    """What the systems on a frozen Whisper share: prompts, features, and checkpoints without what is frozen.
 
     Args:
         backbone: the Whisper, with the bank's experts in it.
@@ -38,9 +35,86 @@ class ESPnetExpertModel(AbsESPnetModel):
         self.backbone = backbone
         self.bank = bank
         self.tokens = tokens
-        self._fingerprint = fingerprint(backbone)
+        self.fingerprints = {"backbone": fingerprint(backbone)}
+        """Digest of each frozen part, which a checkpoint must have."""
         prompts = torch.tensor([tokens.prompt(lang) for lang in bank.languages])
         self.register_buffer("prompts", prompts, persistent=False)  # (E, 4)
+
+    def teacher_forcing(self, text: Tensor, lengths: Tensor, expert: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of the decoder, both (B, 4 + U): prompt and text; text and end, without loss on the prompt."""
+        prompts = self.prompts[expert]  # (B, 4)
+        padded = F.pad(text, (0, 1), value=IGNORE)
+        ends = padded.scatter(1, lengths[:, None], self.tokens.end)  # (B, U + 1)
+        inputs = torch.cat([prompts, text.masked_fill(text == IGNORE, self.tokens.end)], dim=1)
+        return inputs, torch.cat([torch.full_like(prompts[:, 1:], IGNORE), ends], dim=1)
+
+    def token_costs(self, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of each target token, and whether it is the likeliest one.
+
+        Args:
+            states: the decoder's, shape (B, U, D).
+            targets: shape (B, U), ``IGNORE`` where there is no loss.
+
+        Returns:
+            Both of shape (N,), for the N tokens with a loss in the order of the batch.
+        """
+        chosen = targets != IGNORE
+        wanted = targets[chosen]
+        logits = self.backbone.logits(states[chosen]).float()  # (N, V): the scores of padding are never computed
+        hits = logits.gather(1, wanted[:, None])[:, 0] >= logits.amax(-1)
+        return F.cross_entropy(logits, wanted, reduction="none"), hits.float()
+
+    def collect_feats(self, speech: Tensor, speech_lengths: Tensor, **_: Any) -> dict[str, Tensor]:
+        """Log-mel features (B, F, M) and their lengths (B,), for ESPnet's statistics."""
+        mel, frames = self.backbone.features(speech, speech_lengths)
+        return {"feats": mel.transpose(1, 2), "feats_lengths": frames}
+
+    def trained_names(self) -> list[str]:
+        """Names of the parameters that train: what a checkpoint holds."""
+        return [name for name, p in self.named_parameters() if p.requires_grad]
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """The trained parameters and the fingerprints of what is frozen, which is left out."""
+        state = super().state_dict(*args, **kwargs)
+        kept = {name: state[name] for name in self.trained_names()}
+        return kept | {f"{n}{_FINGERPRINT}": torch.tensor(v, dtype=torch.float64) for n, v in self.fingerprints.items()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
+        """Load what ``state_dict`` gave; compares every name, whatever ``strict`` says.
+
+        Raises:
+            ValueError: the checkpoint is of another backbone, of other experts, or of a system of another shape.
+        """
+        state = dict(state_dict)
+        for part, value in self.fingerprints.items():
+            found = state.pop(f"{part}{_FINGERPRINT}", None)
+            if found is None or int(found) != value:
+                raise ValueError(
+                    f"expected a checkpoint trained on this {part}, got one made on another: give the {part} it was trained on "
+                    f"({part} in the config.yaml beside it)"
+                )
+        expected = {name: self.get_parameter(name).shape for name in self.trained_names()}
+        got = {name: value.shape for name, value in state.items()}
+        if wrong := sorted(n for n in expected | got if expected.get(n) != got.get(n)):
+            raise ValueError(
+                f"expected a checkpoint for the languages {' '.join(self.bank.languages)} and {self.bank.config}, got another in "
+                f"{len(wrong)} tensors, e.g. {wrong[0]}: {got.get(wrong[0])} instead of {expected.get(wrong[0])}"
+            )
+        return super().load_state_dict(state, strict=False, assign=assign)
+
+
+class ESPnetExpertModel(FrozenWhisperModel):
+    """Language experts trained together, each on its own language.
+
+    The loss of a batch is the sum over its languages of the mean cross-entropy over that language's target tokens, so that
+    each expert gets the gradient that it would get alone.
+    """
+
+    def __init__(self, backbone: Backbone, bank: ExpertBank, tokens: WhisperTokens) -> None:
+        super().__init__(backbone, bank, tokens)
+        for layer in bank.layers.values():
+            layer.lora_A.requires_grad_(True)
+            layer.lora_B.requires_grad_(True)
 
     def forward(
         self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor, lang: Tensor, **_: Any
@@ -61,62 +135,14 @@ class ESPnetExpertModel(AbsESPnetModel):
         inputs, targets = self.teacher_forcing(text, text_lengths, expert)
         with self.bank.routed(expert):
             states = self.backbone.decode(inputs, self.backbone.encode(speech, speech_lengths))
-        chosen = targets != IGNORE
-        logits = self.backbone.logits(states[chosen]).float()  # (N, V): the scores of padding are never computed
-        owner, wanted = expert[:, None].expand_as(targets)[chosen], targets[chosen]  # (N,)
-        costs = F.cross_entropy(logits, wanted, reduction="none")  # (N,)
+        costs, hits = self.token_costs(states, targets)
+        owner = expert[:, None].expand_as(targets)[targets != IGNORE]  # (N,)
         sums, counts = sum_by_expert(costs, owner, len(self.bank.languages))
         means = sums / counts  # NaN where a language is not in the batch
         loss = means[counts > 0].sum()
-        hits = logits.gather(1, wanted[:, None])[:, 0] >= logits.amax(-1)
-        stats = {"loss": (sums.sum() / counts.sum()).detach(), "acc": hits.float().mean()}
+        stats = {"loss": (sums.sum() / counts.sum()).detach(), "acc": hits.mean()}
         stats |= {f"loss_{code}": mean for code, mean in zip(self.bank.languages, means.detach(), strict=True)}
         return loss, stats, torch.tensor(len(expert), device=loss.device)
-
-    def teacher_forcing(self, text: Tensor, lengths: Tensor, expert: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of the decoder, both (B, 4 + U): prompt and text; text and end, without loss on the prompt."""
-        prompts = self.prompts[expert]  # (B, 4)
-        padded = F.pad(text, (0, 1), value=IGNORE)
-        ends = padded.scatter(1, lengths[:, None], self.tokens.end)  # (B, U + 1)
-        inputs = torch.cat([prompts, text.masked_fill(text == IGNORE, self.tokens.end)], dim=1)
-        return inputs, torch.cat([torch.full_like(prompts[:, 1:], IGNORE), ends], dim=1)
-
-    def collect_feats(self, speech: Tensor, speech_lengths: Tensor, **_: Any) -> dict[str, Tensor]:
-        """Log-mel features (B, F, M) and their lengths (B,), for ESPnet's statistics."""
-        mel, frames = self.backbone.features(speech, speech_lengths)
-        return {"feats": mel.transpose(1, 2), "feats_lengths": frames}
-
-    def trained_names(self) -> list[str]:
-        """Names of the parameters that train: what a checkpoint holds."""
-        return [name for name, p in self.named_parameters() if p.requires_grad]
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """The trained parameters and the backbone's fingerprint; never the frozen backbone."""
-        state = super().state_dict(*args, **kwargs)
-        kept = {name: state[name] for name in self.trained_names()}
-        return kept | {_FINGERPRINT: torch.tensor(self._fingerprint, dtype=torch.float64)}
-
-    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
-        """Load what ``state_dict`` gave; compares every name, whatever ``strict`` says.
-
-        Raises:
-            ValueError: the checkpoint is of another backbone, or of other experts.
-        """
-        state = dict(state_dict)
-        found = state.pop(_FINGERPRINT, None)
-        if found is None or int(found) != self._fingerprint:
-            raise ValueError(
-                "expected a checkpoint of experts on this backbone, got one made on another: give the backbone it was trained "
-                "on (backbone in the config.yaml beside it)"
-            )
-        expected = {name: self.get_parameter(name).shape for name in self.trained_names()}
-        got = {name: value.shape for name, value in state.items()}
-        if wrong := sorted(n for n in expected | got if expected.get(n) != got.get(n)):
-            raise ValueError(
-                f"expected a checkpoint of experts {' '.join(self.bank.languages)} of {self.bank.config}, got another in "
-                f"{len(wrong)} tensors, e.g. {wrong[0]}: {got.get(wrong[0])} instead of {expected.get(wrong[0])}"
-            )
-        return super().load_state_dict(state, strict=False, assign=assign)
 
 
 def sum_by_expert(values: Tensor, owner: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
@@ -125,11 +151,10 @@ def sum_by_expert(values: Tensor, owner: Tensor, num_experts: int) -> tuple[Tens
     return zeros.index_add(0, owner, values), zeros.index_add(0, owner, torch.ones_like(values))
 
 
-def describe(model: ESPnetExpertModel, languages: Sequence[str]) -> str:
+def describe(model: FrozenWhisperModel) -> str:
     """How many parameters train, in words."""
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     return (
-        f"{trained:,} of {total:,} parameters train ({100 * trained / total:.1f} %): "
-        f"{trained // len(languages):,} for each of the experts {' '.join(languages)}"
+        f"{trained:,} of {total:,} parameters train ({100 * trained / total:.1f} %), languages {' '.join(model.bank.languages)}"
     )

@@ -12,6 +12,10 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone
+from espnet_lole.experts.bank import ExpertBank
+
+TEXTS = ["ein Euro", "two litres", "drei", "四米"]
+LANGS = ["de", "en", "de", "zh"]
 
 
 def tiny_whisper(seed: int = 0, mels: int = 80, vocab: int = 51865, width: int = 16) -> WhisperForConditionalGeneration:
@@ -29,6 +33,27 @@ def tiny_whisper(seed: int = 0, mels: int = 80, vocab: int = 51865, width: int =
             if "embed_positions" not in name and "layer_norm" not in name:
                 p.normal_(0.0, 0.3)
     return model.eval()
+
+
+def random_experts(bank: ExpertBank, seed: int = 0) -> ExpertBank:
+    """Experts that change something: B is no longer zero."""
+    generator = torch.Generator().manual_seed(seed)
+    for layer in bank.layers.values():
+        layer.lora_B.data = torch.randn(layer.lora_B.shape, generator=generator) * 0.1
+    return bank
+
+
+def make_batch(model, rows: list[int], speech: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Utterances of the fixture ``speech`` with texts, as ESPnet's collate function gives them."""
+    texts = [torch.tensor(model.tokens.encode(TEXTS[i], LANGS[i])) for i in rows]
+    lengths = speech[1][rows]
+    return {
+        "speech": speech[0][rows, : int(lengths.max())],
+        "speech_lengths": lengths,
+        "text": torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=-1),
+        "text_lengths": torch.tensor([len(t) for t in texts]),
+        "lang": torch.tensor([[model.bank.index(LANGS[i])] for i in rows]),
+    }
 
 
 @pytest.fixture

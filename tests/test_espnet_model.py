@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_whisper
+from conftest import LANGS, TEXTS, make_batch, tiny_whisper
 from torch.nn import functional as F
 
 from espnet_lole.backbone.tokens import WhisperTokens
@@ -11,32 +11,13 @@ from espnet_lole.backbone.whisper import Backbone
 from espnet_lole.espnet_model import ESPnetExpertModel
 from espnet_lole.experts.bank import ExpertBank, ExpertConfig
 from espnet_lole.experts.optimizer import ExpertAdamW
-from espnet_lole.tasks.lole import LoLEPreprocessor, LoLETask, expert_config
-
-TEXTS = ["ein Euro", "two litres", "drei", "四米"]
-LANGS = ["de", "en", "de", "zh"]
+from espnet_lole.tasks.lole import LoLEPreprocessor, LoLETask, read_conf
 
 
 def make_model(langs=("de", "en", "fr", "zh"), seed=0, rank=4, width=16) -> ESPnetExpertModel:
     backbone = Backbone(tiny_whisper(seed, width=width)).eval().requires_grad_(False)
     bank = ExpertBank(backbone.model, langs, ExpertConfig(rank=rank, alpha=2.0 * rank))
-    model = ESPnetExpertModel(backbone, bank, WhisperTokens(51865))
-    for layer in bank.layers.values():
-        layer.lora_A.requires_grad_(True)
-        layer.lora_B.requires_grad_(True)
-    return model
-
-
-def make_batch(model, rows, speech):
-    texts = [torch.tensor(model.tokens.encode(TEXTS[i], LANGS[i])) for i in rows]
-    lengths = speech[1][rows]
-    return {
-        "speech": speech[0][rows, : int(lengths.max())],
-        "speech_lengths": lengths,
-        "text": torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=-1),
-        "text_lengths": torch.tensor([len(t) for t in texts]),
-        "lang": torch.tensor([[model.bank.index(LANGS[i])] for i in rows]),
-    }
+    return ESPnetExpertModel(backbone, bank, WhisperTokens(51865))
 
 
 def trained(model):
@@ -118,7 +99,7 @@ def test_checkpoint_holds_experts_and_comes_back():
     ("other", "message"),
     [
         ({"seed": 1}, "got one made on another"),
-        ({"langs": ("de", "en")}, "expected a checkpoint of experts de en"),
+        ({"langs": ("de", "en")}, "expected a checkpoint for the languages de en"),
         ({"rank": 2}, "got another in"),
     ],
 )
@@ -147,7 +128,7 @@ def test_preprocessor_refuses_what_cannot_train(tokens):
 
 def test_config_mistakes_are_refused():
     with pytest.raises(ValueError, match="got \\['ranks'\\]"):
-        expert_config({"ranks": 3})
+        read_conf(ExpertConfig, {"ranks": 3}, "expert_conf")
     args = LoLETask.get_parser().parse_args(["--optim", "adamw", "--output_dir", "x"])
     with pytest.raises(ValueError, match="expected optim: expert_adamw"):
         LoLETask.build_optimizers(args, make_model())

@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from espnet_lole.bin.lole_inference import read_config
 from espnet_lole.data.corpora import load_corpus
-from espnet_lole.decode.search import SearchConfig
-from espnet_lole.tasks.lole import LoLETask, expert_config
+from espnet_lole.experts.bank import ExpertConfig
+from espnet_lole.fusion.layers import FusionConfig
+from espnet_lole.router.classifier import ClassifierConfig
+from espnet_lole.tasks.lole import LoLETask, read_conf
 
 ROOT = Path(__file__).resolve().parents[1]
 MAY_IMPORT = {
@@ -16,7 +19,9 @@ MAY_IMPORT = {
     "experts": set(),
     "data": set(),
     "score": {"backbone"},
-    "decode": {"backbone", "experts", "data"},
+    "router": {"backbone"},
+    "fusion": {"backbone", "experts", "router"},
+    "decode": {"backbone", "experts", "data", "fusion", "router"},
 }
 
 
@@ -42,18 +47,28 @@ def test_leaf_folders_import_no_espnet_and_nothing_above(folder):
                 assert rest.partition(".")[0] in MAY_IMPORT[folder] | {folder}, (file, name)
 
 
+PARTS = {
+    "experts": {"expert_conf": ExpertConfig},
+    "mole": {"fusion_conf": FusionConfig, "classifier_conf": ClassifierConfig},
+}
+
+
 @pytest.mark.parametrize("file", sorted(ROOT.glob("conf/**/train*.yaml")), ids=lambda f: str(f.relative_to(ROOT)))
 def test_training_configs_are_read_whole(file):
     args = LoLETask.get_parser().parse_args(["--config", str(file), "--langs", "de", "en", "--output_dir", "x"])
-    assert args.optim == "expert_adamw"
-    assert expert_config(args.expert_conf).rank == yaml.safe_load(file.read_text())["expert_conf"]["rank"]
+    written = yaml.safe_load(file.read_text())
+    for name, kind in PARTS[args.system].items():
+        part = read_conf(kind, getattr(args, name), name)
+        for key, value in written[name].items():
+            found = getattr(part, key)
+            assert (list(found) if isinstance(found, tuple) else found) == value
+    assert (args.optim == "expert_adamw") == (args.system == "experts")
 
 
 @pytest.mark.parametrize("file", sorted(ROOT.glob("conf/**/decode*.yaml")), ids=lambda f: str(f.relative_to(ROOT)))
 def test_decoding_configs_are_read_whole(file):
-    conf = yaml.safe_load(file.read_text())
-    assert conf.pop("batch_seconds") > 0
-    assert SearchConfig(**conf).beam_size >= 1
+    seconds, search, routing = read_config(file)
+    assert seconds > 0 and search.beam_size >= 1 and routing.candidates >= 1
 
 
 @pytest.mark.parametrize("file", sorted(ROOT.glob("conf/corpora/*.yaml")), ids=lambda f: f.name)

@@ -117,7 +117,11 @@ class Backbone(nn.Module):
         Raises:
             ValueError: an utterance is shorter than 25 ms or longer than 30 s.
         """
-        x = self.encode_layers(self.embed_speech(speech, lengths), 0, len(self.encoder.layers))
+        return self.finish(self.embed_speech(speech, lengths), 0)
+
+    def finish(self, x: Encoded, start: int) -> Encoded:
+        """Run encoder layers ``start + 1`` to the last, and the final norm."""
+        x = self.encode_layers(x, start, len(self.encoder.layers))
         return Encoded(self.encoder.layer_norm(x.states), x.mask)
 
     def decode(self, tokens: Tensor, encoded: Encoded, cache: EncoderDecoderCache | None = None) -> Tensor:

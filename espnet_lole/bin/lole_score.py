@@ -63,10 +63,10 @@ def score(args: argparse.Namespace, command: str) -> str:
     if not test_sets or len(set(test_sets)) < len(test_sets):
         raise ValueError(f"expected --test_sets with different names, got {args.test_sets!r}")
     by_character = cer_languages(args.optional_cer_languages.split())
-    scores = [
-        SystemScore(decoded, [score_set(decoded.decode_dir, args.dumpdir, name, by_character) for name in test_sets])
-        for decoded in parse_decoded(args.decoded)
-    ]
+    scores = []
+    for d in parse_decoded(args.decoded):
+        lid = d.scenario == "agnostic"
+        scores.append(SystemScore(d, [score_set(d.decode_dir, args.dumpdir, name, by_character, lid) for name in test_sets]))
     for system in scores:
         write_result_txt(system)
     write_atomic(args.expdir / "RESULTS.md", results_md(scores, by_character, command))

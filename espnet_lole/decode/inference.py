@@ -10,59 +10,12 @@ from pathlib import Path
 
 import soundfile
 import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from espnet_lole.backbone.features import MAX_SAMPLES, MIN_SAMPLES, SAMPLE_RATE
 from espnet_lole.backbone.tokens import WhisperTokens
-from espnet_lole.backbone.whisper import Backbone
 from espnet_lole.data.kaldi import read_table
-from espnet_lole.decode.search import Hypothesis, SearchConfig, beam_rows, search
-from espnet_lole.experts.bank import ExpertBank
-
-
-@dataclass(frozen=True)
-class Transcriber:
-    """A backbone, with or without experts, that knows each utterance's language.
-
-    Attributes:
-        backbone: in evaluation mode.
-        tokens: its tokens.
-        bank: the experts in it; None for the backbone as it is.
-        search: how to search.
-    """
-
-    backbone: Backbone
-    tokens: WhisperTokens
-    bank: ExpertBank | None
-    search: SearchConfig
-
-    def __call__(self, speech: Sequence[Tensor], langs: Sequence[str]) -> list[Hypothesis]:
-        """Transcribe a batch.
-
-        Args:
-            speech: samples at 16 kHz in [-1, 1], each of shape (S,).
-            langs: language code of each utterance.
-
-        Returns:
-            A hypothesis for each utterance.
-
-        Raises:
-            ValueError: a language is unknown or has no expert, or an utterance is shorter than 25 ms or longer than 30 s.
-        """
-        device = self.backbone.features.window.device
-        lengths = torch.tensor([len(s) for s in speech], device=device)
-        padded = pad_sequence(list(speech), batch_first=True).to(device)  # (B, S)
-        prompts = torch.tensor([self.tokens.prompt(lang) for lang in langs], device=device)
-        if self.bank is None:
-            with torch.no_grad():
-                encoded = self.backbone.encode(padded, lengths)
-            return search(self.backbone, encoded, prompts, self.tokens.end, self.search)
-        expert = torch.tensor([self.bank.index(lang) for lang in langs], device=device)
-        with torch.no_grad(), self.bank.routed(expert):
-            encoded = self.backbone.encode(padded, lengths)
-        with self.bank.routed(beam_rows(expert, self.search.beam_size)):
-            return search(self.backbone, encoded, prompts, self.tokens.end, self.search)
+from espnet_lole.decode.search import Hypothesis
+from espnet_lole.decode.transcriber import Transcriber, Transcription
 
 
 @dataclass(frozen=True)
@@ -93,17 +46,25 @@ def read_items(folder: Path) -> list[Item]:
 
 
 def transcribe_sets(
-    transcriber: Transcriber, folders: Sequence[Path], output: Path, batch_seconds: float, log_every: float = 10.0
+    transcriber: Transcriber,
+    tokens: WhisperTokens,
+    folders: Sequence[Path],
+    output: Path,
+    scenario: str,
+    batch_seconds: float,
+    log_every: float = 10.0,
 ) -> float:
-    """Transcribe test sets together and write ``<output>/<set>/{text,token,token_int,score,lang,rtf}``.
+    """Transcribe test sets together and write ``<output>/<set>/{text,token,token_int,score,lang,lang_confidence,rtf}``.
 
     Audio that Whisper cannot take (under 25 ms, over 30 s) gets an empty hypothesis, which scoring counts as deletions, and a
     warning.
 
     Args:
         transcriber: the system.
+        tokens: its tokens.
         folders: formatted test sets.
         output: the decoding's folder.
+        scenario: ``aware``: the language is given, or ``agnostic``: it is not.
         batch_seconds: audio of a batch, padding included.
         log_every: seconds between two lines on the progress.
 
@@ -114,12 +75,13 @@ def transcribe_sets(
     fit = [item for item in items if MIN_SAMPLES <= item.samples <= MAX_SAMPLES]
     for item in set(items) - set(fit):
         logging.warning(f"{item.utt}: expected 25 ms to 30 s, got {item.samples / SAMPLE_RATE:.2f} s: its hypothesis is empty")
-    found = {item: Hypothesis([], 0.0) for item in items}
+    found = {item: Transcription(Hypothesis([], 0.0), item.lang if scenario == "aware" else "-", None) for item in items}
     total, started, said = sum(item.samples for item in fit), time.perf_counter(), time.perf_counter()
     read = 0
     for batch in make_batches(fit, batch_seconds):
         speech = [torch.from_numpy(soundfile.read(item.wav, dtype="float32")[0]) for item in batch]
-        found |= zip(batch, transcriber(speech, [item.lang for item in batch]), strict=True)
+        langs = [item.lang for item in batch] if scenario == "aware" else None
+        found |= zip(batch, transcriber(speech, langs), strict=True)
         read += sum(item.samples for item in batch)
         now = time.perf_counter()
         if now - said > log_every:
@@ -129,7 +91,7 @@ def transcribe_sets(
     rtf = (time.perf_counter() - started) / max(total / SAMPLE_RATE, 1e-9)
     for folder in folders:
         rows = sorted((i for i in items if i.test_set == folder.name), key=lambda i: i.utt)
-        _write(output / folder.name, [(i, found[i]) for i in rows], transcriber.tokens, rtf)
+        _write(output / folder.name, [(i.utt, found[i]) for i in rows], tokens, rtf)
     return rtf
 
 
@@ -143,13 +105,14 @@ def make_batches(items: Sequence[Item], seconds: float) -> list[list[Item]]:
     return batches
 
 
-def _write(folder: Path, rows: Sequence[tuple[Item, Hypothesis]], tokens: WhisperTokens, rtf: float) -> None:
+def _write(folder: Path, rows: Sequence[tuple[str, Transcription]], tokens: WhisperTokens, rtf: float) -> None:
     files = {
-        "text": [f"{i.utt} {tokens.decode(h.tokens)}" for i, h in rows],
-        "token": [f"{i.utt} {' '.join(tokens.pieces(h.tokens))}" for i, h in rows],
-        "token_int": [f"{i.utt} {' '.join(map(str, h.tokens))}" for i, h in rows],
-        "score": [f"{i.utt} {h.score:.6f}" for i, h in rows],
-        "lang": [f"{i.utt} {i.lang}" for i, _ in rows],
+        "text": [f"{utt} {tokens.decode(t.hypothesis.tokens)}" for utt, t in rows],
+        "token": [f"{utt} {' '.join(tokens.pieces(t.hypothesis.tokens))}" for utt, t in rows],
+        "token_int": [f"{utt} {' '.join(map(str, t.hypothesis.tokens))}" for utt, t in rows],
+        "score": [f"{utt} {t.hypothesis.score:.6f}" for utt, t in rows],
+        "lang": [f"{utt} {t.lang}" for utt, t in rows],
+        "lang_confidence": [f"{utt} {t.confidence:.6f}" for utt, t in rows if t.confidence is not None],
         "rtf": [f"{rtf:.6f}"],
     }
     folder.mkdir(parents=True, exist_ok=True)

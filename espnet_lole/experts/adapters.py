@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftConfig
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from espnet_lole.experts.bank import ExpertBank
+from espnet_lole.experts.bank import ExpertBank, ExpertConfig
 
 _PREFIX = "base_model.model."  # peft's names of the modules of the model it wraps
 _WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -57,32 +58,75 @@ def save_expert(bank: ExpertBank, lang: str, folder: Path, base_model: str) -> N
         shutil.rmtree(made, ignore_errors=True)
 
 
-def load_expert(bank: ExpertBank, lang: str, folder: Path) -> None:
-    """Read a ``peft`` LoRA adapter into a language's place in the bank.
+@dataclass(frozen=True)
+class Adapter:
+    """A ``peft`` adapter as it lies in its folder: its configuration, and A and B of each adapted linear."""
+
+    folder: Path
+    config: LoraConfig
+    factors: dict[str, dict[str, Tensor]]
+
+    @classmethod
+    def read(cls, folder: Path) -> Adapter:
+        """Read a folder.
+
+        Raises:
+            FileNotFoundError: the folder has no adapter.
+            ValueError: not a plain LoRA.
+        """
+        for file in (_CONFIG, _WEIGHTS):
+            if not (folder / file).is_file():
+                raise FileNotFoundError(f"expected a peft adapter with {_CONFIG} and {_WEIGHTS} in {folder}: {file} is not there")
+        config = PeftConfig.from_pretrained(str(folder))
+        _check_plain_lora(config, folder)
+        return cls(folder, config, _read_factors(folder))
+
+    def scale(self, name: str) -> float:
+        """What a linear's update is multiplied by."""
+        rank = self.factors[name]["A"].shape[0]
+        alpha = _pattern(self.config.alpha_pattern, name, self.config.lora_alpha)
+        return alpha / (rank**0.5 if self.config.use_rslora else rank)
+
+
+def load_expert(bank: ExpertBank, lang: str, adapter: Adapter) -> None:
+    """Copy an adapter into a language's place in the bank.
 
     An adapter of a smaller rank or of fewer targets fills the rest with zeros; its scale is folded into B.
 
     Raises:
-        FileNotFoundError: the folder has no adapter.
-        ValueError: not a plain LoRA, a rank above the bank's, weights that do not fit the backbone, or a target that the bank
-            lacks.
+        ValueError: a rank above the bank's, weights that do not fit the backbone, or a target that the bank lacks.
     """
-    for file in (_CONFIG, _WEIGHTS):
-        if not (folder / file).is_file():
-            raise FileNotFoundError(f"expected a peft adapter with {_CONFIG} and {_WEIGHTS} in {folder}: {file} is not there")
-    config = PeftConfig.from_pretrained(str(folder))
-    _check_plain_lora(config, folder)
-    factors = _read_factors(folder)
-    if unknown := sorted(set(factors) - set(bank.layers)):
+    if unknown := sorted(set(adapter.factors) - set(bank.layers)):
         raise ValueError(
-            f"expected an adapter of targets {list(bank.config.targets)}, got in {folder} weights for {unknown[:4]} "
+            f"expected an adapter of targets {list(bank.config.targets)}, got in {adapter.folder} weights for {unknown[:4]} "
             f"({len(unknown)} in all): add their names to targets of expert_conf"
         )
     row = bank.index(lang)
-    rows = {name: _fit(bank, name, factors.get(name), config, folder) for name in bank.layers}
+    rows = {name: _fit(bank, name, adapter) for name in bank.layers}
     with torch.no_grad():
         for name, (a, b) in rows.items():
             bank.layers[name].lora_A[row], bank.layers[name].lora_B[row] = a, b
+
+
+def load_bank(model: nn.Module, folder: Path, languages: Sequence[str]) -> ExpertBank:
+    """Put a folder of adapters, one subfolder a language, into a model, in a bank of the largest rank among them.
+
+    Raises:
+        FileNotFoundError: a language has no adapter.
+        ValueError: one is not a plain LoRA, or does not fit the backbone.
+    """
+    found = sorted(file.parent.name for file in folder.glob(f"*/{_CONFIG}"))
+    if missing := sorted(set(languages) - set(found)):
+        raise FileNotFoundError(f"expected adapters of {' '.join(languages)} in {folder}, got {found}: train {missing} first")
+    adapters = {lang: Adapter.read(folder / lang) for lang in languages}
+    linears = [(adapter, name) for adapter in adapters.values() for name in adapter.factors]
+    rank = max(adapter.factors[name]["A"].shape[0] for adapter, name in linears)
+    scale = next(adapter.scale(name) for adapter, name in linears)
+    targets = tuple(dict.fromkeys(name.rpartition(".")[2] for _, name in linears))
+    bank = ExpertBank(model, languages, ExpertConfig(rank, alpha=scale * rank, targets=targets))
+    for lang, adapter in adapters.items():
+        load_expert(bank, lang, adapter)
+    return bank
 
 
 def _check_plain_lora(config: PeftConfig, folder: Path) -> None:
@@ -110,11 +154,9 @@ def _read_factors(folder: Path) -> dict[str, dict[str, Tensor]]:
     return factors
 
 
-def _fit(
-    bank: ExpertBank, name: str, found: Mapping[str, Tensor] | None, config: LoraConfig, folder: Path
-) -> tuple[Tensor, Tensor]:
+def _fit(bank: ExpertBank, name: str, adapter: Adapter) -> tuple[Tensor, Tensor]:
     """A (R, in_dim) and B (out_dim, R) of one linear in the bank's rank and scale."""
-    layer = bank.layers[name]
+    layer, found, folder = bank.layers[name], adapter.factors.get(name), adapter.folder
     a, b = torch.zeros_like(layer.lora_A[0]), torch.zeros_like(layer.lora_B[0])
     if found is None:
         return a, b
@@ -130,9 +172,7 @@ def _fit(
             f"expected {name} of {a.shape[1]} to {b.shape[0]}, got factors {tuple(found['A'].shape)} and "
             f"{tuple(found['B'].shape)} in {folder}: the adapter was made for another backbone"
         )
-    alpha = _pattern(config.alpha_pattern, name, config.lora_alpha)
-    scale = alpha / (rank**0.5 if config.use_rslora else rank)
-    a[:rank], b[:, :rank] = found["A"].to(a), found["B"].to(b) * (scale / layer.scale)
+    a[:rank], b[:, :rank] = found["A"].to(a), found["B"].to(b) * (adapter.scale(name) / layer.scale)
     return a, b
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,18 +78,28 @@ class ExpertBank:
             )
         return self.languages.index(lang)
 
+    def fingerprint(self) -> int:
+        """A 48-bit digest of every expert's language and factors."""
+        digest = hashlib.sha256(" ".join(self.languages).encode())
+        for name, layer in self.layers.items():
+            digest.update(name.encode() + layer.lora_A.detach().cpu().numpy().tobytes())
+            digest.update(layer.lora_B.detach().cpu().numpy().tobytes())
+        return int.from_bytes(digest.digest()[:6], "big")
+
     @contextmanager
-    def routed(self, index: Tensor | None) -> Iterator[None]:
+    def routed(self, index: Tensor | None, weights: Tensor | None = None) -> Iterator[None]:
         """Within the context, utterance ``i`` of a batch goes through expert ``index[i]``; None: the backbone alone.
 
         Args:
-            index: expert of each utterance, shape (B,).
+            index: expert of each utterance, shape (B,), or the K experts of a mixture, shape (B, K).
+            weights: of a mixture's experts, shape (B, K): the update is ``sum_k weights[i, k] B_k A_k``.
         """
-        before, self._route.index = self._route.index, index
+        before = self._route.index, self._route.weights
+        self._route.index, self._route.weights = index, weights
         try:
             yield
         finally:
-            self._route.index = before
+            self._route.index, self._route.weights = before
 
 
 def find_targets(model: nn.Module, targets: Sequence[str]) -> list[str]:

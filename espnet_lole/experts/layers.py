@@ -13,9 +13,13 @@ from torch import Tensor, nn
 
 @dataclass
 class Route:
-    """Which expert each utterance of the batch goes through, shape (B,); None: the backbone alone."""
+    """The way of a batch: the expert of each utterance, shape (B,); or several, (B, K), with their weights, (B, K).
+
+    Without an index, the backbone alone.
+    """
 
     index: Tensor | None = None
+    weights: Tensor | None = None
 
 
 class ExpertLinear(nn.Module):
@@ -57,6 +61,15 @@ class ExpertLinear(nn.Module):
         y = self.base(x)
         if self.route.index is None:
             return y
-        a, b = (w.index_select(0, self.route.index) for w in (self.lora_A, self.lora_B))  # (B, R, in_dim), (B, out_dim, R)
+        a, b = self._chosen()
         z = torch.bmm(self.dropout(x), a.mT)  # (B, T, R)
         return torch.baddbmm(y, z, b.mT, alpha=self.scale)
+
+    def _chosen(self) -> tuple[Tensor, Tensor]:
+        """Factors of each utterance, (B, R, in_dim) and (B, out_dim, R); a mixture of K experts is one of rank K R."""
+        index, weights = self.route.index, self.route.weights
+        a, b = (factor.index_select(0, index.flatten()) for factor in (self.lora_A, self.lora_B))
+        if weights is None:
+            return a, b
+        a, b = a.unflatten(0, index.shape), b.unflatten(0, index.shape) * weights[..., None, None]  # (B, K, ...)
+        return a.flatten(1, 2), b.transpose(1, 2).flatten(2)

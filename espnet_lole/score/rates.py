@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -89,12 +90,14 @@ class SetScore:
         counts: metric -> language -> counts.
         details: metric -> one text of a few lines an utterance, the alignment.
         rtf: real-time factor, where the decoding wrote one.
+        confusion: true language -> found language -> utterances, where the system found it.
     """
 
     name: str
     counts: dict[str, dict[str, Counts]] = field(default_factory=dict)
     details: dict[str, list[str]] = field(default_factory=dict)
     rtf: float | None = None
+    confusion: dict[str, Counter[str]] = field(default_factory=dict)
 
 
 def align(refs: Sequence[str], hyps: Sequence[str], metric: str) -> jiwer.WordOutput | jiwer.CharacterOutput:
@@ -214,7 +217,28 @@ def read_rtf(path: Path) -> float | None:
         raise ValueError(f"{path}: expected one number, got {text[:40]!r}: decode the set again") from None
 
 
-def score_set(decode_dir: Path, dumpdir: Path, test_set: str, by_character: Collection[str]) -> SetScore:
+def read_confusion(found_path: Path, langs_path: Path) -> dict[str, Counter[str]]:
+    """How often each language was found for each true one.
+
+    Args:
+        found_path: the decoding's ``lang`` file.
+        langs_path: the reference's ``utt2lang``.
+
+    Returns:
+        True language -> found language -> utterances.
+
+    Raises:
+        ValueError: an utterance has no language in one of them.
+    """
+    found, langs = read_kaldi(found_path), read_kaldi(langs_path)
+    _require_same(langs, found, "language", found_path)
+    confusion: dict[str, Counter[str]] = {}
+    for utt, lang in langs.items():
+        confusion.setdefault(lang, Counter())[found[utt]] += 1
+    return confusion
+
+
+def score_set(decode_dir: Path, dumpdir: Path, test_set: str, by_character: Collection[str], lid: bool = False) -> SetScore:
     """Score a test set by word and by character, each language on its own.
 
     Args:
@@ -222,6 +246,7 @@ def score_set(decode_dir: Path, dumpdir: Path, test_set: str, by_character: Coll
         dumpdir: holds ``<test_set>/{text,utt2lang}``.
         test_set: name of the set.
         by_character: languages whose spaces are removed before the CER.
+        lid: count the languages in ``<test_set>/lang`` too.
 
     Returns:
         The counts and alignments of the set.
@@ -231,6 +256,8 @@ def score_set(decode_dir: Path, dumpdir: Path, test_set: str, by_character: Coll
     """
     pairs = read_pairs(decode_dir, dumpdir, test_set)
     score = SetScore(test_set, rtf=read_rtf(decode_dir / test_set / "rtf"))
+    if lid:
+        score.confusion.update(read_confusion(decode_dir / test_set / "lang", dumpdir / test_set / "utt2lang"))
     for metric in METRICS:
         compared = pairs
         if metric == "cer":

@@ -9,6 +9,7 @@ import platform
 import re
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -71,6 +72,15 @@ class SystemScore:
         """Language -> percent; ``error`` is the CER of the languages ``by_character``, the WER of the others."""
         return {lang: self.counts(unit_of(metric, lang, by_character), lang).error for lang in self.languages}
 
+    def lid_accuracy(self) -> dict[str, float]:
+        """Language -> percent of its utterances whose language was found; empty where it was given."""
+        hits, counts = Counter[str](), Counter[str]()
+        for s in self.sets:
+            for lang, found in s.confusion.items():
+                hits[lang] += found[lang]
+                counts[lang] += found.total()
+        return {lang: 100.0 * hits[lang] / counts[lang] for lang in counts}
+
     @property
     def excluded(self) -> int:
         """Utterances whose reference is empty after normalisation."""
@@ -122,17 +132,23 @@ def write_result_txt(score: SystemScore) -> None:
 
 
 def summary_table(scores: Sequence[SystemScore], by_character: Collection[str]) -> str:
-    """The error of each system in percent, the best of a column in bold."""
+    """The error and the LID accuracy of each system in percent; of several systems, the best of a column in bold."""
     languages = list(dict.fromkeys(lang for score in scores for lang in score.languages))
-    head = [f"{lang} (CER)" if lang in by_character else lang for lang in languages]
-    table: list[list[str]] = []
+    head = [f"{lang} (CER)" if lang in by_character else lang for lang in languages] + ["average"]
+    table: list[list[float | None]] = []
     for score in scores:
         figures = score.figures("error", by_character)
-        table.append([f"{value:.1f}" for value in [*(figures[lang] for lang in languages), fmean(figures.values())]])
-    best = [min(column, key=float) for column in zip(*table, strict=True)]
-    lines = ["|system|scenario|" + "|".join([*head, "average"]) + "|", "|---|---|" + "---|" * (len(head) + 1)]
+        table.append([*(figures[lang] for lang in languages), fmean(figures.values())])
+    best: list[float | None] = [min(column) for column in zip(*table, strict=True)]
+    if any(score.lid_accuracy() for score in scores):
+        head.append("LID accuracy")
+        for score, row in zip(scores, table, strict=True):
+            row.append(fmean(found.values()) if (found := score.lid_accuracy()) else None)
+        best.append(max(row[-1] for row in table if row[-1] is not None))
+    lines = ["|system|scenario|" + "|".join(head) + "|", "|---|---|" + "---|" * len(head)]
     for score, row in zip(scores, table, strict=True):
-        cells = [f"**{cell}**" if cell == low else cell for cell, low in zip(row, best, strict=True)]
+        marks = ["**" if len(scores) > 1 and value == top else "" for value, top in zip(row, best, strict=True)]
+        cells = ["" if value is None else f"{mark}{value:.1f}{mark}" for value, mark in zip(row, marks, strict=True)]
         lines.append("|" + "|".join([score.decoded.system, score.decoded.scenario, *cells]) + "|")
     return "\n".join(lines) + "\n"
 
@@ -211,6 +227,9 @@ def csv_rows(score: SystemScore, by_character: Collection[str], seed: int) -> li
             values.append((s.name, "average" if len(s.counts["wer"]) > 1 else next(iter(s.counts["wer"])), "rtf", s.rtf))
     for metric in (*METRICS, "error"):
         values.append(("all", "average", metric, fmean(score.figures(metric, by_character).values())))
+    if accuracy := score.lid_accuracy():
+        values += [("all", lang, "lid_accuracy", value) for lang, value in accuracy.items()]
+        values.append(("all", "average", "lid_accuracy", fmean(accuracy.values())))
     rtfs = [s.rtf for s in score.sets if s.rtf is not None]
     if len(rtfs) == len(score.sets):
         values.append(("all", "average", "rtf", fmean(rtfs)))

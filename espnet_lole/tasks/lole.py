@@ -6,7 +6,9 @@ import argparse
 import logging
 import math
 from collections.abc import Callable, Collection
-from typing import Any
+from dataclasses import MISSING
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,11 +22,18 @@ from espnet2.utils.types import str2bool
 from espnet_lole.backbone.features import MAX_SAMPLES, MIN_SAMPLES
 from espnet_lole.backbone.load import PRECISIONS, load_backbone, load_config
 from espnet_lole.backbone.tokens import WhisperTokens
-from espnet_lole.espnet_model import IGNORE, ESPnetExpertModel, describe
+from espnet_lole.backbone.whisper import Backbone
+from espnet_lole.espnet_model import IGNORE, ESPnetExpertModel, FrozenWhisperModel, describe
+from espnet_lole.espnet_mole_model import ESPnetMoLEModel
+from espnet_lole.experts.adapters import load_bank
 from espnet_lole.experts.bank import ExpertBank, ExpertConfig
 from espnet_lole.experts.optimizer import ExpertAdamW
+from espnet_lole.fusion.layers import FusionConfig
+from espnet_lole.fusion.mole import MoLE
+from espnet_lole.router.classifier import ClassifierConfig
 
 optim_classes["expert_adamw"] = ExpertAdamW  # ESPnet looks optimizers up here
+Conf = TypeVar("Conf")
 
 
 class LoLEPreprocessor(AbsPreprocessor):
@@ -77,7 +86,13 @@ class LoLETask(AbsTask):
         group.add_argument("--window", type=str, default="short", choices=["short", "30s"], help="length of the input")
         group.add_argument("--precision", type=str, default="float32", choices=PRECISIONS, help="of the matrix products")
         group.add_argument("--langs", type=str, nargs="+", default=None, help="languages, an expert each")
+        group.add_argument("--system", type=str, default="experts", choices=list(SYSTEMS), help="what is trained")
         group.add_argument("--expert_conf", action=NestedDictAction, default={}, help="rank, alpha, dropout, targets")
+        group.add_argument("--experts", type=str, default=None, help="mole: folder of the experts, a peft adapter a language")
+        group.add_argument("--fusion_conf", action=NestedDictAction, default={}, help="mole: shared_layers and their fusion")
+        group.add_argument("--fusion_lr_factor", type=float, default=1.0, help="mole: times the learning rate, for the fusion")
+        group.add_argument("--classifier_conf", action=NestedDictAction, default={}, help="mole: pooling, hidden, dropout")
+        group.add_argument("--lid_weight", type=float, default=1.0, help="mole: of the language's cross-entropy in the loss")
         group.add_argument("--model_conf", action=NestedDictAction, default={}, help="unused; ESPnet reads it")
         group.add_argument("--use_preprocessor", type=str2bool, default=True, help="ESPnet's; always true here")
 
@@ -110,45 +125,84 @@ class LoLETask(AbsTask):
                 raise ValueError(f"expected --{name}, got none: give it in the config or on the command line")
 
     @classmethod
-    def build_model(cls, args: argparse.Namespace) -> ESPnetExpertModel:
-        """The frozen backbone with an expert for each language.
+    def build_model(cls, args: argparse.Namespace) -> FrozenWhisperModel:
+        """The frozen backbone with the system's parts on it.
 
         Raises:
-            ValueError: unknown languages, targets or keys of expert_conf.
+            ValueError: unknown languages, targets or keys of a configuration.
+            FileNotFoundError: the backbone or a language's expert is missing.
         """
-        backbone = load_backbone(args.backbone, args.window, args.precision)
+        backbone = load_backbone(args.backbone, args.window, args.precision).requires_grad_(False)
         tokens = WhisperTokens(backbone.model.config.vocab_size)
-        config = expert_config(args.expert_conf)
-        bank = ExpertBank(backbone.model, args.langs, config, getattr(args, "seed", 0))
-        model = ESPnetExpertModel(backbone.requires_grad_(False), bank, tokens)
-        for layer in bank.layers.values():
-            layer.lora_A.requires_grad_(True)
-            layer.lora_B.requires_grad_(True)
-        logging.info(describe(model, bank.languages))
+        model = SYSTEMS[args.system](args, backbone, tokens)
+        logging.info(describe(model))
         return model
 
     @classmethod
-    def build_optimizers(cls, args: argparse.Namespace, model: torch.nn.Module) -> list[torch.optim.Optimizer]:
-        """The optimizer of the trained parameters; ``grad_clip`` goes to it, because each expert is clipped alone.
+    def build_optimizers(cls, args: argparse.Namespace, model: FrozenWhisperModel) -> list[torch.optim.Optimizer]:
+        """The optimizer of the trained parameters.
+
+        Experts have ``expert_adamw``, which gets ``grad_clip`` because each is clipped alone. The weights of a fusion learn at
+        ``fusion_lr_factor`` times the learning rate.
 
         Raises:
-            ValueError: another optimizer than ``expert_adamw``, which would move experts that are not in a batch.
+            ValueError: another optimizer than ``expert_adamw`` for experts, which would move those that are not in a batch.
         """
-        if args.optim != "expert_adamw":
-            raise ValueError(f"expected optim: expert_adamw, got {args.optim!r}: it would also move experts absent from a batch")
         trained = [p for p in model.parameters() if p.requires_grad]
-        optimizer = ExpertAdamW(trained, **{"max_grad_norm": args.grad_clip, **args.optim_conf})
-        args.grad_clip = math.inf
-        return [optimizer]
+        if (args.optim == "expert_adamw") != isinstance(model, ESPnetExpertModel):
+            raise ValueError(
+                f"expected optim: expert_adamw for experts, which does not move those absent from a batch, and one of ESPnet's "
+                f"for the other systems, got {args.optim!r} for system {args.system!r}"
+            )
+        if isinstance(model, ESPnetExpertModel):
+            optimizer = ExpertAdamW(trained, **{"max_grad_norm": args.grad_clip, **args.optim_conf})
+            args.grad_clip = math.inf
+            return [optimizer]
+        fused = {id(p) for p in model.fusion.parameters()}
+        groups = [
+            {"params": [p for p in trained if id(p) not in fused]},
+            {"params": list(model.fusion.parameters()), "lr": args.optim_conf["lr"] * args.fusion_lr_factor, "weight_decay": 0.0},
+        ]
+        return [optim_classes[args.optim](groups, **args.optim_conf)]
 
 
-def expert_config(conf: dict[str, Any]) -> ExpertConfig:
-    """``expert_conf`` of a config.
+def build_experts(args: argparse.Namespace, backbone: Backbone, tokens: WhisperTokens) -> ESPnetExpertModel:
+    """New experts for the languages."""
+    bank = ExpertBank(backbone.model, args.langs, read_conf(ExpertConfig, args.expert_conf, "expert_conf"), args.seed)
+    return ESPnetExpertModel(backbone, bank, tokens)
+
+
+def build_mole(args: argparse.Namespace, backbone: Backbone, tokens: WhisperTokens) -> ESPnetMoLEModel:
+    """MoLE on the prepared experts of the languages.
 
     Raises:
-        ValueError: an unknown key.
+        ValueError: no folder of experts is given.
     """
-    known = ExpertConfig.__dataclass_fields__
-    if unknown := sorted(set(conf) - set(known)):
-        raise ValueError(f"expected in expert_conf {sorted(known)}, got {unknown}")
-    return ExpertConfig(**conf)
+    if args.experts is None:
+        raise ValueError("expected --experts, the folder of the languages' adapters, got none: train the experts first")
+    bank = load_bank(backbone.model, Path(args.experts), args.langs)
+    fusion = read_conf(FusionConfig, args.fusion_conf, "fusion_conf")
+    classifier = read_conf(ClassifierConfig, args.classifier_conf, "classifier_conf")
+    return ESPnetMoLEModel(MoLE(backbone, bank, fusion, classifier), tokens, args.lid_weight)
+
+
+SYSTEMS: dict[str, Callable[[argparse.Namespace, Backbone, WhisperTokens], FrozenWhisperModel]] = {
+    "experts": build_experts,
+    "mole": build_mole,
+}
+"""What can be trained."""
+
+
+def read_conf(kind: type[Conf], conf: dict[str, Any], name: str) -> Conf:
+    """A part's configuration.
+
+    Raises:
+        ValueError: an unknown or missing key, or a value that the part refuses.
+    """
+    known = kind.__dataclass_fields__
+    needed = {key for key, field in known.items() if field.default is MISSING}
+    if unknown := sorted(set(conf) - set(known)) or sorted(needed - set(conf)):
+        raise ValueError(
+            f"expected in {name} keys of {sorted(known)}, {sorted(needed)} among them, got {sorted(conf)}: {unknown}"
+        )
+    return kind(**conf)

@@ -7,7 +7,7 @@ from conftest import tiny_whisper
 from test_bank import CONFIG, LANGS, TOKENS, run, with_experts
 
 from espnet_lole.backbone.whisper import Backbone
-from espnet_lole.experts.adapters import load_expert, save_expert
+from espnet_lole.experts.adapters import Adapter, load_bank, load_expert, save_expert
 from espnet_lole.experts.bank import ExpertBank, ExpertConfig
 
 
@@ -39,7 +39,7 @@ def test_we_load_adapters_of_peft(tmp_path, half_minute):
     stock = peft.get_peft_model(tiny_whisper(), config).eval()
     stock.save_pretrained(tmp_path)
     backbone, bank = with_experts()
-    load_expert(bank, "en", tmp_path)
+    load_expert(bank, "en", Adapter.read(tmp_path))
     with bank.routed(torch.tensor([1])):
         torch.testing.assert_close(run(backbone, half_minute), stock_logits(stock, half_minute), atol=2e-3, rtol=1e-3)
 
@@ -49,7 +49,7 @@ def test_save_and_load_is_exact(tmp_path):
     save_expert(bank, "de", tmp_path / "de", "tiny")
     save_expert(bank, "de", tmp_path / "de", "tiny")  # replaces it
     _, fresh = with_experts(trained=False)
-    load_expert(fresh, "zh", tmp_path / "de")
+    load_expert(fresh, "zh", Adapter.read(tmp_path / "de"))
     for name, layer in bank.layers.items():
         assert torch.equal(fresh.layers[name].lora_A[2], layer.lora_A[0])
         assert torch.equal(fresh.layers[name].lora_B[2], layer.lora_B[0])
@@ -68,18 +68,18 @@ def test_misfits_are_refused(tmp_path, bank_config, message):
     save_expert(bank, "de", tmp_path / "de", "tiny")
     _, other = with_experts(config=bank_config, trained=False)
     with pytest.raises(ValueError, match=message):
-        load_expert(other, "de", tmp_path / "de")
+        load_expert(other, "de", Adapter.read(tmp_path / "de"))
 
 
 def test_missing_and_foreign_adapters(tmp_path):
     _, bank = with_experts()
     with pytest.raises(FileNotFoundError, match="adapter_config.json is not there"):
-        load_expert(bank, "de", tmp_path)
+        load_expert(bank, "de", Adapter.read(tmp_path))
     save_expert(bank, "de", tmp_path / "de", "tiny")
     file = tmp_path / "de" / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"use_dora": True}))
     with pytest.raises(ValueError, match="expected a plain LoRA adapter, got one with"):
-        load_expert(bank, "de", tmp_path / "de")
+        load_expert(bank, "de", Adapter.read(tmp_path / "de"))
 
 
 def test_wider_backbone_is_refused(tmp_path):
@@ -91,5 +91,19 @@ def test_wider_backbone_is_refused(tmp_path):
     other = ExpertBank(wide, LANGS, CONFIG)
     before = {name: layer.lora_A.detach().clone() for name, layer in other.layers.items()}
     with pytest.raises(ValueError, match="made for another backbone"):
-        load_expert(other, "de", tmp_path / "de")
+        load_expert(other, "de", Adapter.read(tmp_path / "de"))
     assert all(torch.equal(layer.lora_A, before[name]) for name, layer in other.layers.items())
+
+
+def test_a_folder_of_adapters_becomes_a_bank(tmp_path):
+    _, bank = with_experts()
+    for lang in ("de", "zh"):
+        save_expert(bank, lang, tmp_path / lang, "tiny")
+    whisper = tiny_whisper()
+    loaded = load_bank(whisper, tmp_path, ["zh", "de"])
+    assert loaded.languages == ("zh", "de") and loaded.config.rank == bank.config.rank
+    for name, layer in bank.layers.items():
+        assert torch.equal(loaded.layers[name].lora_B[1], layer.lora_B[bank.index("de")])
+        assert loaded.layers[name].scale == layer.scale
+    with pytest.raises(FileNotFoundError, match="got \\['de', 'zh'\\]: train \\['en'\\] first"):
+        load_bank(tiny_whisper(), tmp_path, ["de", "en"])

@@ -172,3 +172,19 @@ def test_other_columns_are_not_overwritten(work: Path, capsys: pytest.CaptureFix
         run(EXPERTS)
     assert "expected the columns system,scenario" in capsys.readouterr().err
     assert Path("exp/results.csv").read_text() == "a,b\n1,2\n"
+
+
+def test_lid_accuracy_of_agnostic_systems(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = work / "exp/lole_mole/decode_greedy"
+    write_decoded(folder, GOOD)
+    (folder / "test_de/lang").write_text("d1 de\nd2 en\nd3 de\n")
+    (folder / "test_mix/lang").write_text("e1 en\nz1 zh\nd4 -\n")
+    run(EXPERTS, "mole:agnostic:exp/lole_mole/decode_greedy")
+    assert value("mole", "all", "de", "lid_accuracy") == 50.0
+    assert value("mole", "all", "average", "lid_accuracy") == pytest.approx((50 + 100 + 100) / 3, abs=1e-3)
+    experts, mole = capsys.readouterr().out.splitlines()[2:]
+    assert experts.endswith("||") and mole.endswith("|**83.3**|")
+    (folder / "test_mix/lang").write_text("e1 en\n")
+    with pytest.raises(SystemExit):
+        run("mole:agnostic:exp/lole_mole/decode_greedy")
+    assert "have no language" in capsys.readouterr().err

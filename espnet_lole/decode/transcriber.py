@@ -1,0 +1,130 @@
+"""Systems that transcribe a batch: the backbone, language experts, MoLE."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from espnet_lole.backbone.tokens import WhisperTokens
+from espnet_lole.backbone.whisper import Backbone, Encoded
+from espnet_lole.decode.search import Hypothesis, SearchConfig, beam_rows, search
+from espnet_lole.experts.bank import ExpertBank
+from espnet_lole.fusion.mole import MoLE
+from espnet_lole.router.routing import Plan, RoutingConfig, plan_found, plan_given
+
+
+@dataclass(frozen=True)
+class Transcription:
+    """What was said, in which language, and the posterior of that language; None: the system has no opinion on it."""
+
+    hypothesis: Hypothesis
+    lang: str
+    confidence: float | None
+
+
+class Transcriber(Protocol):
+    """A system."""
+
+    def __call__(self, speech: Sequence[Tensor], langs: Sequence[str] | None) -> list[Transcription]:
+        """Transcribe a batch.
+
+        Args:
+            speech: samples at 16 kHz in [-1, 1], each of shape (S,).
+            langs: language code of each utterance, or None: the system finds it.
+
+        Returns:
+            What was said in each utterance.
+
+        Raises:
+            ValueError: a language is unknown or has no expert, languages are needed, or an utterance is shorter than 25 ms or
+                longer than 30 s.
+        """
+
+
+@dataclass(frozen=True)
+class AwareTranscriber:
+    """A backbone, with or without experts, that is told each utterance's language.
+
+    Attributes:
+        backbone: in evaluation mode.
+        tokens: its tokens.
+        bank: the experts in it; None for the backbone as it is.
+        search: how to search.
+    """
+
+    backbone: Backbone
+    tokens: WhisperTokens
+    bank: ExpertBank | None
+    search: SearchConfig
+
+    @torch.no_grad()
+    def __call__(self, speech: Sequence[Tensor], langs: Sequence[str] | None) -> list[Transcription]:
+        """Transcribe a batch; see ``Transcriber``."""
+        if langs is None:
+            raise ValueError("expected the language of each utterance, got none: only MoLE and a student find it themselves")
+        padded, lengths = pad_speech(speech, self.backbone)
+        prompts = torch.tensor([self.tokens.prompt(lang) for lang in langs], device=padded.device)
+        if self.bank is None:
+            hypotheses = search(self.backbone, self.backbone.encode(padded, lengths), prompts, self.tokens.end, self.search)
+        else:
+            expert = torch.tensor([self.bank.index(lang) for lang in langs], device=padded.device)
+            with self.bank.routed(expert):
+                encoded = self.backbone.encode(padded, lengths)
+            with self.bank.routed(beam_rows(expert, self.search.beam_size)):
+                hypotheses = search(self.backbone, encoded, prompts, self.tokens.end, self.search)
+        return [Transcription(h, lang, None) for h, lang in zip(hypotheses, langs, strict=True)]
+
+
+class MoLETranscriber:
+    """MoLE: one pass of the shallow layers finds the languages and is the input of the deep ones.
+
+    Args:
+        mole: the system; its shallow layers are merged into the weights.
+        tokens: the backbone's tokens.
+        search: how to search.
+        routing: how utterances of unknown language are routed.
+    """
+
+    def __init__(self, mole: MoLE, tokens: WhisperTokens, search: SearchConfig, routing: RoutingConfig) -> None:
+        mole.merge()
+        self.mole, self.tokens, self.search, self.routing = mole, tokens, search, routing
+
+    @torch.no_grad()
+    def __call__(self, speech: Sequence[Tensor], langs: Sequence[str] | None) -> list[Transcription]:
+        """Transcribe a batch; see ``Transcriber``."""
+        bank = self.mole.bank
+        shallow = self.mole.shallow(*pad_speech(speech, self.mole.backbone))
+        posteriors = self.mole.classifier(shallow).softmax(-1)  # (B, E)
+        if langs is None:
+            plan = plan_found(posteriors, self.routing)
+        else:
+            plan = plan_given(posteriors, torch.tensor([bank.index(lang) for lang in langs], device=posteriors.device))
+        hypotheses = self._decode(shallow, plan)
+        best: dict[int, Transcription] = {}
+        rows = zip(plan.rows.tolist(), hypotheses, plan.language.tolist(), plan.confidence.tolist(), strict=True)
+        for row, hypothesis, language, confidence in rows:
+            if row not in best or hypothesis.score > best[row].hypothesis.score:
+                best[row] = Transcription(hypothesis, bank.languages[language], confidence)
+        return [best[row] for row in range(len(speech))]
+
+    def _decode(self, shallow: Encoded, plan: Plan) -> list[Hypothesis]:
+        """One pass of the deep layers and one search for all rows of the plan."""
+        bank, backbone, k = self.mole.bank, self.mole.backbone, self.search.beam_size
+        chosen = Encoded(shallow.states[plan.rows], None if shallow.mask is None else shallow.mask[plan.rows])
+        prompts = torch.tensor([self.tokens.prompt(lang) for lang in bank.languages], device=plan.rows.device)[plan.language]
+        with bank.routed(plan.experts, plan.weights):
+            encoded = self.mole.deep(chosen)
+        with bank.routed(beam_rows(plan.experts, k), None if plan.weights is None else beam_rows(plan.weights, k)):
+            return search(backbone, encoded, prompts, self.tokens.end, self.search)
+
+
+def pad_speech(speech: Sequence[Tensor], backbone: Backbone) -> tuple[Tensor, Tensor]:
+    """Utterances of shape (S,) as a batch on the backbone's device: samples (B, S), lengths (B,)."""
+    device = backbone.features.window.device
+    lengths = torch.tensor([len(s) for s in speech], device=device)
+    return pad_sequence(list(speech), batch_first=True).to(device), lengths

@@ -1,0 +1,61 @@
+"""LoRA MoLE as ESPnet trains it: fusion weights and the language classifier, on prepared experts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from espnet_lole.backbone.tokens import WhisperTokens
+from espnet_lole.espnet_model import FrozenWhisperModel, sum_by_expert
+from espnet_lole.fusion.mole import MoLE
+
+
+class ESPnetMoLEModel(FrozenWhisperModel):
+    """Fusion weights and language classifier, trained with the mean cross-entropy of the text + lambda * that of the language.
+
+    The text goes through the expert of its true language in the deep layers; its gradient reaches only the fusion weights.
+
+    Args:
+        mole: the system on prepared experts.
+        tokens: the backbone's tokens.
+        lid_weight: lambda.
+    """
+
+    def __init__(self, mole: MoLE, tokens: WhisperTokens, lid_weight: float) -> None:
+        super().__init__(mole.backbone, mole.bank, tokens)
+        self.mole = mole
+        self.fusion, self.classifier = mole.fusion, mole.classifier
+        self.lid_weight = lid_weight
+        self.fingerprints |= {"experts": mole.bank.fingerprint()}
+
+    def forward(
+        self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor, lang: Tensor, **_: Any
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """The loss of a batch; arguments and results as in ``ESPnetExpertModel.forward``."""
+        expert = lang[:, 0]
+        shallow = self.mole.shallow(speech, speech_lengths)
+        scores = self.classifier(shallow)  # (B, E)
+        lid_loss = F.cross_entropy(scores, expert)
+        inputs, targets = self.teacher_forcing(text, text_lengths, expert)
+        with self.bank.routed(expert):
+            states = self.backbone.decode(inputs, self.mole.deep(shallow))
+        costs, hits = self.token_costs(states, targets)
+        asr_loss = costs.mean()
+        loss = asr_loss + self.lid_weight * lid_loss
+        found = (scores.argmax(1) == expert).float()
+        stats = {"loss": loss, "loss_asr": asr_loss, "loss_lid": lid_loss, "acc": hits.mean(), "lid_acc": found.mean()}
+        stats = {name: value.detach() for name, value in stats.items()} | self._by_language(found, expert)
+        return loss, stats, torch.tensor(len(expert), device=loss.device)
+
+    def _by_language(self, found: Tensor, expert: Tensor) -> dict[str, Tensor]:
+        """Accuracy of the classifier for each language, NaN for those not in the batch, and its mean fusion weight."""
+        languages = self.bank.languages
+        sums, counts = sum_by_expert(found, expert, len(languages))
+        weights = self.fusion.weights().detach().mean((0, 1))  # (E,), NaN without fused layers
+        return {
+            **{f"lid_acc_{code}": value for code, value in zip(languages, sums / counts, strict=True)},
+            **{f"fusion_{code}": value for code, value in zip(languages, weights, strict=True)},
+        }

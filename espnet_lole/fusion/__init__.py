@@ -1,0 +1,1 @@
+"""LoRA MoLE: the experts of the shallow encoder layers merged into one."""

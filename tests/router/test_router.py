@@ -1,0 +1,70 @@
+import pytest
+import torch
+
+from espnet_lole.backbone.whisper import Encoded
+from espnet_lole.router.classifier import POOLING, ClassifierConfig, LanguageClassifier
+from espnet_lole.router.routing import RoutingConfig, plan_found, plan_given
+
+POSTERIORS = torch.tensor([[0.7, 0.2, 0.1], [0.05, 0.0, 0.95], [0.25, 0.4, 0.35]])
+
+
+@pytest.mark.parametrize("pooling", POOLING)
+def test_padding_does_not_count(pooling):
+    torch.manual_seed(0)
+    classifier = LanguageClassifier(8, 3, ClassifierConfig(pooling, hidden=16)).eval()
+    states, mask = torch.randn(2, 6, 8), torch.ones(2, 6, dtype=torch.bool)
+    mask[1, 4:] = False
+    changed = states.clone()
+    changed[1, 4:] = 100.0
+    both = classifier(Encoded(changed, mask))
+    torch.testing.assert_close(both, classifier(Encoded(states, mask)))
+    torch.testing.assert_close(both[1:], classifier(Encoded(states[1:, :4], None)))
+
+
+@pytest.mark.parametrize("pooling", POOLING)
+def test_classifier_learns(pooling):
+    torch.manual_seed(0)
+    classifier = LanguageClassifier(8, 3, ClassifierConfig(pooling, hidden=16, dropout=0.0))
+    languages = torch.arange(30) % 3
+    states = torch.randn(30, 5, 8) + torch.randn(3, 1, 8)[languages]
+    optimizer = torch.optim.Adam(classifier.parameters(), lr=0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(classifier(Encoded(states, None)), languages).backward()
+        optimizer.step()
+    assert (classifier(Encoded(states, None)).argmax(1) == languages).all()
+
+
+def test_given_languages_are_followed():
+    plan = plan_given(POSTERIORS, torch.tensor([2, 1, 0]))
+    assert plan.experts.tolist() == plan.language.tolist() == [2, 1, 0]
+    assert plan.confidence.tolist() == pytest.approx([0.1, 0.0, 0.25])
+
+
+def test_argmax_is_the_default():
+    plan = plan_found(POSTERIORS, RoutingConfig())
+    assert plan.rows.tolist() == [0, 1, 2] and plan.experts.tolist() == [0, 2, 1] and plan.weights is None
+    assert plan.confidence.tolist() == pytest.approx([0.7, 0.95, 0.4])
+
+
+def test_mixtures_weigh_the_likeliest_experts():
+    plan = plan_found(POSTERIORS, RoutingConfig(experts=2))
+    assert plan.experts.tolist() == [[0, 1], [2, 0], [1, 2]] and plan.language.tolist() == [0, 2, 1]
+    torch.testing.assert_close(plan.weights, torch.tensor([[7 / 9, 2 / 9], [0.95, 0.05], [8 / 15, 7 / 15]]))
+    everything = plan_found(POSTERIORS, RoutingConfig(experts=0))
+    assert everything.experts.shape == (3, 3)
+    torch.testing.assert_close(everything.weights.sum(1), torch.ones(3))
+
+
+def test_only_unsure_utterances_get_candidates():
+    plan = plan_found(POSTERIORS, RoutingConfig(candidates=2, threshold=0.9))
+    assert plan.rows.tolist() == [0, 0, 1, 2, 2] and plan.language.tolist() == [0, 1, 2, 1, 2]
+    assert plan.confidence.tolist() == pytest.approx([0.7, 0.2, 0.95, 0.4, 0.35])
+
+
+def test_mistakes_are_refused():
+    for config in ({"candidates": 0}, {"experts": -1}, {"threshold": 2.0}, {"experts": 2, "candidates": 2}):
+        with pytest.raises(ValueError, match="expected"):
+            RoutingConfig(**config)
+    with pytest.raises(ValueError, match="expected pooling of"):
+        ClassifierConfig(pooling="max")

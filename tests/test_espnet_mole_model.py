@@ -1,0 +1,84 @@
+import pytest
+import torch
+from conftest import make_batch, random_experts, tiny_whisper
+
+from espnet_lole.backbone.tokens import WhisperTokens
+from espnet_lole.backbone.whisper import Backbone
+from espnet_lole.espnet_model import ESPnetExpertModel
+from espnet_lole.espnet_mole_model import ESPnetMoLEModel
+from espnet_lole.experts.adapters import save_expert
+from espnet_lole.experts.bank import ExpertBank, ExpertConfig
+from espnet_lole.fusion.layers import FusionConfig
+from espnet_lole.fusion.mole import MoLE
+from espnet_lole.router.classifier import ClassifierConfig
+from espnet_lole.tasks.lole import LoLETask
+
+LANGS = ("de", "en", "fr", "zh")
+
+
+def make_model(seed=0, shared_layers=2, lid_weight=0.5) -> ESPnetMoLEModel:
+    backbone = Backbone(tiny_whisper()).eval().requires_grad_(False)
+    bank = random_experts(ExpertBank(backbone.model, LANGS, ExpertConfig(rank=4, alpha=8.0)), seed)
+    torch.manual_seed(0)
+    mole = MoLE(backbone, bank, FusionConfig(shared_layers), ClassifierConfig(hidden=8, dropout=0.0))
+    return ESPnetMoLEModel(mole, WhisperTokens(51865), lid_weight)
+
+
+def test_loss_is_text_through_the_true_expert_and_weighted_language(speech):
+    model = make_model()
+    batch = make_batch(model, [0, 1, 2, 3], speech)
+    loss, stats, weight = model(**batch)
+    torch.testing.assert_close(loss, stats["loss_asr"] + 0.5 * stats["loss_lid"])
+    assert weight == 4
+    plain = make_model(shared_layers=0)
+    experts = ESPnetExpertModel(plain.backbone, plain.bank, plain.tokens)
+    torch.testing.assert_close(plain(**batch)[1]["loss_asr"], experts(**batch)[1]["loss"])
+    assert stats["lid_acc_fr"].isnan() and not stats["lid_acc_de"].isnan()
+    assert stats["fusion_de"] == pytest.approx(0.25)
+
+
+def test_only_fusion_and_classifier_train_and_are_saved(speech):
+    model = make_model()
+    model(**make_batch(model, [0, 1, 2, 3], speech))[0].backward()
+    with_gradient = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert {name.partition(".")[0] for name in with_gradient} == {"fusion", "classifier"}
+    prints = {"backbone_fingerprint", "experts_fingerprint"}
+    assert set(model.state_dict()) == with_gradient | prints
+
+
+def test_learns_the_languages(speech):
+    model = make_model()
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    batch = make_batch(model, [0, 1, 3], speech)
+    first = model(**batch)[0].item()
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss, stats, _ = model(**batch)
+        loss.backward()
+        optimizer.step()
+    assert stats["lid_acc"] == 1.0 and loss.item() < first
+
+
+def test_checkpoint_of_other_experts_is_refused():
+    with pytest.raises(ValueError, match="expected a checkpoint trained on this experts"):
+        make_model(seed=1).load_state_dict(make_model().state_dict())
+
+
+def test_task_builds_it_on_a_folder_of_adapters(tmp_path):
+    model = make_model()
+    tiny_whisper().save_pretrained(tmp_path / "tiny")
+    for lang in LANGS:
+        save_expert(model.bank, lang, tmp_path / "adapters" / lang, "tiny")
+    options = ["--system", "mole", "--backbone", str(tmp_path / "tiny"), "--langs", *LANGS, "--output_dir", "x"]
+    options += ["--fusion_conf", "shared_layers=2", "--classifier_conf", "hidden=8", "--fusion_lr_factor", "10"]
+    options += ["--optim", "adamw", "--optim_conf", "lr=0.01"]
+    args = LoLETask.get_parser().parse_args([*options, "--experts", str(tmp_path / "adapters")])
+    built = LoLETask.build_model(args)
+    built.load_state_dict(model.state_dict())
+    (optimizer,) = LoLETask.build_optimizers(args, built)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.01, 0.1]
+    with pytest.raises(ValueError, match="expected --experts"):
+        LoLETask.build_model(LoLETask.get_parser().parse_args(options))
+    args.optim = "expert_adamw"
+    with pytest.raises(ValueError, match="expected optim: expert_adamw for experts"):
+        LoLETask.build_optimizers(args, built)
