@@ -90,7 +90,7 @@ class FrozenWhisperModel(AbsESPnetModel):
             found = state.pop(f"{part}{_FINGERPRINT}", None)
             if found is None or int(found) != value:
                 raise ValueError(
-                    f"expected a checkpoint trained on this {part}, got one made on another: give the {part} it was trained on "
+                    f"expected a checkpoint trained on the same {part}, got one made on another: give the {part} of its training "
                     f"({part} in the config.yaml beside it)"
                 )
         expected = {name: self.get_parameter(name).shape for name in self.trained_names()}

@@ -60,7 +60,7 @@ def test_learns_the_languages(speech):
 
 
 def test_checkpoint_of_other_experts_is_refused():
-    with pytest.raises(ValueError, match="expected a checkpoint trained on this experts"):
+    with pytest.raises(ValueError, match="expected a checkpoint trained on the same experts"):
         make_model(seed=1).load_state_dict(make_model().state_dict())
 
 

@@ -22,13 +22,15 @@ def get_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--test_dirs", type=Path, nargs="+", required=True, help="formatted test sets, dump/raw/<set>")
-    parser.add_argument("--output_dir", type=Path, required=True, help="gets a folder for each test set")
+    parser.add_argument("--output_dir", type=Path, required=True, help="<output_dir>_<scenario> gets a folder for each test set")
     parser.add_argument("--asr_model_file", type=Path, help="checkpoint of a system; none: the backbone alone")
     parser.add_argument("--asr_train_config", type=Path, help="config.yaml of the training; default: beside the checkpoint")
     parser.add_argument("--backbone", help="hub name or folder; default: that of the training")
     parser.add_argument("--window", default="short", choices=["short", "30s"], help="for the backbone alone")
     parser.add_argument("--precision", default="float32", choices=PRECISIONS, help="for the backbone alone")
-    parser.add_argument("--scenario", default="aware", choices=["aware", "agnostic"], help="is the language given?")
+    parser.add_argument(
+        "--scenarios", nargs="+", default=["aware"], choices=["aware", "agnostic"], help="is the language given? both: in turn"
+    )
     parser.add_argument(
         "--config", type=Path, help="YAML with batch_seconds, beam_size, maxlenratio, length_penalty, and routing for MoLE"
     )
@@ -85,10 +87,12 @@ def main(cmd: list[str] | None = None) -> None:
     try:
         seconds, search, routing = read_config(args.config)
         transcriber, tokens = build_transcriber(args, search, routing)
-        rtf = transcribe_sets(transcriber, tokens, args.test_dirs, args.output_dir, args.scenario, seconds)
+        for scenario in args.scenarios:
+            output = args.output_dir.with_name(f"{args.output_dir.name}_{scenario}")
+            rtf = transcribe_sets(transcriber, tokens, args.test_dirs, output, scenario, seconds)
+            logging.info(f"{scenario}: real-time factor {rtf:.3f}; hypotheses in {output}")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    logging.info(f"real-time factor {rtf:.3f}; hypotheses in {args.output_dir}")
 
 
 if __name__ == "__main__":

@@ -30,11 +30,15 @@ class Recipe:
         conf = yaml.safe_load((ROOT / "conf" / "mini" / "train_experts.yaml").read_text())
         conf |= {"expert_conf": {"rank": 2, "alpha": 4.0}, "max_epoch": 2, "num_workers": 0}
         (folder / "train_tiny.yaml").write_text(yaml.safe_dump(conf))
+        conf = yaml.safe_load((ROOT / "conf" / "mini" / "train_mole.yaml").read_text())
+        conf |= {"max_epoch": 2, "num_workers": 0}
+        (folder / "train_mole_tiny.yaml").write_text(yaml.safe_dump(conf))
         (folder / "decode_tiny.yaml").write_text("{beam_size: 2, maxlenratio: 0.05, batch_seconds: 60.0}\n")
 
     def run(self, *options: str, fails: bool = False) -> str:
         command = [
-            "./run.sh", "--backbone", "tiny", "--asr_config", "train_tiny.yaml", "--inference_config", "decode_tiny.yaml",
+            "./run.sh", "--backbone", "tiny", "--asr_config", "train_tiny.yaml",
+            "--mole_config", "train_mole_tiny.yaml", "--inference_config", "decode_tiny.yaml",
             "--python", sys.executable, "--langs", "de tr", "--nj", "2", *options,
         ]  # fmt: skip
         env = os.environ | {"LOLE_ROOT": str(ROOT), "HF_HUB_OFFLINE": "1"}
@@ -54,7 +58,7 @@ def recipe(tmp_path_factory) -> Recipe:
         [sys.executable, "-m", "lole_mini.prepare", "--output", "data/lole_mini", "--langs", "de", "tr", "--scale", "0.1"],
         cwd=made.folder, check=True, env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'local'}"},
     )  # fmt: skip
-    made.run("--asr_tag", "straight")
+    made.run("--asr_tag", "straight", "--mole_tag", "mole")
     return made
 
 
@@ -63,25 +67,35 @@ def test_every_stage_leaves_its_results(recipe):
     assert "zero_shot" in table and "experts" in table
     with (recipe.folder / "exp" / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
-    errors = {(r["system"], r["language"]) for r in rows if r["metric"] == "error"}
-    assert errors >= {(system, lang) for system in ("zero_shot", "experts") for lang in ("de", "tr", "average")}
-    for folder in (recipe.folder / "exp").glob("*/decode_tiny/test_*"):
+    errors = {(r["system"], r["scenario"], r["language"]) for r in rows if r["metric"] == "error"}
+    systems = [("zero_shot", "aware"), ("experts", "aware"), ("mole", "aware"), ("mole", "agnostic")]
+    assert errors >= {(*system, lang) for system in systems for lang in ("de", "tr", "average")}
+    assert any(r["metric"] == "lid_accuracy" for r in rows)
+    folders = list((recipe.folder / "exp").glob("*/decode_tiny_*/test_*"))
+    assert len(folders) == 2 * len(systems)
+    for folder in folders:
         ids = {
             name: [line.split()[0] for line in (folder / name).read_text().splitlines()] for name in ("text", "token", "score")
         }
         assert ids["text"] == ids["token"] == ids["score"]
     log = (recipe.folder / "exp" / "lole_straight" / "train.log").read_text()
     assert "parameters train" in log
+    pictures = {file.name for file in (recipe.folder / "exp" / "lole_mole" / "images").iterdir()}
+    assert {"fusion_weights.png", "lid_confusion.png"} <= pictures
 
 
 def test_checkpoints_hold_only_experts(recipe):
     state = torch.load(recipe.folder / "exp" / "lole_straight" / "checkpoint.pth", weights_only=False)["model"]
     assert all(".lora_" in name or name == "backbone_fingerprint" for name in state)
+    state = torch.load(recipe.folder / "exp" / "lole_mole" / "checkpoint.pth", weights_only=False)["model"]
+    assert {name.partition(".")[0] for name in state} == {"fusion", "classifier", "backbone_fingerprint", "experts_fingerprint"}
 
 
 def test_resuming_changes_nothing(recipe):
-    recipe.run("--stage", "11", "--stop_stage", "11", "--asr_tag", "halves", "--asr_args", "--max_epoch 1")
-    recipe.run("--stage", "11", "--stop_stage", "11", "--asr_tag", "halves")
+    recipe.run(
+        "--stage", "11", "--stop_stage", "11", "--asr_tag", "halves", "--systems", "experts", "--asr_args", "--max_epoch 1"
+    )
+    recipe.run("--stage", "11", "--stop_stage", "11", "--asr_tag", "halves", "--systems", "experts")
     straight, halves = recipe.adapters("straight"), recipe.adapters("halves")
     assert set(straight) == set(halves) == {"de", "tr"}
     for lang, tensors in straight.items():

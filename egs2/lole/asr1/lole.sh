@@ -8,7 +8,7 @@ skip_stages=         # stages to leave out, e.g. "2 3"
 corpus=              # YAML: language -> Kaldi directories
 langs=               # only these languages, e.g. "de en"; empty: all of the corpus
 backbone=            # hub name or folder of a transformers Whisper
-systems="zero_shot experts" # what to train and decode
+systems="zero_shot experts mole" # what to train and decode
 ngpu=0               # GPUs a node
 num_nodes=1          # nodes
 nj=4                 # threads and processes of the data preparation
@@ -20,11 +20,15 @@ local_data_opts=     # options for local/data.sh
 audio_format=flac    # flac or wav
 min_wav_duration=0.1 # seconds; shorter training audio is dropped
 max_wav_duration=30  # seconds; longer training audio is dropped
-asr_config=          # training configuration
-asr_args=            # more training options, e.g. "--max_epoch 3"
-asr_tag=             # name of the experiment; empty: from the configuration
+asr_config=          # training configuration of the experts
+asr_args=            # more training options for them, e.g. "--max_epoch 3"
+asr_tag=             # name of their experiment; empty: from the configuration
+mole_config=         # training configuration of MoLE
+mole_args=           # more training options for it
+mole_tag=            # name of its experiment; empty: from the configuration
 inference_config=    # decoding configuration
-inference_asr_model=valid.acc.ave.pth # checkpoint to decode
+inference_asr_model=valid.acc.ave.pth   # checkpoint of the experts to decode, and to build MoLE on
+inference_mole_model=valid.loss.ave.pth # checkpoint of MoLE to decode
 seed=0               # of training
 
 log() { echo "$(date '+%H:%M:%S') $*"; }
@@ -41,26 +45,26 @@ fail() {
 . ./cmd.sh
 export python
 
-for required in corpus backbone asr_config inference_config; do
+for required in corpus backbone asr_config mole_config inference_config; do
     [ -n "${!required}" ] || fail "expected --${required}, got none: start from run.sh"
 done
 for system in ${systems}; do
     case "${system}" in
-    zero_shot | experts) ;;
-    *) fail "expected systems of: zero_shot experts, got '${system}'" ;;
+    zero_shot | experts | mole) ;;
+    *) fail "expected systems of: zero_shot experts mole, got '${system}'" ;;
     esac
 done
 
-config_name=$(basename "${asr_config}" .yaml)
-tag=${asr_tag:-${config_name}_raw_$(basename "${corpus}" .yaml)_seed${seed}}
+corpus_tag=raw_$(basename "${corpus}" .yaml)_seed${seed}
 inference_tag=$(basename "${inference_config}" .yaml)
 stats_dir=${expdir}/lole_stats_raw
-experts_exp=${expdir}/lole_${tag}
 zero_shot_exp=${expdir}/lole_zero_shot_$(basename "${backbone}")
+experts_exp=${expdir}/lole_${asr_tag:-$(basename "${asr_config}" .yaml)_${corpus_tag}}
+mole_exp=${expdir}/lole_${mole_tag:-$(basename "${mole_config}" .yaml)_${corpus_tag}}
 raw=${dumpdir}/raw
-because() { # the last error in log $1, and where the log is
-    grep -aE '^error: |Error: ' "$1" | tail -n 1 || true
-    echo "log: $1"
+because() { # the last error in the logs, and where they are
+    cat "$@" 2>/dev/null | grep -aE '^error: |Error: ' | tail -n 1 || true
+    echo "log: $*"
 }
 runs() { # is stage $1 to be run? Says so.
     [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ] && [[ " ${skip_stages} " != *" $1 "* ]] || return 1
@@ -73,6 +77,47 @@ test_sets() { # names of the formatted test sets
         name=$(basename "$(dirname "${scp}")")
         if [ -z "${langs}" ] || [[ " ${langs} " == *" ${name#test_} "* ]]; then echo "${name}"; fi
     done
+}
+has() { # is system $1 wanted?
+    [[ " ${systems} " == *" $1 "* ]]
+}
+logged() { # run module $2 with the options after it, output to log $1
+    ${python} -m "${@:2}" >"$1" 2>&1 || fail "$2 failed: $(because "$1")"
+}
+train() { # system $1 with config $2 in experiment $3, more options $4
+    local src pair now shown='' data_options=() langs_found
+    langs_found=$(languages)
+    for pair in train:train dev:valid; do
+        src=${raw}/${pair%%:*}
+        data_options+=(--"${pair##*:}"_data_path_and_name_and_type "${src}/wav.scp,speech,sound")
+        data_options+=(--"${pair##*:}"_data_path_and_name_and_type "${src}/text,text,text")
+        data_options+=(--"${pair##*:}"_data_path_and_name_and_type "${src}/utt2lang,lang,text")
+        data_options+=(--"${pair##*:}"_shape_file "${stats_dir}/${pair##*:}/speech_shape")
+    done
+    log "$1 of ${langs_found}: $3, log in $3/train.log"
+    mkdir -p "$3"
+    # shellcheck disable=SC2086  # lists and options
+    ${python} -m espnet2.bin.launch --cmd "${cuda_cmd}" --log "$3/train.log" --ngpu "${ngpu}" \
+        --num_nodes "${num_nodes}" --init_file_prefix "$3/.dist_init_" --multiprocessing_distributed true -- \
+        ${python} -m espnet_lole.bin.lole_train --config "$2" --system "$1" --backbone "${backbone}" --langs ${langs_found} \
+        --resume true --seed "${seed}" --output_dir "$3" "${data_options[@]}" $4 2>"$3/launch.log" &
+    local trainer=$!
+    while kill -0 "${trainer}" 2>/dev/null; do
+        sleep 2
+        now=$(grep -ahoE '[0-9]+/[0-9]+epoch started.*' "$3/train.log" 2>/dev/null | tail -n 1 || true)
+        [ "${now}" = "${shown}" ] || log "  ${now}"
+        shown=${now}
+    done
+    wait "${trainer}" || fail "training failed: $(because "$3/launch.log" "$3/train.log")"
+}
+decode() { # system $1 of experiment $2 in scenarios $3, the model's options after them
+    local out=$2/${inference_tag} inference_ngpu=0
+    [ "${gpu_inference}" = true ] && inference_ngpu=1
+    log "$1: ${#sets[@]} test sets to ${out}_{${3// /,}}, log in ${out}.log"
+    # shellcheck disable=SC2086  # scenarios
+    ${decode_cmd} --gpu "${inference_ngpu}" "${out}.log" \
+        "${python}" -m espnet_lole.bin.lole_inference --ngpu "${inference_ngpu}" --config "${inference_config}" --scenarios $3 "${@:4}" \
+        --test_dirs "${sets[@]/#/${raw}/}" --output_dir "${out}" || fail "decoding failed: $(because "${out}.log")"
 }
 languages() { # languages of the training set
     [ -s "${raw}/train/utt2lang" ] || fail "expected ${raw}/train/utt2lang, found none: run stages 1 to 4"
@@ -115,62 +160,39 @@ if runs 10 "lengths of the utterances to ${stats_dir}"; then
 fi
 
 if runs 11 "train"; then
-    if [[ " ${systems} " == *" experts "* ]]; then
-        for pair in train:train dev:valid; do
-            [ -s "${stats_dir}/${pair##*:}/speech_shape" ] || fail "expected ${stats_dir}/${pair##*:}/speech_shape: run stage 10"
-        done
-        langs_found=$(languages)
-        data_options=()
-        for pair in train:train dev:valid; do
-            src=${raw}/${pair%%:*}
-            data_options+=(--"${pair##*:}"_data_path_and_name_and_type "${src}/wav.scp,speech,sound")
-            data_options+=(--"${pair##*:}"_data_path_and_name_and_type "${src}/text,text,text")
-            data_options+=(--"${pair##*:}"_data_path_and_name_and_type "${src}/utt2lang,lang,text")
-            data_options+=(--"${pair##*:}"_shape_file "${stats_dir}/${pair##*:}/speech_shape")
-        done
-        log "experts of ${langs_found}: ${experts_exp}, log in ${experts_exp}/train.log"
-        # shellcheck disable=SC2086  # lists and options
-        ${python} -m espnet2.bin.launch --cmd "${cuda_cmd}" --log "${experts_exp}/train.log" --ngpu "${ngpu}" \
-            --num_nodes "${num_nodes}" --init_file_prefix "${experts_exp}/.dist_init_" --multiprocessing_distributed true -- \
-            ${python} -m espnet_lole.bin.lole_train --config "${asr_config}" --backbone "${backbone}" --langs ${langs_found} \
-            --resume true --seed "${seed}" --output_dir "${experts_exp}" "${data_options[@]}" ${asr_args} &
-        trainer=$!
-        shown=
-        while kill -0 "${trainer}" 2>/dev/null; do
-            sleep 2
-            now=$(grep -ahoE '[0-9]+/[0-9]+epoch started.*' "${experts_exp}/train.log" 2>/dev/null | tail -n 1 || true)
-            [ "${now}" = "${shown}" ] || log "  ${now}"
-            shown=${now}
-        done
-        wait "${trainer}" || fail "training failed: $(because "${experts_exp}/train.log")"
-        ${python} -m espnet_lole.bin.lole_export --asr_model_file "${experts_exp}/${inference_asr_model}" --output_dir "${experts_exp}/adapters"
+    for pair in train:train dev:valid; do
+        [ -s "${stats_dir}/${pair##*:}/speech_shape" ] || fail "expected ${stats_dir}/${pair##*:}/speech_shape: run stage 10"
+    done
+    if has experts; then
+        train experts "${asr_config}" "${experts_exp}" "${asr_args}"
+        logged "${experts_exp}/export.log" espnet_lole.bin.lole_export --asr_model_file "${experts_exp}/${inference_asr_model}" \
+            --output_dir "${experts_exp}/adapters"
+        log "adapters in the format of peft: ${experts_exp}/adapters/<language>"
+    fi
+    if has mole; then
+        train mole "${mole_config}" "${mole_exp}" "--experts ${experts_exp}/adapters ${mole_args}"
     fi
 fi
 
 if runs 12 "decode with ${inference_config}"; then
     mapfile -t sets < <(test_sets)
-    inference_ngpu=0
-    [ "${gpu_inference}" = true ] && inference_ngpu=1
-    for system in ${systems}; do
-        case "${system}" in
-        zero_shot) out=${zero_shot_exp}/${inference_tag} model=(--backbone "${backbone}") ;;
-        experts) out=${experts_exp}/${inference_tag} model=(--asr_model_file "${experts_exp}/${inference_asr_model}") ;;
-        esac
-        log "${system}: ${#sets[@]} test sets to ${out}, log in ${out}/decode.log"
-        ${decode_cmd} --gpu "${inference_ngpu}" "${out}/decode.log" \
-            "${python}" -m espnet_lole.bin.lole_inference --ngpu "${inference_ngpu}" --config "${inference_config}" "${model[@]}" \
-            --test_dirs "${sets[@]/#/${raw}/}" --output_dir "${out}" || fail "decoding failed: $(because "${out}/decode.log")"
-    done
+    has zero_shot && decode zero_shot "${zero_shot_exp}" aware --backbone "${backbone}"
+    has experts && decode experts "${experts_exp}" aware --asr_model_file "${experts_exp}/${inference_asr_model}"
+    has mole && decode mole "${mole_exp}" "aware agnostic" --asr_model_file "${mole_exp}/${inference_mole_model}"
 fi
 
 if runs 13 "score"; then
     decoded=()
-    for system in ${systems}; do
-        case "${system}" in
-        zero_shot) decoded+=(--decoded "zero_shot:aware:${zero_shot_exp}/${inference_tag}") ;;
-        experts) decoded+=(--decoded "experts:aware:${experts_exp}/${inference_tag}") ;;
-        esac
-    done
+    has zero_shot && decoded+=(--decoded "zero_shot:aware:${zero_shot_exp}/${inference_tag}_aware")
+    has experts && decoded+=(--decoded "experts:aware:${experts_exp}/${inference_tag}_aware")
+    if has mole; then
+        for scenario in aware agnostic; do
+            decoded+=(--decoded "mole:${scenario}:${mole_exp}/${inference_tag}_${scenario}")
+        done
+        logged "${mole_exp}/plot.log" espnet_lole.bin.lole_plot --mole "${mole_exp}/${inference_mole_model}" --decoded "${mole_exp}/${inference_tag}_agnostic" \
+            --dumpdir "${raw}" --test_sets "$(test_sets | tr '\n' ' ')" --output_dir "${mole_exp}/images"
+        log "pictures of MoLE: ${mole_exp}/images"
+    fi
     ${python} -m espnet_lole.bin.lole_score --expdir "${expdir}" --dumpdir "${raw}" --test_sets "$(test_sets | tr '\n' ' ')" \
         --seed "${seed}" "${decoded[@]}"
     log "results: ${expdir}/RESULTS.md and ${expdir}/results.csv"

@@ -6,6 +6,6 @@ set -euo pipefail
     --corpus conf/corpora/lole_mini.yaml \
     --backbone ../../../models/whisper-nano \
     --asr_config conf/mini/train_experts.yaml \
+    --mole_config conf/mini/train_mole.yaml \
     --inference_config conf/mini/decode.yaml \
-    --systems "zero_shot experts" \
     "$@"
