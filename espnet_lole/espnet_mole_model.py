@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +31,39 @@ class ESPnetMoLEModel(FrozenWhisperModel):
         self.fusion, self.classifier = mole.fusion, mole.classifier
         self.lid_weight = lid_weight
         self.fingerprints |= {"experts": mole.bank.fingerprint()}
+
+    @torch.no_grad()
+    def start_from(self, state: Mapping[str, Tensor], languages: Sequence[str]) -> None:
+        """Take over a MoLE of some of these languages; a new one starts with the mean of the others' fusion weights.
+
+        Args:
+            state: ``state_dict`` of the other, of the same fusion and classifier.
+            languages: its languages.
+
+        Raises:
+            ValueError: it has a language that this one lacks, or parts of another shape.
+        """
+        if missing := sorted(set(languages) - set(self.bank.languages)):
+            raise ValueError(
+                f"expected a MoLE of some of the languages {' '.join(self.bank.languages)}, got one of {missing} too"
+            )
+        rows = torch.tensor([self.bank.languages.index(lang) for lang in languages])
+        own = {name: self.get_parameter(name) for name in self.trained_names()}
+        last = f"classifier.mlp.{len(self.classifier.mlp) - 1}"
+        for name, p in own.items():
+            axis = {"fusion.raw": 2, f"{last}.weight": 0, f"{last}.bias": 0}.get(name)
+            before = state[name].to(p)
+            shape = list(p.shape)
+            if axis is not None:
+                shape[axis] = len(languages)
+            if list(before.shape) != shape:
+                raise ValueError(f"expected {name} of shape {shape} in the MoLE to start from, got {list(before.shape)}")
+            if axis is None:
+                p.copy_(before)
+                continue
+            if name == "fusion.raw":
+                p.copy_(before.mean(axis, keepdim=True).expand_as(p))
+            p.index_copy_(axis, rows.to(p.device), before)
 
     def forward(
         self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor, lang: Tensor, **_: Any

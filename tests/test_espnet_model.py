@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone
 from espnet_lole.espnet_model import ESPnetExpertModel
+from espnet_lole.experts.adapters import save_expert
 from espnet_lole.experts.bank import ExpertBank, ExpertConfig
 from espnet_lole.experts.optimizer import ExpertAdamW
 from espnet_lole.tasks.lole import LoLEPreprocessor, LoLETask, read_conf
@@ -132,3 +133,16 @@ def test_config_mistakes_are_refused():
     args = LoLETask.get_parser().parse_args(["--optim", "adamw", "--output_dir", "x"])
     with pytest.raises(ValueError, match="expected optim: expert_adamw"):
         LoLETask.build_optimizers(args, make_model())
+
+
+def test_experts_start_from_an_adapter(tmp_path):
+    model = make_model()
+    torch.nn.init.normal_(model.bank.layers["model.encoder.layers.0.fc1"].lora_B)
+    save_expert(model.bank, "en", tmp_path / "en", "tiny")
+    tiny_whisper().save_pretrained(tmp_path / "tiny")
+    options = ["--backbone", str(tmp_path / "tiny"), "--langs", "fr", "--output_dir", "x", "--expert_conf", "rank=4"]
+    built = LoLETask.build_model(LoLETask.get_parser().parse_args([*options, "--expert_start", str(tmp_path / "en")]))
+    for name, layer in built.bank.layers.items():
+        theirs = model.bank.layers[name]
+        torch.testing.assert_close(layer.lora_A[0], theirs.lora_A[1])
+        torch.testing.assert_close(layer.scale * layer.lora_B[0], theirs.scale * theirs.lora_B[1])

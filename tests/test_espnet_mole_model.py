@@ -82,3 +82,23 @@ def test_task_builds_it_on_a_folder_of_adapters(tmp_path):
     args.optim = "expert_adamw"
     with pytest.raises(ValueError, match="expected optim: expert_adamw for experts"):
         LoLETask.build_optimizers(args, built)
+
+
+def test_starts_from_a_mole_of_fewer_languages(speech):
+    """One language more: what the others had stays, and the new one is as likely as the average of them."""
+    model = make_model()
+    torch.nn.init.normal_(model.fusion.raw)
+    old = model.state_dict()
+    for name in ("fusion.raw", "classifier.mlp.3.weight", "classifier.mlp.3.bias"):
+        old[name] = old[name][..., :3] if name == "fusion.raw" else old[name][:3]
+    new = make_model()
+    new.start_from(old, ["zh", "de", "en"])  # in another order than in the new system
+    assert torch.equal(new.fusion.raw[..., [3, 0, 1]], old["fusion.raw"])
+    torch.testing.assert_close(new.fusion.raw[..., 2], old["fusion.raw"].mean(-1))
+    scores = new.classifier(new.mole.shallow(*speech))
+    torch.testing.assert_close(new.classifier.mlp[3].bias[[3, 0, 1]], old["classifier.mlp.3.bias"])
+    assert scores.shape == (4, 4)
+    with pytest.raises(ValueError, match="got one of \\['tr'\\] too"):
+        new.start_from(old, ["zh", "de", "tr"])
+    with pytest.raises(ValueError, match="expected fusion.raw of shape"):
+        new.start_from(old, ["zh", "de"])

@@ -15,6 +15,7 @@ from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.decode.inference import transcribe_sets
 from espnet_lole.decode.search import SearchConfig
 from espnet_lole.decode.transcriber import AwareTranscriber, MoLETranscriber, Transcriber
+from espnet_lole.experts.adapters import load_bank
 from espnet_lole.router.routing import RoutingConfig
 
 
@@ -24,6 +25,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--test_dirs", type=Path, nargs="+", required=True, help="formatted test sets, dump/raw/<set>")
     parser.add_argument("--output_dir", type=Path, required=True, help="<output_dir>_<scenario> gets a folder for each test set")
     parser.add_argument("--asr_model_file", type=Path, help="checkpoint of a system; none: the backbone alone")
+    parser.add_argument("--experts", type=Path, help="or a folder of peft adapters, one a language")
     parser.add_argument("--asr_train_config", type=Path, help="config.yaml of the training; default: beside the checkpoint")
     parser.add_argument("--backbone", help="hub name or folder; default: that of the training")
     parser.add_argument("--window", default="short", choices=["short", "30s"], help="for the backbone alone")
@@ -49,21 +51,20 @@ def build_transcriber(
     """
     device = "cuda" if args.ngpu > 0 else "cpu"
     if args.asr_model_file is None:
-        if args.backbone is None:
-            raise ValueError("expected --asr_model_file or --backbone, got neither")
-        backbone = load_backbone(args.backbone, args.window, args.precision).to(device)
+        trained = vars(args) | (yaml.safe_load(args.asr_train_config.read_text()) if args.asr_train_config else {})
+        if not trained["backbone"]:
+            raise ValueError("expected --asr_model_file, --experts with --asr_train_config, or --backbone, got none of them")
+        backbone = load_backbone(trained["backbone"], trained["window"], trained["precision"])
+        bank = load_bank(backbone.model, args.experts) if args.experts else None
         tokens = WhisperTokens(backbone.model.config.vocab_size)
-        return AwareTranscriber(backbone, tokens, None, search), tokens
+        return AwareTranscriber(backbone.to(device).eval(), tokens, bank, search), tokens
     for file in (args.asr_model_file, args.asr_train_config or args.asr_model_file.parent / "config.yaml"):
         if not file.is_file():
             raise FileNotFoundError(f"expected a trained system, but {file} is not there: run stage 11")
-    from espnet_lole.tasks.lole import LoLETask  # ESPnet's task takes seconds to import; the backbone alone needs none
+    from espnet_lole.tasks.lole import LoLETask  # ESPnet's task takes seconds to import; the others need none
 
-    model, train_args = LoLETask.build_model_from_file(args.asr_train_config, args.asr_model_file, device)
-    model.eval()
-    if train_args.system == "mole":
-        return MoLETranscriber(model.mole, model.tokens, search, routing), model.tokens
-    return AwareTranscriber(model.backbone, model.tokens, model.bank, search), model.tokens
+    model, _ = LoLETask.build_model_from_file(args.asr_train_config, args.asr_model_file, device)
+    return MoLETranscriber(model.eval().mole, model.tokens, search, routing), model.tokens
 
 
 def read_config(file: Path | None) -> tuple[float, SearchConfig, RoutingConfig]:

@@ -108,16 +108,23 @@ def load_expert(bank: ExpertBank, lang: str, adapter: Adapter) -> None:
             bank.layers[name].lora_A[row], bank.layers[name].lora_B[row] = a, b
 
 
-def load_bank(model: nn.Module, folder: Path, languages: Sequence[str]) -> ExpertBank:
+def load_bank(model: nn.Module, folder: Path, languages: Sequence[str] | None = None) -> ExpertBank:
     """Put a folder of adapters, one subfolder a language, into a model, in a bank of the largest rank among them.
 
+    Args:
+        model: the Whisper of ``transformers``; frozen and changed in place.
+        folder: of the subfolders.
+        languages: those to load, in the order of their index; all by default, sorted.
+
     Raises:
-        FileNotFoundError: a language has no adapter.
+        FileNotFoundError: a language has no adapter, or there are none at all.
         ValueError: one is not a plain LoRA, or does not fit the backbone.
     """
     found = sorted(file.parent.name for file in folder.glob(f"*/{_CONFIG}"))
-    if missing := sorted(set(languages) - set(found)):
-        raise FileNotFoundError(f"expected adapters of {' '.join(languages)} in {folder}, got {found}: train {missing} first")
+    languages = found if languages is None else languages
+    if not languages or set(languages) - set(found):
+        wanted = " ".join(languages) or "some languages"
+        raise FileNotFoundError(f"expected adapters of {wanted} in {folder}, got {found}: train the experts first (stage 11)")
     adapters = {lang: Adapter.read(folder / lang) for lang in languages}
     linears = [(adapter, name) for adapter in adapters.values() for name in adapter.factors]
     rank = max(adapter.factors[name]["A"].shape[0] for adapter, name in linears)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+import yaml
 from espnet2.tasks.abs_task import AbsTask, optim_classes
 from espnet2.train.collate_fn import CommonCollateFn
 from espnet2.train.preprocessor import AbsPreprocessor
@@ -25,7 +26,7 @@ from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone
 from espnet_lole.espnet_model import IGNORE, ESPnetExpertModel, FrozenWhisperModel, describe
 from espnet_lole.espnet_mole_model import ESPnetMoLEModel
-from espnet_lole.experts.adapters import load_bank
+from espnet_lole.experts.adapters import Adapter, load_bank, load_expert
 from espnet_lole.experts.bank import ExpertBank, ExpertConfig
 from espnet_lole.experts.optimizer import ExpertAdamW
 from espnet_lole.fusion.layers import FusionConfig
@@ -88,6 +89,8 @@ class LoLETask(AbsTask):
         group.add_argument("--langs", type=str, nargs="+", default=None, help="languages, an expert each")
         group.add_argument("--system", type=str, default="experts", choices=list(SYSTEMS), help="what is trained")
         group.add_argument("--expert_conf", action=NestedDictAction, default={}, help="rank, alpha, dropout, targets")
+        group.add_argument("--expert_start", type=str, default=None, help="experts: an adapter that they start from")
+        group.add_argument("--mole_start", type=str, default=None, help="mole: a checkpoint of fewer languages to start from")
         group.add_argument("--experts", type=str, default=None, help="mole: folder of the experts, a peft adapter a language")
         group.add_argument("--fusion_conf", action=NestedDictAction, default={}, help="mole: shared_layers and their fusion")
         group.add_argument("--fusion_lr_factor", type=float, default=1.0, help="mole: times the learning rate, for the fusion")
@@ -167,8 +170,12 @@ class LoLETask(AbsTask):
 
 
 def build_experts(args: argparse.Namespace, backbone: Backbone, tokens: WhisperTokens) -> ESPnetExpertModel:
-    """New experts for the languages."""
+    """New experts for the languages, from random weights or from an adapter."""
     bank = ExpertBank(backbone.model, args.langs, read_conf(ExpertConfig, args.expert_conf, "expert_conf"), args.seed)
+    if args.expert_start is not None:
+        adapter = Adapter.read(Path(args.expert_start))
+        for lang in args.langs:
+            load_expert(bank, lang, adapter)
     return ESPnetExpertModel(backbone, bank, tokens)
 
 
@@ -183,7 +190,12 @@ def build_mole(args: argparse.Namespace, backbone: Backbone, tokens: WhisperToke
     bank = load_bank(backbone.model, Path(args.experts), args.langs)
     fusion = read_conf(FusionConfig, args.fusion_conf, "fusion_conf")
     classifier = read_conf(ClassifierConfig, args.classifier_conf, "classifier_conf")
-    return ESPnetMoLEModel(MoLE(backbone, bank, fusion, classifier), tokens, args.lid_weight)
+    model = ESPnetMoLEModel(MoLE(backbone, bank, fusion, classifier), tokens, args.lid_weight)
+    if args.mole_start is not None:
+        start = Path(args.mole_start)
+        languages = yaml.safe_load((start.parent / "config.yaml").read_text())["langs"]
+        model.start_from(torch.load(start, map_location="cpu", weights_only=True), languages)
+    return model
 
 
 SYSTEMS: dict[str, Callable[[argparse.Namespace, Backbone, WhisperTokens], FrozenWhisperModel]] = {

@@ -105,5 +105,8 @@ def test_a_folder_of_adapters_becomes_a_bank(tmp_path):
     for name, layer in bank.layers.items():
         assert torch.equal(loaded.layers[name].lora_B[1], layer.lora_B[bank.index("de")])
         assert loaded.layers[name].scale == layer.scale
-    with pytest.raises(FileNotFoundError, match="got \\['de', 'zh'\\]: train \\['en'\\] first"):
+    with pytest.raises(FileNotFoundError, match="expected adapters of de en in .*, got \\['de', 'zh'\\]"):
         load_bank(tiny_whisper(), tmp_path, ["de", "en"])
+    with pytest.raises(FileNotFoundError, match="expected adapters of some languages"):
+        load_bank(tiny_whisper(), tmp_path / "nowhere")
+    assert load_bank(tiny_whisper(), tmp_path).languages == ("de", "zh")

@@ -39,7 +39,8 @@ class Recipe:
         command = [
             "./run.sh", "--backbone", "tiny", "--asr_config", "train_tiny.yaml",
             "--mole_config", "train_mole_tiny.yaml", "--inference_config", "decode_tiny.yaml",
-            "--python", sys.executable, "--langs", "de tr", "--nj", "2", *options,
+            "--python", sys.executable, "--nj", "2",
+            *([] if "--langs" in options else ["--langs", "de tr"]), *options,
         ]  # fmt: skip
         env = os.environ | {"LOLE_ROOT": str(ROOT), "HF_HUB_OFFLINE": "1"}
         done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, timeout=900)
@@ -102,6 +103,20 @@ def test_resuming_changes_nothing(recipe):
         assert any(tensor.abs().sum() > 0 for name, tensor in tensors.items() if "lora_B" in name)
         for name, tensor in tensors.items():
             torch.testing.assert_close(halves[lang][name], tensor)
+
+
+def test_a_language_is_added_later(recipe):
+    """Trained on de alone, then tr beside it: the expert of de keeps its bytes, tr is decoded by both systems."""
+    tags = ["--asr_tag", "one", "--mole_tag", "mole_one", "--expdir", "exp_add"]
+    recipe.run("--langs", "de", "--stage", "4", "--stop_stage", "11", "--systems", "experts mole", *tags)
+    adapters = recipe.folder / "exp_add" / "lole_one" / "adapters"
+    before = (adapters / "de" / "adapter_model.safetensors").read_bytes()
+    told = recipe.run("--stage", "4", "--add_lang", "tr", *tags)
+    assert "tr sounds most like de" in told
+    assert (adapters / "de" / "adapter_model.safetensors").read_bytes() == before
+    assert (adapters / "tr" / "adapter_model.safetensors").read_bytes() != before
+    table = (recipe.folder / "exp_add" / "RESULTS.md").read_text()
+    assert "|mole|agnostic|" in table and "test_tr" in table
 
 
 def test_mistakes_are_told(recipe):

@@ -26,6 +26,8 @@ asr_tag=             # name of their experiment; empty: from the configuration
 mole_config=         # training configuration of MoLE
 mole_args=           # more training options for it
 mole_tag=            # name of its experiment; empty: from the configuration
+add_lang=            # a new language beside trained systems: its expert alone is trained, and MoLE extended by it
+expert_start=auto    # adapter its expert starts from: auto (the language it sounds most like), none, or a language
 inference_config=    # decoding configuration
 inference_asr_model=valid.acc.ave.pth   # checkpoint of the experts to decode, and to build MoLE on
 inference_mole_model=valid.loss.ave.pth # checkpoint of MoLE to decode
@@ -62,6 +64,13 @@ zero_shot_exp=${expdir}/lole_zero_shot_$(basename "${backbone}")
 experts_exp=${expdir}/lole_${asr_tag:-$(basename "${asr_config}" .yaml)_${corpus_tag}}
 mole_exp=${expdir}/lole_${mole_tag:-$(basename "${mole_config}" .yaml)_${corpus_tag}}
 raw=${dumpdir}/raw
+subsets=("") # endings of the names of the sets that systems are trained on
+if [ -n "${add_lang}" ]; then
+    subsets+=("_${add_lang}")
+    old_mole=${mole_exp}/${inference_mole_model}
+    mole_exp=${mole_exp}_${add_lang}
+    mole_args="--mole_start ${old_mole} ${mole_args}"
+fi
 because() { # the last error in the logs, and where they are
     cat "$@" 2>/dev/null | grep -aE '^error: |Error: ' | tail -n 1 || true
     echo "log: $*"
@@ -84,15 +93,15 @@ has() { # is system $1 wanted?
 logged() { # run module $2 with the options after it, output to log $1
     ${python} -m "${@:2}" >"$1" 2>&1 || fail "$2 failed: $(because "$1")"
 }
-train() { # system $1 with config $2 in experiment $3, more options $4
+train() { # system $1 with config $2 in experiment $3 on the sets train$4 and dev$4, more options after them
     local src pair now shown='' data_options=() langs_found
-    langs_found=$(languages)
+    langs_found=$(languages "$4")
     for pair in train:train dev:valid; do
-        src=${raw}/${pair%%:*}
+        src=${raw}/${pair%%:*}$4
         data_options+=(--"${pair##*:}"_data_path_and_name_and_type "${src}/wav.scp,speech,sound")
         data_options+=(--"${pair##*:}"_data_path_and_name_and_type "${src}/text,text,text")
         data_options+=(--"${pair##*:}"_data_path_and_name_and_type "${src}/utt2lang,lang,text")
-        data_options+=(--"${pair##*:}"_shape_file "${stats_dir}/${pair##*:}/speech_shape")
+        data_options+=(--"${pair##*:}"_shape_file "${stats_dir}$4/${pair##*:}/speech_shape")
     done
     log "$1 of ${langs_found}: $3, log in $3/train.log"
     mkdir -p "$3"
@@ -100,7 +109,7 @@ train() { # system $1 with config $2 in experiment $3, more options $4
     ${python} -m espnet2.bin.launch --cmd "${cuda_cmd}" --log "$3/train.log" --ngpu "${ngpu}" \
         --num_nodes "${num_nodes}" --init_file_prefix "$3/.dist_init_" --multiprocessing_distributed true -- \
         ${python} -m espnet_lole.bin.lole_train --config "$2" --system "$1" --backbone "${backbone}" --langs ${langs_found} \
-        --resume true --seed "${seed}" --output_dir "$3" "${data_options[@]}" $4 2>"$3/launch.log" &
+        --resume true --seed "${seed}" --output_dir "$3" "${data_options[@]}" "${@:5}" 2>"$3/launch.log" &
     local trainer=$!
     while kill -0 "${trainer}" 2>/dev/null; do
         sleep 2
@@ -109,6 +118,18 @@ train() { # system $1 with config $2 in experiment $3, more options $4
         shown=${now}
     done
     wait "${trainer}" || fail "training failed: $(because "$3/launch.log" "$3/train.log")"
+}
+start_of_expert() { # options for the start of an added language's expert
+    local start=${expert_start}
+    [ -n "${add_lang}" ] && [ "${start}" != none ] || return 0
+    if [ "${start}" = auto ]; then
+        [ -s "${old_mole}" ] || fail "expected ${old_mole}, found none: train MoLE without ${add_lang} first, or give --expert_start"
+        logged "${mole_exp}_similar.log" espnet_lole.bin.lole_similar --mole "${old_mole}" --data "${raw}/dev_${add_lang}" \
+            --output "${mole_exp}_similar.txt"
+        start=$(head -n 1 "${mole_exp}_similar.txt" | cut -d' ' -f1)
+        log "${add_lang} sounds most like ${start}, see ${mole_exp}_similar.txt: its expert starts from that" >&2
+    fi
+    echo "--expert_start ${experts_exp}/adapters/${start}"
 }
 decode() { # system $1 of experiment $2 in scenarios $3, the model's options after them
     local out=$2/${inference_tag} inference_ngpu=0
@@ -119,9 +140,9 @@ decode() { # system $1 of experiment $2 in scenarios $3, the model's options aft
         "${python}" -m espnet_lole.bin.lole_inference --ngpu "${inference_ngpu}" --config "${inference_config}" --scenarios $3 "${@:4}" \
         --test_dirs "${sets[@]/#/${raw}/}" --output_dir "${out}" || fail "decoding failed: $(because "${out}.log")"
 }
-languages() { # languages of the training set
-    [ -s "${raw}/train/utt2lang" ] || fail "expected ${raw}/train/utt2lang, found none: run stages 1 to 4"
-    cut -d' ' -f2 "${raw}/train/utt2lang" | sort -u | tr '\n' ' '
+languages() { # languages of the training set train$1
+    [ -s "${raw}/train$1/utt2lang" ] || fail "expected ${raw}/train$1/utt2lang, found none: run stages 1 to 4"
+    cut -d' ' -f2 "${raw}/train$1/utt2lang" | sort -u | tr '\n' ' '
 }
 
 if runs 1 "data of ${corpus} to data/"; then
@@ -144,40 +165,50 @@ if runs 4 "drop training audio outside ${min_wav_duration}-${max_wav_duration} s
     for name in train dev; do
         ${python} -m espnet_lole.bin.lole_data filter --src "${raw}/org/${name}" --dst "${raw}/${name}" \
             --min_wav_duration "${min_wav_duration}" --max_wav_duration "${max_wav_duration}" --langs "${langs}"
+        [ -z "${add_lang}" ] || ${python} -m espnet_lole.bin.lole_data filter --src "${raw}/${name}" --dst "${raw}/${name}_${add_lang}" \
+            --min_wav_duration "${min_wav_duration}" --max_wav_duration "${max_wav_duration}" --langs "${add_lang}"
     done
 fi
 
 if runs 5 "token list: Whisper's own vocabulary, nothing to make"; then :; fi
 
 if runs 10 "lengths of the utterances to ${stats_dir}"; then
-    for pair in train:train dev:valid; do
-        src=${raw}/${pair%%:*}
-        [ -s "${src}/utt2num_samples" ] || fail "expected ${src}/utt2num_samples, found none: run stages 1 to 4"
-        mkdir -p "${stats_dir}/${pair##*:}"
-        cp "${src}/utt2num_samples" "${stats_dir}/${pair##*:}/speech_shape"
-        awk '{u[$2] = u[$2] " " $1} END {for (l in u) print l u[l]}' "${src}/utt2lang" | sort >"${src}/category2utt"
+    for subset in "${subsets[@]}"; do
+        for pair in train:train dev:valid; do
+            src=${raw}/${pair%%:*}${subset} dst=${stats_dir}${subset}/${pair##*:}
+            [ -s "${src}/utt2num_samples" ] || fail "expected ${src}/utt2num_samples, found none: run stages 1 to 4"
+            mkdir -p "${dst}"
+            cp "${src}/utt2num_samples" "${dst}/speech_shape"
+            awk '{u[$2] = u[$2] " " $1} END {for (l in u) print l u[l]}' "${src}/utt2lang" | sort >"${src}/category2utt"
+        done
     done
 fi
 
 if runs 11 "train"; then
-    for pair in train:train dev:valid; do
-        [ -s "${stats_dir}/${pair##*:}/speech_shape" ] || fail "expected ${stats_dir}/${pair##*:}/speech_shape: run stage 10"
+    for subset in "${subsets[@]}"; do
+        for name in train valid; do
+            [ -s "${stats_dir}${subset}/${name}/speech_shape" ] || fail "expected ${stats_dir}${subset}/${name}/speech_shape: run stage 10"
+        done
     done
     if has experts; then
-        train experts "${asr_config}" "${experts_exp}" "${asr_args}"
-        logged "${experts_exp}/export.log" espnet_lole.bin.lole_export --asr_model_file "${experts_exp}/${inference_asr_model}" \
+        exp=${experts_exp}${add_lang:+_${add_lang}}
+        start_options=$(start_of_expert)
+        # shellcheck disable=SC2086  # options
+        train experts "${asr_config}" "${exp}" "${add_lang:+_${add_lang}}" ${start_options} ${asr_args}
+        logged "${exp}/export.log" espnet_lole.bin.lole_export --asr_model_file "${exp}/${inference_asr_model}" \
             --output_dir "${experts_exp}/adapters"
         log "adapters in the format of peft: ${experts_exp}/adapters/<language>"
     fi
     if has mole; then
-        train mole "${mole_config}" "${mole_exp}" "--experts ${experts_exp}/adapters ${mole_args}"
+        # shellcheck disable=SC2086  # options
+        train mole "${mole_config}" "${mole_exp}" "" --experts "${experts_exp}/adapters" ${mole_args}
     fi
 fi
 
 if runs 12 "decode with ${inference_config}"; then
     mapfile -t sets < <(test_sets)
     has zero_shot && decode zero_shot "${zero_shot_exp}" aware --backbone "${backbone}"
-    has experts && decode experts "${experts_exp}" aware --asr_model_file "${experts_exp}/${inference_asr_model}"
+    has experts && decode experts "${experts_exp}" aware --experts "${experts_exp}/adapters" --asr_train_config "${experts_exp}/config.yaml"
     has mole && decode mole "${mole_exp}" "aware agnostic" --asr_model_file "${mole_exp}/${inference_mole_model}"
 fi
 
