@@ -1,6 +1,6 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-slow lint format backbone clean
+.PHONY: help env demo test test-slow lint format backbone study-l1 clean
 
 BIN := .venv/bin
 RECIPE := egs2/lole/asr1
@@ -31,8 +31,11 @@ format: env  ## rewrite the Python files in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-backbone: env  ## train the embedded backbone anew (about 40 minutes on 2 cores with bfloat16 instructions)
+backbone: env  ## train the embedded backbone anew (about 70 minutes on 2 cores with bfloat16 instructions)
 	PYTHONPATH=local:. $(BIN)/python -m lole_mini.train_backbone --output models/whisper-nano
+
+study-l1: env  ## how many layers MoLE should share: L1 = 1 .. 6, three seeds, after make demo
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=. $(BIN)/python studies/l1.py
 
 clean:  ## remove what the recipe made: its data, dump and exp
 	rm -rf $(RECIPE)/data $(RECIPE)/dump $(RECIPE)/exp
