@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from espnet_lole.backbone.tokens import WhisperTokens
-from espnet_lole.espnet_model import FrozenWhisperModel, sum_by_expert
+from espnet_lole.espnet_model import IGNORE, FrozenWhisperModel, sum_by_expert
 from espnet_lole.fusion.mole import MoLE
 
 
@@ -26,8 +26,8 @@ class ESPnetMoLEModel(FrozenWhisperModel):
     """
 
     def __init__(self, mole: MoLE, tokens: WhisperTokens, lid_weight: float) -> None:
-        super().__init__(mole.backbone, mole.bank, tokens)
-        self.mole = mole
+        super().__init__(mole.backbone, mole.bank.languages, mole.bank.config, tokens)
+        self.mole, self.bank = mole, mole.bank
         self.fusion, self.classifier = mole.fusion, mole.classifier
         self.lid_weight = lid_weight
         self.fingerprints |= {"experts": mole.bank.fingerprint()}
@@ -76,7 +76,8 @@ class ESPnetMoLEModel(FrozenWhisperModel):
         inputs, targets = self.teacher_forcing(text, text_lengths, expert)
         with self.bank.routed(expert):
             states = self.backbone.decode(inputs, self.mole.deep(shallow))
-        costs, hits = self.token_costs(states, targets)
+        chosen = targets != IGNORE
+        costs, hits = self.token_costs(self.backbone.logits(states[chosen]).float(), targets[chosen])
         asr_loss = costs.mean()
         loss = asr_loss + self.lid_weight * lid_loss
         found = (scores.argmax(1) == expert).float()

@@ -52,7 +52,7 @@ def make_batch(model, rows: list[int], speech: tuple[torch.Tensor, torch.Tensor]
         "speech_lengths": lengths,
         "text": torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=-1),
         "text_lengths": torch.tensor([len(t) for t in texts]),
-        "lang": torch.tensor([[model.bank.index(LANGS[i])] for i in rows]),
+        "lang": torch.tensor([[model.languages.index(LANGS[i])] for i in rows]),
     }
 
 

@@ -8,6 +8,7 @@ import yaml
 
 from espnet_lole.bin.lole_inference import read_config
 from espnet_lole.data.corpora import load_corpus
+from espnet_lole.espnet_student_model import DistillConfig
 from espnet_lole.experts.bank import ExpertConfig
 from espnet_lole.fusion.layers import FusionConfig
 from espnet_lole.router.classifier import ClassifierConfig
@@ -21,6 +22,7 @@ MAY_IMPORT = {
     "score": {"backbone"},
     "router": {"backbone"},
     "fusion": {"backbone", "experts", "router"},
+    "distill": {"experts"},
     "decode": {"backbone", "experts", "data", "fusion", "router"},
 }
 
@@ -50,6 +52,7 @@ def test_leaf_folders_import_no_espnet_and_nothing_above(folder):
 PARTS = {
     "experts": {"expert_conf": ExpertConfig},
     "mole": {"fusion_conf": FusionConfig, "classifier_conf": ClassifierConfig},
+    "student": {"expert_conf": ExpertConfig, "distill_conf": DistillConfig},
 }
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -154,6 +155,17 @@ class Backbone(nn.Module):
         """Hidden states of the decoder (..., D) to scores of the vocabulary (..., V)."""
         with self.autocast():
             return self.model.proj_out(states)
+
+    @contextmanager
+    def recorded(self, layers: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+        """Within the context, the output of each of these layers, shape (B, T, D), is appended to the list as it runs."""
+        states: list[Tensor] = []
+        hooks = [layer.register_forward_hook(lambda _layer, _inputs, output: states.append(output)) for layer in layers]
+        try:
+            yield states
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     @staticmethod
     def new_cache() -> EncoderDecoderCache:

@@ -4,8 +4,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from espnet_lole.data.audio import FORMATS, format_dir
-from espnet_lole.data.corpora import collect, filter_dir
+from espnet_lole.data.corpora import collect
+from espnet_lole.data.filtering import filter_dir
+from espnet_lole.data.formatting import FORMATS, format_dir
+from espnet_lole.data.summary import Tally, summary
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -18,49 +20,56 @@ def get_parser() -> argparse.ArgumentParser:
     one.add_argument("--datadir", default="data", help="where to write")
     one.add_argument("--langs", default="", help='languages to take, "de en"; all by default')
 
-    two = commands.add_parser("format", help="write a directory's audio as 16 kHz mono files")
-    two.add_argument("--src", required=True, help="Kaldi directory")
-    two.add_argument("--dst", required=True, help="directory to write")
+    two = commands.add_parser("format", help="write the audio of directories as 16 kHz mono files")
+    two.add_argument("--src", nargs="+", required=True, help="Kaldi directories")
+    two.add_argument("--dst", nargs="+", required=True, help="directory to write for each")
     two.add_argument("--audio_format", default="flac", choices=FORMATS, help="format of the files")
     two.add_argument("--nj", type=int, default=4, help="recordings read at once")
 
     three = commands.add_parser("filter", help="drop too short and too long utterances (training and development sets only)")
-    three.add_argument("--src", required=True, help="directory that format wrote")
-    three.add_argument("--dst", required=True, help="directory to write")
+    three.add_argument("--src", nargs="+", required=True, help="directories that format wrote")
+    three.add_argument("--dst", nargs="+", required=True, help="directory to write for each")
     three.add_argument("--min_wav_duration", type=float, default=0.1, help="shortest, in seconds")
     three.add_argument("--max_wav_duration", type=float, default=30.0, help="longest, in seconds")
     three.add_argument("--langs", default="", help='languages to keep, "de en"; all by default')
     return parser
 
 
-def run(args: argparse.Namespace) -> None:
-    """Runs one subcommand and prints its summary.
+def run(args: argparse.Namespace) -> list[Tally]:
+    """Runs one subcommand.
 
     Args:
         args: what the parser gave.
+
+    Returns:
+        What it kept and dropped of each language and set.
+
+    Raises:
+        ValueError: not a `--dst` for each `--src`, or the data are refused.
     """
+    langs = args.langs.split() if "langs" in args else []
     if args.command == "collect":
-        print("\n".join(collect(args.corpus, args.datadir, args.langs.split())))
-    elif args.command == "filter":
-        lines = filter_dir(args.src, args.dst, args.min_wav_duration, args.max_wav_duration, args.langs.split())
-        print("\n".join(lines))
-    else:
-        written, skipped = format_dir(args.src, args.dst, args.audio_format, args.nj)
-        print(f"{args.dst}: {written} utterances")
-        if skipped:
-            total, why = sum(skipped.values()), ", ".join(f"{count} {kind}" for kind, count in sorted(skipped.items()))
-            print(f"warning: {total} of {total + written} utterances skipped ({why}), see {args.dst}/skipped", file=sys.stderr)
+        return collect(args.corpus, args.datadir, langs)
+    if len(args.src) != len(args.dst):
+        raise ValueError(f"expected a --dst for each --src, got {len(args.dst)} for {len(args.src)}; name as many")
+    tallies = []
+    for src, dst in zip(args.src, args.dst, strict=True):
+        if args.command == "format":
+            tallies += format_dir(src, dst, args.audio_format, args.nj)
+        else:
+            tallies += filter_dir(src, dst, args.min_wav_duration, args.max_wav_duration, langs)
+    return tallies
 
 
 def main(cmd: Sequence[str] | None = None) -> None:
-    """Parses the command line and runs it; a user's mistake becomes one line on stderr and exit status 1.
+    """Parses the command line, runs it and prints its summary; a user's mistake becomes one line and exit status 1.
 
     Args:
         cmd: the arguments; the process's by default.
     """
     args = get_parser().parse_args(cmd)
     try:
-        run(args)
+        print("\n".join(summary(run(args))))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -14,7 +14,7 @@ from espnet_lole.backbone.load import PRECISIONS, load_backbone
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.decode.inference import transcribe_sets
 from espnet_lole.decode.search import SearchConfig
-from espnet_lole.decode.transcriber import AwareTranscriber, MoLETranscriber, Transcriber
+from espnet_lole.decode.transcriber import ExpertTranscriber, MoLETranscriber, PromptTranscriber, Transcriber
 from espnet_lole.experts.adapters import load_bank
 from espnet_lole.router.routing import RoutingConfig
 
@@ -24,8 +24,10 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--test_dirs", type=Path, nargs="+", required=True, help="formatted test sets, dump/raw/<set>")
     parser.add_argument("--output_dir", type=Path, required=True, help="<output_dir>_<scenario> gets a folder for each test set")
-    parser.add_argument("--asr_model_file", type=Path, help="checkpoint of a system; none: the backbone alone")
+    parser.add_argument("--asr_model_file", type=Path, help="checkpoint of MoLE")
     parser.add_argument("--experts", type=Path, help="or a folder of peft adapters, one a language")
+    parser.add_argument("--student", type=Path, help="or a peft adapter for all languages")
+    parser.add_argument("--langs", nargs="+", default=[], help="those that a student or the backbone alone can find")
     parser.add_argument("--asr_train_config", type=Path, help="config.yaml of the training; default: beside the checkpoint")
     parser.add_argument("--backbone", help="hub name or folder; default: that of the training")
     parser.add_argument("--window", default="short", choices=["short", "30s"], help="for the backbone alone")
@@ -50,21 +52,25 @@ def build_transcriber(
         FileNotFoundError: a file is missing.
     """
     device = "cuda" if args.ngpu > 0 else "cpu"
-    if args.asr_model_file is None:
-        trained = vars(args) | (yaml.safe_load(args.asr_train_config.read_text()) if args.asr_train_config else {})
-        if not trained["backbone"]:
-            raise ValueError("expected --asr_model_file, --experts with --asr_train_config, or --backbone, got none of them")
-        backbone = load_backbone(trained["backbone"], trained["window"], trained["precision"])
-        bank = load_bank(backbone.model, args.experts) if args.experts else None
-        tokens = WhisperTokens(backbone.model.config.vocab_size)
-        return AwareTranscriber(backbone.to(device).eval(), tokens, bank, search), tokens
-    for file in (args.asr_model_file, args.asr_train_config or args.asr_model_file.parent / "config.yaml"):
-        if not file.is_file():
+    config = args.asr_train_config or (args.asr_model_file.parent / "config.yaml" if args.asr_model_file else None)
+    for file in (args.asr_model_file, config):
+        if file is not None and not file.is_file():
             raise FileNotFoundError(f"expected a trained system, but {file} is not there: run stage 11")
-    from espnet_lole.tasks.lole import LoLETask  # ESPnet's task takes seconds to import; the others need none
+    if args.asr_model_file:
+        from espnet_lole.tasks.lole import LoLETask  # ESPnet's task takes seconds to import; the others need none
 
-    model, _ = LoLETask.build_model_from_file(args.asr_train_config, args.asr_model_file, device)
-    return MoLETranscriber(model.eval().mole, model.tokens, search, routing), model.tokens
+        model, _ = LoLETask.build_model_from_file(config, args.asr_model_file, device)
+        return MoLETranscriber(model.eval().mole, model.tokens, search, routing), model.tokens
+    trained = vars(args) | (yaml.safe_load(config.read_text()) if config else {})
+    if not trained["backbone"]:
+        raise ValueError("expected a system: --asr_model_file, --experts or --student with --asr_train_config, or --backbone")
+    backbone = load_backbone(trained["backbone"], trained["window"], trained["precision"])
+    tokens = WhisperTokens(backbone.model.config.vocab_size)
+    if args.experts:
+        bank = load_bank(backbone.model, args.experts)
+        return ExpertTranscriber(backbone.to(device).eval(), tokens, bank, search), tokens
+    bank = load_bank(backbone.model, args.student.parent, [args.student.name]) if args.student else None
+    return PromptTranscriber(backbone.to(device).eval(), tokens, bank, trained["langs"], search), tokens
 
 
 def read_config(file: Path | None) -> tuple[float, SearchConfig, RoutingConfig]:

@@ -1,26 +1,25 @@
-"""Reading any audio a Kaldi directory may name, and formatting it as 16 kHz mono files."""
+"""Reading any audio a Kaldi directory may name, as 16 kHz mono."""
 
 import io
 import os
+import re
 import subprocess
-import sys
-import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from pathlib import Path
+from typing import BinaryIO
 
 import kaldiio
 import numpy as np
 import soundfile
 import soxr
 
-from espnet_lole.data.kaldi import KaldiDir, Segment, atomic_dir, write_table
+from espnet_lole.data.kaldi import Segment
 
 SAMPLE_RATE = 16000
-FORMATS = ("flac", "wav")
+WHISPER_SECONDS = (0.025, 30.0)  # the shortest and the longest audio Whisper takes
 ARK_AUDIO = (b"RIFF", b"AUDIO", b"fLaC")
-PROGRESS_SECONDS = 5.0
+LOST_SECONDS = 0.1  # less audio than a header promises, by more than this, is a broken file
+OVERSHOOT_SECONDS = 0.5  # a segment may end behind its recording by this
+HEADER_SIZE = re.compile(r"^\s*(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)  # libsndfile's log
+STREAM_SIZE = 0x7FFF0000  # sizes from here on are what a program writes that does not know it yet
 
 
 class AudioError(Exception):
@@ -50,20 +49,36 @@ def read_audio(entry: str) -> tuple[np.ndarray, int]:
         The samples, mono float32 in [-1, 1] of shape (T,), and their rate.
 
     Raises:
-        AudioError: there is no such file, the command failed, or the audio cannot be decoded.
+        AudioError: there is no such file, the command failed, or the audio cannot be decoded or ends too early.
     """
     try:
         if entry.endswith("|"):
-            samples, rate = soundfile.read(io.BytesIO(_run(entry[:-1])), dtype="float32", always_2d=True)
+            samples, rate = _decode(io.BytesIO(_run(entry[:-1])), entry)
         elif split_ark(entry)[1] is not None:
             samples, rate = _read_ark(*split_ark(entry))
         else:
             if not os.path.isfile(entry):
                 raise AudioError(f"missing file: {entry}")
-            samples, rate = soundfile.read(entry, dtype="float32", always_2d=True)
+            if not os.path.getsize(entry):
+                raise AudioError(f"empty file: {entry}")
+            samples, rate = _decode(entry, entry)
     except (soundfile.SoundFileError, OSError, ValueError, MemoryError) as error:
-        raise AudioError(f"cannot be decoded: {entry}: {error}") from error
+        raise AudioError(f"cannot be decoded: {entry}: {getattr(error, 'error_string', error)}") from error
     return samples.mean(axis=1, dtype=np.float32), rate  # (T, channels) -> (T,)
+
+
+def _decode(file: str | BinaryIO, name: str) -> tuple[np.ndarray, int]:
+    """Reads an audio file, `name` in messages; returns float32 samples (T, channels) and their rate."""
+    with soundfile.SoundFile(file) as sound:
+        promised, rate = float(sound.frames), sound.samplerate
+        samples = sound.read(dtype="float32", always_2d=True)
+        sizes = HEADER_SIZE.search(sound.extra_info)
+    if sizes and int(sizes[1]) < STREAM_SIZE and len(samples):
+        promised *= int(sizes[1]) / int(sizes[2])  # libsndfile goes by what is there
+    if promised - len(samples) > LOST_SECONDS * rate:
+        there = len(samples) / rate
+        raise AudioError(f"truncated: {name}: the header promises {promised / rate:.2f} s, {there:.2f} s are there")
+    return samples, rate
 
 
 def _run(command: str) -> bytes:
@@ -93,7 +108,7 @@ def _read_ark(path: str, offset: int | None) -> tuple[np.ndarray, int]:
 
 
 def cut(samples: np.ndarray, rate: int, segment: Segment) -> np.ndarray:
-    """Cuts a segment out of a recording, as far as the recording goes.
+    """Cuts a segment out of a recording; its end may lie a little behind the recording's, as in Kaldi.
 
     Args:
         samples: the recording, (T,).
@@ -101,8 +116,15 @@ def cut(samples: np.ndarray, rate: int, segment: Segment) -> np.ndarray:
         segment: what to cut; its end -1 means the recording's.
 
     Returns:
-        The segment's samples, none if it lies outside.
+        The segment's samples, none if it is empty.
+
+    Raises:
+        AudioError: the segment ends behind the recording.
     """
+    if segment.end > len(samples) / rate + OVERSHOOT_SECONDS:
+        raise AudioError(
+            f"segment beyond its recording: ends at {segment.end:.2f} s, the recording at {len(samples) / rate:.2f} s"
+        )
     start = max(0, round(segment.start * rate))
     end = len(samples) if segment.end == -1 else max(0, round(segment.end * rate))
     return samples[start:end]
@@ -126,124 +148,5 @@ def to_16k(samples: np.ndarray, rate: int) -> np.ndarray:
     if rate != SAMPLE_RATE and len(samples):
         samples = soxr.resample(samples, rate, SAMPLE_RATE)
     if not len(samples):
-        raise AudioError("no samples: the audio is empty or the segment outside of it")
+        raise AudioError("no samples: the audio or the segment is empty")
     return np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
-
-
-def audio_name(utt: str, audio_format: str) -> str:
-    """Returns the file name of an utterance's audio; a slash in the id does not make a folder."""
-    return f"{utt.replace('/', '%2F')}.{audio_format}"
-
-
-def format_dir(src: str | Path, dst: str | Path, audio_format: str = "flac", nj: int = 4) -> tuple[int, Counter[str]]:
-    """Writes a Kaldi directory's audio as 16 kHz mono 16 bit files, in the layout of ESPnet's dump/raw.
-
-    Args:
-        src: the Kaldi directory.
-        dst: the directory to write, whole or not at all.
-        audio_format: "flac" or "wav".
-        nj: how many recordings to read at once.
-
-    Returns:
-        The number of utterances written, and of those skipped per kind of reason.
-
-    Raises:
-        ValueError: an option is out of range, `src` is `dst`, or no utterance could be read.
-    """
-    if audio_format not in FORMATS:
-        raise ValueError(f"expected an audio format of {', '.join(FORMATS)}, got '{audio_format}'; choose one of these")
-    if nj < 1:
-        raise ValueError(f"expected nj of at least 1, got {nj}; give the number of threads")
-    final = Path(os.path.realpath(dst))
-    if final == Path(os.path.realpath(src)):
-        raise ValueError(f"expected dst to differ from src, got {src} for both; choose another dst")
-    kaldi = KaldiDir.read(src)
-    with atomic_dir(final) as folder:
-        (folder / "data").mkdir()
-        lengths, skipped = _convert(kaldi, folder / "data", audio_format, nj)
-        if not lengths:
-            some = next(iter(skipped.items()), ("none", "wav.scp and text are empty"))
-            raise ValueError(f"expected audio in {src}, none of {len(skipped)} utterances can be used (first: {' '.join(some)})")
-        _write_dump(kaldi, folder, final, audio_format, lengths)
-        write_table(folder / "skipped", skipped)
-    kinds = Counter(reason.partition(":")[0] for reason in skipped.values())
-    return len(lengths), kinds
-
-
-def _write_dump(kaldi: KaldiDir, folder: Path, final: Path, audio_format: str, lengths: dict[str, int]) -> None:
-    """Writes the tables of a formatted directory that will lie at `final`."""
-    dump = KaldiDir(
-        final,
-        wav={utt: str(final / "data" / audio_name(utt, audio_format)) for utt in lengths},
-        text={utt: kaldi.text[utt] for utt in lengths},
-        utt2spk={utt: kaldi.speaker(utt) for utt in lengths},
-        utt2lang={utt: kaldi.utt2lang[utt] for utt in lengths},
-    )
-    dump.write(folder)
-    write_table(folder / "utt2num_samples", lengths)
-    (folder / "feats_type").write_text("raw\n", encoding="utf-8")
-    (folder / "audio_format").write_text(f"{audio_format}\n", encoding="utf-8")
-
-
-def _convert(kaldi: KaldiDir, folder: Path, audio_format: str, nj: int) -> tuple[dict[str, int], dict[str, str]]:
-    """Converts every usable utterance; returns utterance -> samples written, and utterance -> why it was skipped."""
-    skipped: dict[str, str] = {}
-    recordings: dict[str, list[str]] = defaultdict(list)
-    for utt in kaldi.utterances():
-        problem = kaldi.problem(utt) or (None if kaldi.utt2lang.get(utt) else "not in utt2lang")
-        if problem is None:
-            recordings[kaldi.recording(utt)].append(utt)
-        else:
-            skipped[utt] = problem
-
-    def job(recording: str) -> dict[str, int | str]:
-        return _convert_recording(kaldi, recordings[recording], folder, audio_format)
-
-    lengths: dict[str, int] = {}
-    for results in _parallel(job, list(recordings), nj):
-        for utt, result in results.items():
-            if isinstance(result, int):
-                lengths[utt] = result
-            else:
-                skipped[utt] = result
-    return lengths, skipped
-
-
-def _convert_recording(kaldi: KaldiDir, utts: list[str], folder: Path, audio_format: str) -> dict[str, int | str]:
-    """Converts one recording's utterances; returns utterance -> samples written, or why it was skipped."""
-    try:
-        samples, rate = read_audio(kaldi.wav[kaldi.recording(utts[0])])
-    except AudioError as error:
-        return dict.fromkeys(utts, " ".join(str(error).split()))
-    results: dict[str, int | str] = {}
-    for utt in utts:
-        piece = samples if kaldi.segments is None else cut(samples, rate, kaldi.segments[utt])
-        try:
-            out = to_16k(piece, rate)
-        except AudioError as error:
-            results[utt] = str(error)
-            continue
-        path = folder / audio_name(utt, audio_format)
-        try:
-            soundfile.write(path, out, SAMPLE_RATE, subtype="PCM_16")
-        except soundfile.SoundFileError as error:
-            raise OSError(f"expected to write {path}, got: {error}; check the disk's free space and permissions") from error
-        results[utt] = len(out)
-    return results
-
-
-def _parallel(job: Callable[[str], dict[str, int | str]], items: list[str], nj: int) -> Iterator[dict[str, int | str]]:
-    """Yields the results of `job` over items as they come, with progress on stderr; an error cancels what has not begun."""
-    began = shown = time.monotonic()
-    pool = ThreadPoolExecutor(nj)
-    try:
-        futures: list[Future[dict[str, int | str]]] = [pool.submit(job, item) for item in items]
-        for count, future in enumerate(as_completed(futures), start=1):
-            yield future.result()
-            now = time.monotonic()
-            if now - shown >= PROGRESS_SECONDS:
-                left = (now - began) / count * (len(items) - count)
-                print(f"{count}/{len(items)} recordings, about {left:.0f} s left", file=sys.stderr, flush=True)
-                shown = now
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)

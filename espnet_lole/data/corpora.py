@@ -2,8 +2,7 @@
 
 import difflib
 import os
-import shutil
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,11 +10,23 @@ from typing import NamedTuple
 
 import yaml
 
-from espnet_lole.data.audio import SAMPLE_RATE, split_ark
-from espnet_lole.data.kaldi import KaldiDir, Segment, atomic_dir, read_table, write_table
+from espnet_lole.data.audio import split_ark
+from espnet_lole.data.kaldi import KaldiDir, Segment, atomic_dir, write_table
+from espnet_lole.data.summary import NO_LANGUAGE, Tally, reasons
 
 SETS = ("train", "dev", "test")
-DUMP_MARKS = ("feats_type", "audio_format")
+
+
+class _Loader(yaml.BaseLoader):
+    """YAML whose scalars are all strings, so that the language `no` is not read as false, and whose keys differ."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """Builds a mapping; a key that came before is an error, not a replacement."""
+        keys = [self.construct_object(key) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' twice in one mapping", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 class Source(NamedTuple):
@@ -65,11 +76,10 @@ def _mapping(value: object, keys: Sequence[str], where: str, required: bool) -> 
     unknown = [str(key) for key in value if key not in keys]
     if unknown:
         raise ValueError(f"{where}: expected only the keys {', '.join(keys)}, got {', '.join(unknown)}; correct or remove them")
-    missing = [key for key in keys if required and not (isinstance(value.get(key), str) and value[key])]
-    if missing:
-        raise ValueError(
-            f"{where}: expected a directory for each of {', '.join(keys)}, got none for {', '.join(missing)}; add it"
-        )
+    wrong = [key for key in keys if required and not (isinstance(value.get(key), str) and value[key])]
+    if wrong:
+        got = ", ".join(f"{key}: {value.get(key) or 'nothing'}" for key in wrong)
+        raise ValueError(f"{where}: expected one directory for each of {', '.join(keys)}, got {got}; name one")
     return value
 
 
@@ -89,8 +99,8 @@ def load_corpus(path: str | Path) -> tuple[Path, list[Source]]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"expected a corpus file at {path}, found none; write one after conf/corpora/example.yaml")
     try:
-        # BaseLoader: every scalar is a string, so that the language `no` is not read as false
-        loaded = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+        with open(path, encoding="utf-8-sig") as file:
+            loaded = yaml.load(file, Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: expected YAML, got: {' '.join(str(error).split())}; correct the file") from error
     corpus = _mapping(loaded, ("root", "languages", "sets"), str(path), required=False)
@@ -144,7 +154,7 @@ def _add(table: dict, key: str, value: object, where: Path) -> None:
         raise ValueError(f"{where}: expected ids that differ, got '{key}' twice once the language is put before it; rename one")
 
 
-def select(kaldi: KaldiDir, language: str, utts: Iterable[str], root: Path) -> tuple[KaldiDir, Counter[str]]:
+def select(kaldi: KaldiDir, language: str, utts: Iterable[str], root: Path) -> tuple[KaldiDir, dict[str, str]]:
     """Takes one language's usable utterances out of a directory, under ids that start with the language.
 
     Args:
@@ -154,7 +164,7 @@ def select(kaldi: KaldiDir, language: str, utts: Iterable[str], root: Path) -> t
         root: where relative audio paths may start, besides the current directory, `kaldi` and its parent.
 
     Returns:
-        The part, and how many utterances were skipped per reason.
+        The part, and why each other utterance was dropped, under such an id too.
 
     Raises:
         ValueError: two ids become one, or nothing is usable.
@@ -162,12 +172,12 @@ def select(kaldi: KaldiDir, language: str, utts: Iterable[str], root: Path) -> t
     here = Path(os.path.abspath(kaldi.path))
     places = (Path(os.path.abspath(".")), Path(os.path.abspath(root)), here, here.parent)
     part = KaldiDir(kaldi.path, {}, {}, {}, {}, None if kaldi.segments is None else {})
-    kept, skipped = kaldi.usable(utts)
+    kept, dropped = kaldi.usable(utts)
     for utt in kept:
         recording = kaldi.recording(utt)
         entry = locate(kaldi.wav[recording], places)
         if entry is None:
-            skipped["audio not found"] += 1
+            dropped[utt] = f"audio not found: {kaldi.wav[recording]}"
             continue
         name = prefixed(language, utt)
         if name in part.text:
@@ -181,17 +191,17 @@ def select(kaldi: KaldiDir, language: str, utts: Iterable[str], root: Path) -> t
         if part.segments is not None and kaldi.segments is not None:
             part.segments[name] = Segment(prefixed(language, recording), *kaldi.segments[utt][1:])
     if not part.text:
-        raise ValueError(_nothing_usable(kaldi, language, skipped, places))
-    return part, skipped
+        raise ValueError(_nothing_usable(kaldi, language, dropped, places))
+    return part, {prefixed(language, utt): why for utt, why in dropped.items()}
 
 
-def _nothing_usable(kaldi: KaldiDir, language: str, skipped: Counter[str], places: Sequence[Path]) -> str:
+def _nothing_usable(kaldi: KaldiDir, language: str, dropped: dict[str, str], places: Sequence[Path]) -> str:
     """Returns the message for a directory without a usable utterance."""
-    why = ", ".join(f"{count} {reason}" for reason, count in sorted(skipped.items())) or "no utterance"
-    hint = "check its text and wav.scp"
-    if skipped["audio not found"]:
-        hint = f"looked for '{next(iter(kaldi.wav.values()))}' in {', '.join(map(str, places))}"
-    return f"{kaldi.path}: expected utterances in '{language}', none is usable ({why}); {hint}"
+    hint = "mend its text and wav.scp"
+    sought = [why.partition(": ")[2] for why in dropped.values() if why.startswith("audio not found")]
+    if sought:
+        hint = f"looked for '{sought[0]}' in {', '.join(map(str, places))}; correct wav.scp or 'root'"
+    return f"{kaldi.path}: expected utterances in '{language}', none is usable: {reasons(dropped) or 'it is empty'}; {hint}"
 
 
 def merge(parts: Sequence[KaldiDir]) -> KaldiDir:
@@ -227,18 +237,11 @@ def _by_language(source: Source, kaldi: KaldiDir) -> dict[str, list[str]]:
         check_language(code, kaldi.path / "utt2lang")
     groups: dict[str, list[str]] = {}
     for utt in kaldi.utterances():
-        groups.setdefault(kaldi.utt2lang.get(utt, ""), []).append(utt)
+        groups.setdefault(kaldi.utt2lang.get(utt, NO_LANGUAGE), []).append(utt)
     return groups
 
 
-def _report(language: str, split: str, part: KaldiDir, skipped: Counter[str]) -> str:
-    """Returns the summary line of one language's set."""
-    why = ", ".join(f"{count} {reason}" for reason, count in sorted(skipped.items()))
-    told = f", skipped {sum(skipped.values())} ({why})" if skipped else ""
-    return f"{language} {split}: {len(part.text)} utterances, {len(set(part.utt2spk.values()))} speakers{told}"
-
-
-def collect(corpus: str | Path, datadir: str | Path, langs: Sequence[str] = ()) -> list[str]:
+def collect(corpus: str | Path, datadir: str | Path, langs: Sequence[str] = ()) -> list[Tally]:
     """Writes datadir/train, datadir/dev (all languages) and datadir/test_<language>.
 
     Args:
@@ -247,7 +250,7 @@ def collect(corpus: str | Path, datadir: str | Path, langs: Sequence[str] = ()) 
         langs: the languages to take; all by default.
 
     Returns:
-        A summary line per language and set.
+        What was kept and dropped of each language and set.
 
     Raises:
         FileNotFoundError: a directory or file does not exist.
@@ -255,39 +258,68 @@ def collect(corpus: str | Path, datadir: str | Path, langs: Sequence[str] = ()) 
     """
     root, sources = load_corpus(corpus)
     parts: dict[str, list[KaldiDir]] = {}
+    dropped: dict[str, dict[str, str]] = defaultdict(dict)
     found: dict[str, set[str]] = {split: set() for split in SETS}
-    lines = []
+    tallies = []
     for source in sources:
         if source.language is not None and langs and source.language not in langs:
             found[source.split].add(source.language)
             continue
         kaldi = KaldiDir.read(source.path)
         for language, utts in sorted(_by_language(source, kaldi).items()):
-            if not language:
-                lines.append(f"? {source.split}: skipped {len(utts)} (not in utt2lang)")
+            name = f"test_{language}" if source.split == "test" else source.split
+            if language == NO_LANGUAGE:
+                why = dict.fromkeys(utts, "not in utt2lang")
+                tallies.append(Tally(source.split, language, 0, 0, None, why))
                 continue
             found[source.split].add(language)
             if langs and language not in langs:
                 continue
-            part, skipped = select(kaldi, language, utts, root)
-            parts.setdefault(f"test_{language}" if source.split == "test" else source.split, []).append(part)
-            lines.append(_report(language, source.split, part, skipped))
-    for split in SETS:
-        _check_selected(langs, found[split], f"{corpus}: {split}")
-    _write_all(parts, Path(datadir), sources)
-    return lines
+            part, why = select(kaldi, language, utts, root)
+            parts.setdefault(name, []).append(part)
+            dropped[name] |= why
+            speakers = len(set(part.utt2spk.values()))
+            tallies.append(Tally(source.split, language, len(part.text), speakers, None, why, Path(datadir, name, "skipped")))
+    _check_languages(langs, found, str(corpus))
+    _write_all(parts, dropped, Path(datadir), sources)
+    return tallies
 
 
-def _check_selected(langs: Sequence[str], found: set[str], where: str) -> None:
-    """Raises if a wanted language is not there."""
+def _check_languages(langs: Sequence[str], found: dict[str, set[str]], where: str) -> None:
+    """Raises if a set is empty, a wanted language is missing in one, or a language has no training data."""
+    for split, have in found.items():
+        if not have:
+            raise ValueError(f"{where}: expected utterances in {split}, none is in its utt2lang; give each its language there")
+        check_selected(langs, have, f"{where}: {split}")
+        untrained = sorted((set(langs) & have if langs else have) - found["train"])
+        if untrained:
+            raise ValueError(
+                f"{where}: expected training data in each language, got none in {', '.join(untrained)} of {split}; "
+                "add it, or name the other languages with --langs"
+            )
+
+
+def check_selected(langs: Sequence[str], found: set[str], where: str) -> None:
+    """Raises if a wanted language is not there.
+
+    Args:
+        langs: the wanted languages.
+        found: those that are there.
+        where: the place, for the message.
+
+    Raises:
+        ValueError: a wanted language is not there.
+    """
     unknown = [code for code in langs if code not in found]
     if unknown:
         have = ", ".join(sorted(found)) or "none"
         raise ValueError(f"{where}: expected languages out of {have}, got {', '.join(unknown)}; correct --langs")
 
 
-def _write_all(parts: dict[str, list[KaldiDir]], datadir: Path, sources: Sequence[Source]) -> None:
-    """Writes the sets; none takes its place before all are written."""
+def _write_all(
+    parts: dict[str, list[KaldiDir]], dropped: dict[str, dict[str, str]], datadir: Path, sources: Sequence[Source]
+) -> None:
+    """Writes the sets and the lists of what was dropped; none takes its place before all are written."""
     inputs = {os.path.realpath(source.path) for source in sources}
     for name in parts:
         if os.path.realpath(datadir / name) in inputs:
@@ -296,76 +328,6 @@ def _write_all(parts: dict[str, list[KaldiDir]], datadir: Path, sources: Sequenc
             )
     with ExitStack() as stack:
         for name, own in parts.items():
-            merge(own).write(stack.enter_context(atomic_dir(datadir / name)))
-
-
-def filter_dir(src: str | Path, dst: str | Path, min_seconds: float, max_seconds: float, langs: Sequence[str] = ()) -> list[str]:
-    """Keeps a formatted directory's utterances of some languages whose length is within bounds (both included).
-
-    Args:
-        src: a directory `format_dir` wrote; the audio stays there.
-        dst: the directory to write, whole or not at all.
-        min_seconds: the shortest to keep.
-        max_seconds: the longest to keep.
-        langs: the languages to keep; all by default.
-
-    Returns:
-        A summary line per language.
-
-    Raises:
-        FileNotFoundError: a table is missing.
-        ValueError: the bounds or languages do not fit, or a language loses every utterance.
-    """
-    _check_filter(src, dst, min_seconds, max_seconds)
-    kaldi, lengths = KaldiDir.read(src), _read_lengths(Path(src) / "utt2num_samples")
-    present = set(kaldi.utt2lang.values())
-    _check_selected(langs, present, str(Path(src) / "utt2lang"))
-    usable, _ = kaldi.usable()
-    kept: dict[str, int] = {}
-    lines = []
-    for language in sorted(set(langs) or present):
-        own = [utt for utt in usable if kaldi.utt2lang.get(utt) == language and utt in lengths]
-        fit = {utt: lengths[utt] for utt in own if min_seconds <= lengths[utt] / SAMPLE_RATE <= max_seconds}
-        if not fit:
-            raise ValueError(
-                f"{src}: expected utterances in '{language}' of {min_seconds} to {max_seconds} s, "
-                f"got none of {len(own)}; widen the bounds or leave the language out"
-            )
-        kept |= fit
-        hours = sum(fit.values()) / SAMPLE_RATE / 3600
-        lines.append(f"{language}: kept {len(fit)} utterances, {hours:.2f} h; dropped {len(own) - len(fit)} by length")
-    if not kept:
-        raise ValueError(f"{src}: expected utterances with a language, got none in utt2lang; format the directory again")
-    others = sum(language not in langs for language in kaldi.utt2lang.values()) if langs else 0
-    _write_kept(kaldi, Path(dst), kept)
-    return lines + ([f"dropped {others} utterances of other languages"] if others else [])
-
-
-def _check_filter(src: str | Path, dst: str | Path, min_seconds: float, max_seconds: float) -> None:
-    """Raises if the bounds are not in order, or the output is the input."""
-    if not 0 <= min_seconds <= max_seconds:
-        raise ValueError(f"expected 0 <= min_wav_duration <= max_wav_duration, got {min_seconds} and {max_seconds}; correct them")
-    if os.path.realpath(src) == os.path.realpath(dst):
-        raise ValueError(f"expected dst to differ from src, got {src} for both; choose another dst")
-
-
-def _write_kept(kaldi: KaldiDir, dst: Path, kept: dict[str, int]) -> None:
-    """Writes the kept utterances' tables and the marks of a formatted directory."""
-    tables = ({utt: table[utt] for utt in kept} for table in (kaldi.wav, kaldi.text, kaldi.utt2spk, kaldi.utt2lang))
-    with atomic_dir(dst) as folder:
-        KaldiDir(dst, *tables).write(folder)
-        write_table(folder / "utt2num_samples", kept)
-        for name in DUMP_MARKS:
-            shutil.copyfile(kaldi.path / name, folder / name)
-
-
-def _read_lengths(path: Path) -> dict[str, int]:
-    """Reads utt2num_samples."""
-    if not path.is_file():
-        raise FileNotFoundError(f"expected a file {path}, found none; run `lole_data format` first")
-    lengths = {}
-    for utt, value in read_table(path).items():
-        if not value.isdecimal():
-            raise ValueError(f"{path}: expected a number of samples for '{utt}', got '{value}'; format the directory again")
-        lengths[utt] = int(value)
-    return lengths
+            folder = stack.enter_context(atomic_dir(datadir / name))
+            merge(own).write(folder)
+            write_table(folder / "skipped", dropped[name])

@@ -1,9 +1,9 @@
 """Kaldi data directories: reading with checks, writing sorted, and replacing a directory whole or not at all."""
 
+import math
 import os
 import re
 import shutil
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,18 +88,18 @@ class KaldiDir:
             return "not in segments"
         return None if self.wav.get(self.recording(utt)) else "not in wav.scp"
 
-    def usable(self, utts: Iterable[str] | None = None) -> tuple[list[str], Counter[str]]:
+    def usable(self, utts: Iterable[str] | None = None) -> tuple[list[str], dict[str, str]]:
         """Splits utterances into those with audio and a transcript, and the rest.
 
         Args:
             utts: the utterances to look at; all by default.
 
         Returns:
-            The usable ones in the given order, and how many of the others per reason.
+            The usable ones in the given order, and each other one's reason.
         """
         problems = {utt: self.problem(utt) for utt in (self.utterances() if utts is None else utts)}
         kept = [utt for utt, problem in problems.items() if problem is None]
-        return kept, Counter(problem for problem in problems.values() if problem is not None)
+        return kept, {utt: problem for utt, problem in problems.items() if problem is not None}
 
     def write(self, folder: Path) -> None:
         """Writes the tables, sorted, with spk2utt.
@@ -177,13 +177,16 @@ def read_segments(path: str | Path) -> dict[str, Segment]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a line has not these four fields, or is refused by `iter_table`.
+        ValueError: a line has not these four fields with finite times, or is refused by `iter_table`.
     """
     segments = {}
     for number, utt, value in iter_table(Path(path)):
         try:
-            recording, start, end = value.split()
-            segments[utt] = Segment(recording, float(start), float(end))
+            recording, *times = value.split()
+            start, end = map(float, times)
+            if not (math.isfinite(start) and math.isfinite(end)):
+                raise ValueError(times)
+            segments[utt] = Segment(recording, start, end)
         except ValueError as error:
             raise ValueError(
                 f"{path}:{number}: expected 'utterance recording start end' with times in seconds, "

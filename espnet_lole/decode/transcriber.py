@@ -1,8 +1,9 @@
-"""Systems that transcribe a batch: the backbone, language experts, MoLE."""
+"""Systems that transcribe a batch: language experts, MoLE, and one model for all languages."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,37 +48,78 @@ class Transcriber(Protocol):
 
 
 @dataclass(frozen=True)
-class AwareTranscriber:
-    """A backbone, with or without experts, that is told each utterance's language.
+class ExpertTranscriber:
+    """Language experts, which must be told each utterance's language.
 
     Attributes:
         backbone: in evaluation mode.
         tokens: its tokens.
-        bank: the experts in it; None for the backbone as it is.
+        bank: the experts in it.
         search: how to search.
     """
 
     backbone: Backbone
     tokens: WhisperTokens
-    bank: ExpertBank | None
+    bank: ExpertBank
     search: SearchConfig
 
     @torch.no_grad()
     def __call__(self, speech: Sequence[Tensor], langs: Sequence[str] | None) -> list[Transcription]:
         """Transcribe a batch; see ``Transcriber``."""
         if langs is None:
-            raise ValueError("expected the language of each utterance, got none: only MoLE and a student find it themselves")
+            raise ValueError("expected the language of each utterance, got none: experts alone do not find it, MoLE does")
         padded, lengths = pad_speech(speech, self.backbone)
         prompts = torch.tensor([self.tokens.prompt(lang) for lang in langs], device=padded.device)
-        if self.bank is None:
-            hypotheses = search(self.backbone, self.backbone.encode(padded, lengths), prompts, self.tokens.end, self.search)
-        else:
-            expert = torch.tensor([self.bank.index(lang) for lang in langs], device=padded.device)
-            with self.bank.routed(expert):
-                encoded = self.backbone.encode(padded, lengths)
-            with self.bank.routed(beam_rows(expert, self.search.beam_size)):
-                hypotheses = search(self.backbone, encoded, prompts, self.tokens.end, self.search)
+        expert = torch.tensor([self.bank.index(lang) for lang in langs], device=padded.device)
+        with self.bank.routed(expert):
+            encoded = self.backbone.encode(padded, lengths)
+        with self.bank.routed(beam_rows(expert, self.search.beam_size)):
+            hypotheses = search(self.backbone, encoded, prompts, self.tokens.end, self.search)
         return [Transcription(h, lang, None) for h, lang in zip(hypotheses, langs, strict=True)]
+
+
+@dataclass(frozen=True)
+class PromptTranscriber:
+    """A backbone with one adapter for all languages, or as it is, which finds the language by Whisper's language token.
+
+    Attributes:
+        backbone: in evaluation mode.
+        tokens: its tokens.
+        bank: the adapter in it; None for the backbone as it is.
+        languages: codes of the languages that can be found.
+        search: how to search.
+    """
+
+    backbone: Backbone
+    tokens: WhisperTokens
+    bank: ExpertBank | None
+    languages: Sequence[str]
+    search: SearchConfig
+
+    @torch.no_grad()
+    def __call__(self, speech: Sequence[Tensor], langs: Sequence[str] | None) -> list[Transcription]:
+        """Transcribe a batch; see ``Transcriber``."""
+        padded, lengths = pad_speech(speech, self.backbone)
+        adapter = torch.zeros_like(lengths)  # (B,): the only one
+        with nullcontext() if self.bank is None else self.bank.routed(adapter):
+            encoded = self.backbone.encode(padded, lengths)
+            confidence: list[float | None] = [None] * len(speech)
+            if langs is None:
+                posteriors = self._language_posteriors(encoded)
+                langs = [self.languages[i] for i in posteriors.argmax(1).tolist()]
+                confidence = posteriors.amax(1).tolist()
+            prompts = torch.tensor([self.tokens.prompt(lang) for lang in langs], device=padded.device)
+            hypotheses = search(self.backbone, encoded, prompts, self.tokens.end, self.search)
+        return [Transcription(h, lang, c) for h, lang, c in zip(hypotheses, langs, confidence, strict=True)]
+
+    def _language_posteriors(self, encoded: Encoded) -> Tensor:
+        """Probabilities of the languages' tokens after the start token, shape (B, L)."""
+        if not self.languages:
+            raise ValueError("expected the languages that can be found, got none: give --langs")
+        start = torch.full((len(encoded.states), 1), self.tokens.start, device=encoded.states.device)
+        scores = self.backbone.logits(self.backbone.decode(start, encoded)[:, 0]).float()  # (B, V)
+        ids = [self.tokens.language(lang) for lang in self.languages]
+        return scores[:, ids].softmax(-1)
 
 
 class MoLETranscriber:

@@ -108,10 +108,10 @@ def find_targets(model: nn.Module, targets: Sequence[str]) -> list[str]:
     Raises:
         ValueError: a target fits no linear; the message lists those that exist.
     """
-    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | ExpertLinear)]
     found = {t: [n for n in linears if n == t or n.endswith(f".{t}")] for t in targets}
     if missing := [t for t, names in found.items() if not names]:
-        exist = sorted({n.rpartition(".")[2] for n in linears})
+        exist = sorted({n.rpartition(".")[2] for n in linears} - {"base"})
         raise ValueError(f"expected targets that name linears of the model, got {missing}: there are {exist}")
     chosen = {n for names in found.values() for n in names}
     return [n for n in linears if n in chosen]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 @dataclass
@@ -27,8 +28,10 @@ class ExpertLinear(nn.Module):
 
     The factors of all experts are stacked; a mixed batch gathers those of its utterances and takes two batched products.
 
+    A bank of one adapter multiplies with it as it is. On linears that have experts already, ``W0 x + b`` is what those give.
+
     Args:
-        base: the frozen linear, ``in_dim`` to ``out_dim``.
+        base: the frozen linear, ``in_dim`` to ``out_dim``, with or without experts.
         route: shared by all layers of a bank, set before each forward pass.
         num_experts: E.
         rank: R.
@@ -36,15 +39,23 @@ class ExpertLinear(nn.Module):
         dropout: probability of dropping an input of the experts in training.
     """
 
-    def __init__(self, base: nn.Linear, route: Route, num_experts: int, rank: int, scale: float, dropout: float) -> None:
+    def __init__(
+        self, base: nn.Linear | ExpertLinear, route: Route, num_experts: int, rank: int, scale: float, dropout: float
+    ) -> None:
         super().__init__()
         self.base = base.requires_grad_(False)
         self.route = route
         self.scale = scale
         self.dropout = nn.Dropout(dropout)
+        self.in_features, self.out_features = base.in_features, base.out_features
         device = base.weight.device
         self.lora_A = nn.Parameter(torch.empty(num_experts, rank, base.in_features, device=device))
         self.lora_B = nn.Parameter(torch.zeros(num_experts, base.out_features, rank, device=device))
+
+    @property
+    def weight(self) -> Tensor:
+        """``W0``, shape (out_dim, in_dim)."""
+        return self.base.weight
 
     def reset(self, name: str, languages: Sequence[str], seed: int) -> None:
         """Draw A (Kaiming uniform) and zero B; an expert's start depends on its language, not on its neighbours."""
@@ -61,6 +72,8 @@ class ExpertLinear(nn.Module):
         y = self.base(x)
         if self.route.index is None:
             return y
+        if len(self.lora_A) == 1 and self.route.weights is None:
+            return y + self.scale * F.linear(F.linear(self.dropout(x), self.lora_A[0]), self.lora_B[0])
         a, b = self._chosen()
         z = torch.bmm(self.dropout(x), a.mT)  # (B, T, R)
         return torch.baddbmm(y, z, b.mT, alpha=self.scale)

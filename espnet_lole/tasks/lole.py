@@ -16,7 +16,6 @@ import yaml
 from espnet2.tasks.abs_task import AbsTask, optim_classes
 from espnet2.train.collate_fn import CommonCollateFn
 from espnet2.train.preprocessor import AbsPreprocessor
-from espnet2.train.trainer import Trainer
 from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str2bool
 
@@ -24,17 +23,22 @@ from espnet_lole.backbone.features import MAX_SAMPLES, MIN_SAMPLES
 from espnet_lole.backbone.load import PRECISIONS, load_backbone, load_config
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone
+from espnet_lole.distill.start import start_student
 from espnet_lole.espnet_model import IGNORE, ESPnetExpertModel, FrozenWhisperModel, describe
 from espnet_lole.espnet_mole_model import ESPnetMoLEModel
+from espnet_lole.espnet_student_model import STUDENT, DistillConfig, ESPnetStudentModel
 from espnet_lole.experts.adapters import Adapter, load_bank, load_expert
 from espnet_lole.experts.bank import ExpertBank, ExpertConfig
 from espnet_lole.experts.optimizer import ExpertAdamW
 from espnet_lole.fusion.layers import FusionConfig
 from espnet_lole.fusion.mole import MoLE
 from espnet_lole.router.classifier import ClassifierConfig
+from espnet_lole.train.trainer import LoLETrainer
 
 optim_classes["expert_adamw"] = ExpertAdamW  # ESPnet looks optimizers up here
 Conf = TypeVar("Conf")
+STARTS = ("average", "random")
+"""Of a student: the average of the experts, or random weights."""
 
 
 class LoLEPreprocessor(AbsPreprocessor):
@@ -77,7 +81,7 @@ class LoLETask(AbsTask):
 
     num_optimizers: int = 1
     class_choices_list: list = []
-    trainer = Trainer
+    trainer = LoLETrainer
 
     @classmethod
     def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
@@ -91,10 +95,16 @@ class LoLETask(AbsTask):
         group.add_argument("--expert_conf", action=NestedDictAction, default={}, help="rank, alpha, dropout, targets")
         group.add_argument("--expert_start", type=str, default=None, help="experts: an adapter that they start from")
         group.add_argument("--mole_start", type=str, default=None, help="mole: a checkpoint of fewer languages to start from")
-        group.add_argument("--experts", type=str, default=None, help="mole: folder of the experts, a peft adapter a language")
+        group.add_argument("--experts", type=str, default=None, help="mole, student: folder of the experts' adapters")
         group.add_argument("--fusion_conf", action=NestedDictAction, default={}, help="mole: shared_layers and their fusion")
         group.add_argument("--fusion_lr_factor", type=float, default=1.0, help="mole: times the learning rate, for the fusion")
         group.add_argument("--classifier_conf", action=NestedDictAction, default={}, help="mole: pooling, hidden, dropout")
+        group.add_argument(
+            "--student_start", type=str, default="average", choices=["average", "random"], help="student: its start"
+        )
+        group.add_argument(
+            "--distill_conf", action=NestedDictAction, default={}, help="student: kd and the weights of its losses"
+        )
         group.add_argument("--lid_weight", type=float, default=1.0, help="mole: of the language's cross-entropy in the loss")
         group.add_argument("--model_conf", action=NestedDictAction, default={}, help="unused; ESPnet reads it")
         group.add_argument("--use_preprocessor", type=str2bool, default=True, help="ESPnet's; always true here")
@@ -161,6 +171,8 @@ class LoLETask(AbsTask):
             optimizer = ExpertAdamW(trained, **{"max_grad_norm": args.grad_clip, **args.optim_conf})
             args.grad_clip = math.inf
             return [optimizer]
+        if not isinstance(model, ESPnetMoLEModel):
+            return [optim_classes[args.optim](trained, **args.optim_conf)]
         fused = {id(p) for p in model.fusion.parameters()}
         groups = [
             {"params": [p for p in trained if id(p) not in fused]},
@@ -198,9 +210,33 @@ def build_mole(args: argparse.Namespace, backbone: Backbone, tokens: WhisperToke
     return model
 
 
+def build_student(args: argparse.Namespace, backbone: Backbone, tokens: WhisperTokens) -> ESPnetStudentModel:
+    """A student on the frozen backbone, around the experts if they teach it or start it.
+
+    Raises:
+        ValueError: they do, and no folder of experts is given.
+    """
+    conf = read_conf(DistillConfig, args.distill_conf, "distill_conf")
+    experts = None
+    if conf.kd != "none" or args.student_start == "average":
+        if args.experts is None:
+            raise ValueError("expected --experts, the folder of the languages' adapters, got none: train the experts first")
+        experts = load_bank(backbone.model, Path(args.experts), args.langs)
+    student = ExpertBank(backbone.model, [STUDENT], read_conf(ExpertConfig, args.expert_conf, "expert_conf"), args.seed)
+    if args.student_start == "average":
+        kept = start_student(student, experts)
+        low = min(kept, key=kept.get)
+        logging.info(
+            f"start: the average of the experts, of whose energy rank {student.config.rank} keeps "
+            f"{100 * sum(kept.values()) / len(kept):.1f} % on average, least in {low}: {100 * kept[low]:.1f} %"
+        )
+    return ESPnetStudentModel(backbone, args.langs, experts, student, tokens, conf, args.max_epoch)
+
+
 SYSTEMS: dict[str, Callable[[argparse.Namespace, Backbone, WhisperTokens], FrozenWhisperModel]] = {
     "experts": build_experts,
     "mole": build_mole,
+    "student": build_student,
 }
 """What can be trained."""
 

@@ -9,9 +9,9 @@ import yaml
 
 from espnet_lole.bin.lole_data import main
 from espnet_lole.data import corpora
-from espnet_lole.data.audio import format_dir
-from espnet_lole.data.corpora import check_language, collect, filter_dir, load_corpus
-from espnet_lole.data.kaldi import KaldiDir, read_table, write_table
+from espnet_lole.data.corpora import check_language, collect, load_corpus
+from espnet_lole.data.kaldi import read_table, write_table
+from espnet_lole.data.summary import Tally
 
 REPO = Path(__file__).parents[2]
 NAMES = {"de": "german", "en": "english", "es": "spanish", "no": "norwegian", "zh": "chinese"}
@@ -50,8 +50,8 @@ def two_languages(**tables: dict[str, str]) -> str:
 
 
 def test_collect_brings_languages_together_under_their_prefix() -> None:
-    lines = collect(two_languages(), "data")
-    assert lines[0] == "de train: 2 utterances, 1 speakers" and len(lines) == 6
+    tallies = collect(two_languages(), "data")
+    assert tallies[0] == Tally("train", "de", 2, 1, None, {}, Path("data/train/skipped")) and len(tallies) == 6
     assert read_table("data/train/text") == {"de_a": "eins", "de_b": "zwei", "no_a": "eins", "no_b": "zwei"}
     assert read_table("data/train/utt2lang") == {"de_a": "de", "de_b": "de", "no_a": "no", "no_b": "no"}
     assert read_table("data/train/spk2utt") == {"de_s": "de_a de_b", "no_s": "no_a no_b"}
@@ -89,8 +89,8 @@ def test_collect_splits_mixed_sets_by_utt2lang() -> None:
     sets = {name: f"mixed/{name}" for name in ("train", "dev", "test")}
     for name in sets.values():
         make(f"root/{name}", utt2lang={"a": "de"} if name == "mixed/dev" else {"a": "de", "b": "en"})
-    lines = collect(corpus(root="root", sets=sets), "data")
-    assert "? dev: skipped 1 (not in utt2lang)" in lines
+    tallies = collect(corpus(root="root", sets=sets), "data")
+    assert Tally("dev", "?", 0, 0, None, {"b": "not in utt2lang"}) in tallies
     assert read_table("data/train/text") == {"de_a": "eins", "en_b": "zwei"}
     assert read_table("data/test_en/text") == {"en_b": "zwei"}
     write_table("root/mixed/test/utt2lang", {"a": "de", "b": "zh-CN"})
@@ -101,10 +101,12 @@ def test_collect_splits_mixed_sets_by_utt2lang() -> None:
         collect("corpus.yaml", "data")
 
 
-def test_skipped_utterances_are_counted_by_reason() -> None:
+def test_dropped_utterances_are_listed_with_their_reason() -> None:
     path = two_languages(text={"a": "eins", "b": "", "c": "drei"})
-    told = "de train: 1 utterances, 1 speakers, skipped 2 (1 empty transcript, 1 not in wav.scp)"
-    assert collect(path, "data")[0] == told
+    why = {"de_b": "empty transcript", "de_c": "not in wav.scp"}
+    assert collect(path, "data")[0] == Tally("train", "de", 1, 1, None, why, Path("data/train/skipped"))
+    assert read_table("data/train/skipped") == why | {"no_b": "empty transcript", "no_c": "not in wav.scp"}
+    assert read_table("data/test_no/skipped") == {"no_b": "empty transcript", "no_c": "not in wav.scp"}
 
 
 def test_relative_paths_arks_and_pipes_are_made_absolute(tmp_path: Path) -> None:
@@ -115,17 +117,63 @@ def test_relative_paths_arks_and_pipes_are_made_absolute(tmp_path: Path) -> None
     for place in ("x/a.wav", "root/train/b.ark", "root/up.wav", "both.wav", "root/both.wav"):
         Path(place).parent.mkdir(exist_ok=True)
         Path(place).touch()
-    lines = collect(corpus(root="root", sets=sets), "data")
-    assert "skipped 1 (1 audio not found)" in lines[0]
+    assert collect(corpus(root="root", sets=sets), "data")[0].dropped == {"de_e": "audio not found: gone.wav"}
     found = {"de_a": "x/a.wav", "de_b": "root/train/b.ark:7", "de_c": "root/up.wav", "de_f": "both.wav"}
     expected = {utt: str(tmp_path / entry) for utt, entry in found.items()} | {"de_d": "cat rel.wav |"}
     assert read_table("data/train/wav.scp") == expected
 
 
 def test_no_audio_at_all_tells_where_it_was_looked_for() -> None:
-    with pytest.raises(ValueError, match=r"none is usable \(2 audio not found\); looked for 'gone.wav' in /"):
+    message = r"none is usable: 2 audio not found \(a, ...\); looked for 'gone.wav' in /.*; correct wav.scp or 'root'"
+    with pytest.raises(ValueError, match=message):
         collect(two_languages(wav_scp={"a": "gone.wav", "b": "gone.wav"}), "data")
     assert not Path("data").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ({"a": "", "b": ""}, r"2 empty transcript \(a, ...\); mend its text and wav.scp"),
+        ({"x": "eins"}, r"2 not in text \(a, ...\), 1 not in wav.scp \(x\); mend"),
+    ],
+)
+def test_a_set_that_becomes_empty_is_an_error_until_it_is_mended(text: dict[str, str], message: str) -> None:
+    path = two_languages()
+    write_table("in/dev_no/text", text)
+    with pytest.raises(ValueError, match=f"in/dev_no: expected utterances in 'no', none is usable: {message}"):
+        collect(path, "data")
+    assert not Path("data").exists()
+    write_table("in/dev_no/text", {"a": "en", "b": "to"})
+    assert len(collect(path, "data")) == 6
+
+
+def test_an_empty_directory_is_an_error() -> None:
+    empty = {"wav_scp": {}, "text": {}, "utt2spk": {}}
+    with pytest.raises(ValueError, match="none is usable: it is empty"):
+        collect(two_languages(**empty), "data")
+
+
+def test_mixed_sets_without_a_language_or_without_training_data_are_errors() -> None:
+    sets = {name: f"mixed/{name}" for name in ("train", "dev", "test")}
+    for name in sets.values():
+        make(name, utt2lang={"a": "de", "b": "en"})
+    write_table("mixed/train/utt2lang", {"a": "de"})
+    with pytest.raises(ValueError, match="expected training data in each language, got none in en of dev"):
+        collect(corpus(sets=sets), "data")
+    assert len(collect("corpus.yaml", "data", ["de"])) == 4
+    write_table("mixed/dev/utt2lang", {"x": "de"})
+    with pytest.raises(ValueError, match="expected utterances in dev, none is in its utt2lang"):
+        collect("corpus.yaml", "data2")
+    assert not Path("data2").exists()
+
+
+def test_files_with_byte_order_mark_and_carriage_returns() -> None:
+    path = two_languages(utt2lang={"a": "de", "b": "de"})
+    for file in [*Path("in").glob("*/*"), Path(path)]:
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
+    collect(path, "data")
+    assert Path("data/test_de/wav.scp").read_bytes() == b"de_a /a.wav\nde_b /b.wav\n"
+    assert read_table("data/test_de/text") == {"de_a": "eins", "de_b": "zwei"}
 
 
 def test_segments_of_one_language_do_not_disturb_the_other() -> None:
@@ -152,7 +200,9 @@ def test_inputs_are_not_overwritten() -> None:
         ("a: [", "expected YAML, got"),
         ("sets: {train: a, dev: b, test: c}\nlang: x", "expected only the keys root, languages, sets, got lang"),
         ("root: x", "expected either 'languages' or 'sets', got root"),
-        ("sets: {train: a, dev: b}", "sets: expected a directory for each of train, dev, test, got none for test"),
+        ("sets: {train: a, dev: b}", "sets: expected one directory for each of train, dev, test, got test: nothing; name one"),
+        ("sets: {train: [a, b], dev: b, test: c}", r"expected one directory .* got train: \['a', 'b'\]; name one"),
+        ("languages:\n  de: {}\n  de: {}", "corpus.yaml: expected YAML, got: the key 'de' twice in one mapping in .*line 2"),
         ("languages: de", "expected 'languages' to map codes to directories, got 'de'"),
         ("languages: {de: {train: a, dev: b, tests: c}}", "languages: de: expected only the keys train, dev, test, got tests"),
         ("languages: {deu: {train: a, dev: b, test: c}}", r"got 'deu'; did you mean one of: de \(german\)"),
@@ -189,64 +239,24 @@ def test_shipped_corpus_files_are_read(name: str, monkeypatch: pytest.MonkeyPatc
     assert len(load_corpus(REPO / f"conf/corpora/{name}.yaml")[1]) == {"lole_mini": 24, "example": 6}[name]
 
 
-def formatted(seconds: dict[str, float]) -> Path:
-    """Formats utterances `<lang>_x` of these lengths."""
-    Path("wav").mkdir()
-    for utt, length in seconds.items():
-        soundfile.write(f"wav/{utt}.wav", np.zeros(round(length * 16000)), 16000)
-    tables = ({utt: f"wav/{utt}.wav" for utt in seconds}, dict.fromkeys(seconds, "x"), {}, {utt: utt[:2] for utt in seconds})
-    folder = Path("src")
-    folder.mkdir()
-    KaldiDir(folder, *tables).write(folder)
-    format_dir(folder, "org")
-    return Path("org")
-
-
-def test_filter_keeps_lengths_and_languages() -> None:
-    org = formatted({"de_a": 0.05, "de_b": 0.1, "de_c": 0.3, "de_d": 0.4, "en_a": 0.2})
-    lines = filter_dir(org, "kept", 0.1, 0.3, ["de"])
-    assert lines == ["de: kept 2 utterances, 0.00 h; dropped 2 by length", "dropped 1 utterances of other languages"]
-    assert read_table("kept/utt2num_samples") == {"de_b": "1600", "de_c": "4800"}
-    assert sorted(path.name for path in Path("kept").iterdir()) == (
-        "audio_format feats_type spk2utt text utt2lang utt2num_samples utt2spk wav.scp".split()
-    )
-
-
-def test_filter_errors() -> None:
-    org = formatted({"de_a": 0.05, "en_a": 0.2})
-    with pytest.raises(ValueError, match=r"expected utterances in 'de' of 0.1 to 30 s, got none of 1"):
-        filter_dir(org, "kept", 0.1, 30)
-    with pytest.raises(ValueError, match="expected 0 <= min_wav_duration <= max_wav_duration, got 2 and 1"):
-        filter_dir(org, "kept", 2, 1)
-    with pytest.raises(ValueError, match="expected languages out of de, en, got fr"):
-        filter_dir(org, "kept", 0, 30, ["fr"])
-    with pytest.raises(ValueError, match="expected dst to differ from src"):
-        filter_dir(org, org, 0, 30)
-    with pytest.raises(FileNotFoundError, match="lole_data format"):
-        filter_dir("src", "kept", 0, 30)
-    write_table(org / "utt2num_samples", {"de_a": "x"})
-    with pytest.raises(ValueError, match="expected a number of samples for 'de_a', got 'x'"):
-        filter_dir(org, "kept", 0, 30)
-    (org / "utt2lang").write_text("")
-    write_table(org / "utt2num_samples", {"de_a": "1"})
-    with pytest.raises(ValueError, match="expected utterances with a language"):
-        filter_dir(org, "kept", 0, 30)
-    assert not Path("kept").exists()
-
-
 def test_command_line_runs_all_three(capsys: pytest.CaptureFixture[str]) -> None:
     soundfile.write("ok.wav", np.zeros(3200), 16000)
     path = two_languages(wav_scp={"a": "ok.wav", "b": "/gone.wav"})
     main(["collect", "--corpus", path, "--datadir", "data", "--langs", "de no"])
-    main(["format", "--src", "data/train", "--dst", "dump/org/train", "--nj", "2"])
-    main(["filter", "--src", "dump/org/train", "--dst", "dump/train"])
-    out, err = capsys.readouterr()
-    assert "dump/org/train: 2 utterances" in out and "no: kept 1 utterances" in out
-    assert "warning: 2 of 4 utterances skipped (2 missing file), see dump/org/train/skipped" in err
+    assert "total |    4   2       0 |    4   2       0 |    4   2       0\n" in capsys.readouterr().out
+    main(["format", "--src", "data/train", "data/dev", "--dst", "dump/org/train", "dump/org/dev", "--nj", "2"])
+    told = capsys.readouterr().out
+    assert told.count("lang ") == 1 and "no    |    1 0.0   1       1 |    1 0.0   1       1\n" in told
+    assert "dropped from no dev: 1 missing file (no_b); all listed in dump/org/dev/skipped\n" in told
+    main(["filter", "--src", "dump/org/train", "dump/org/dev", "--dst", "dump/train", "dump/dev", "--langs", "no"])
+    told = capsys.readouterr().out.splitlines()
+    assert told[1] == "lang  | utts min spk dropped | utts min spk dropped" and len(told) == 4
+    assert set(read_table("dump/dev/utt2lang")) == {"no_a"}
 
 
 def test_command_line_tells_a_mistake_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="1"):
-        main(["format", "--src", "none", "--dst", "dump"])
-    err = capsys.readouterr().err
-    assert err.startswith("error: expected a Kaldi directory at none") and err.count("\n") == 1
+    for source, message in ((["none"], "expected a Kaldi directory at none"), (["a", "b"], "expected a --dst for each --src")):
+        with pytest.raises(SystemExit, match="1"):
+            main(["format", "--src", *source, "--dst", "dump"])
+        err = capsys.readouterr().err
+        assert err.startswith(f"error: {message}") and err.count("\n") == 1

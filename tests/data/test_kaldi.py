@@ -31,7 +31,7 @@ def test_other_encoding_names_file_and_line(tmp_path: Path) -> None:
         read_table(tmp_path / "text")
 
 
-@pytest.mark.parametrize("line", ["a rec 0", "a rec zero 1", "a rec 0 1 2"])
+@pytest.mark.parametrize("line", ["a rec 0", "a rec zero 1", "a rec 0 1 2", "a rec 0 nan", "a rec 0 inf"])
 def test_malformed_segment_names_file_and_line(tmp_path: Path, line: str) -> None:
     (tmp_path / "segments").write_text(f"b rec 0 -1\n{line}\n")
     with pytest.raises(ValueError, match="segments:2: expected 'utterance recording start end'"):
@@ -45,12 +45,12 @@ def test_missing_directory_and_file(tmp_path: Path) -> None:
         KaldiDir.read(tmp_path)
 
 
-def test_every_problem_is_counted(tmp_path: Path) -> None:
+def test_every_problem_is_told(tmp_path: Path) -> None:
     segments = {"a": Segment("r", 0, 1), "b": Segment("r", 0, 1), "c": Segment("q", 0, 1), "e": Segment("r", 1, 2)}
     text = {"a": "x", "b": "\u3000", "c": "x", "d": "x"}
     kept, skipped = KaldiDir(tmp_path, {"r": "r.wav"}, text, {}, {}, segments).usable()
     assert kept == ["a"]
-    assert skipped == {"empty transcript": 1, "not in wav.scp": 1, "not in segments": 1, "not in text": 1}
+    assert skipped == {"b": "empty transcript", "c": "not in wav.scp", "d": "not in segments", "e": "not in text"}
 
 
 def test_failure_leaves_the_old_directory_and_nothing_else(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from conftest import random_experts, tiny_whisper
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone
 from espnet_lole.decode.search import SearchConfig
-from espnet_lole.decode.transcriber import AwareTranscriber, MoLETranscriber, pad_speech
+from espnet_lole.decode.transcriber import ExpertTranscriber, MoLETranscriber, pad_speech
 from espnet_lole.experts.bank import ExpertBank, ExpertConfig
 from espnet_lole.fusion.layers import FusionConfig
 from espnet_lole.fusion.mole import MoLE
@@ -40,7 +40,7 @@ def spread(mole: MoLETranscriber, rows: list[torch.Tensor]) -> None:
 
 def test_given_languages_without_shared_layers_are_the_experts(speech):
     mole, rows = make(0), eight(speech)
-    experts = AwareTranscriber(mole.mole.backbone, mole.tokens, mole.mole.bank, SEARCH)
+    experts = ExpertTranscriber(mole.mole.backbone, mole.tokens, mole.mole.bank, SEARCH)
     for ours, theirs in zip(mole(rows, LANGS), experts(rows, LANGS), strict=True):
         assert ours.hypothesis.tokens == theirs.hypothesis.tokens and ours.lang == theirs.lang
         assert 0 <= ours.confidence <= 1 and theirs.confidence is None
@@ -102,4 +102,4 @@ def test_candidates_keep_the_best_scoring_language(speech):
 def test_who_needs_languages_says_so(speech):
     mole = make(2)
     with pytest.raises(ValueError, match="expected the language of each utterance"):
-        AwareTranscriber(mole.mole.backbone, mole.tokens, None, SEARCH)(eight(speech), None)
+        ExpertTranscriber(mole.mole.backbone, mole.tokens, mole.mole.bank, SEARCH)(eight(speech), None)

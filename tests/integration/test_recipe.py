@@ -33,15 +33,16 @@ class Recipe:
         conf = yaml.safe_load((ROOT / "conf" / "mini" / "train_mole.yaml").read_text())
         conf |= {"max_epoch": 2, "num_workers": 0}
         (folder / "train_mole_tiny.yaml").write_text(yaml.safe_dump(conf))
+        conf = yaml.safe_load((ROOT / "conf" / "mini" / "train_student.yaml").read_text())
+        conf |= {"expert_conf": {"rank": 4, "alpha": 8.0}, "max_epoch": 2, "num_workers": 0}
+        (folder / "train_student_tiny.yaml").write_text(yaml.safe_dump(conf))
         (folder / "decode_tiny.yaml").write_text("{beam_size: 2, maxlenratio: 0.05, batch_seconds: 60.0}\n")
 
     def run(self, *options: str, fails: bool = False) -> str:
-        command = [
-            "./run.sh", "--backbone", "tiny", "--asr_config", "train_tiny.yaml",
-            "--mole_config", "train_mole_tiny.yaml", "--inference_config", "decode_tiny.yaml",
-            "--python", sys.executable, "--nj", "2",
-            *([] if "--langs" in options else ["--langs", "de tr"]), *options,
-        ]  # fmt: skip
+        command = ["./run.sh", "--backbone", "tiny", "--inference_config", "decode_tiny.yaml", "--python", sys.executable]
+        command += ["--asr_config", "train_tiny.yaml", "--mole_config", "train_mole_tiny.yaml"]
+        command += ["--student_config", "train_student_tiny.yaml", "--nj", "2"]
+        command += [*([] if "--langs" in options else ["--langs", "de tr"]), *options]
         env = os.environ | {"LOLE_ROOT": str(ROOT), "HF_HUB_OFFLINE": "1"}
         done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, timeout=900)
         assert (done.returncode != 0) == fails, done.stdout[-3000:] + done.stderr[-3000:]
@@ -59,7 +60,7 @@ def recipe(tmp_path_factory) -> Recipe:
         [sys.executable, "-m", "lole_mini.prepare", "--output", "data/lole_mini", "--langs", "de", "tr", "--scale", "0.1"],
         cwd=made.folder, check=True, env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'local'}"},
     )  # fmt: skip
-    made.run("--asr_tag", "straight", "--mole_tag", "mole")
+    made.run("--asr_tag", "straight", "--mole_tag", "mole", "--student_tag", "student")
     return made
 
 
@@ -69,7 +70,7 @@ def test_every_stage_leaves_its_results(recipe):
     with (recipe.folder / "exp" / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
     errors = {(r["system"], r["scenario"], r["language"]) for r in rows if r["metric"] == "error"}
-    systems = [("zero_shot", "aware"), ("experts", "aware"), ("mole", "aware"), ("mole", "agnostic")]
+    systems = [("experts", "aware"), *((s, sc) for s in ("zero_shot", "mole", "student") for sc in ("aware", "agnostic"))]
     assert errors >= {(*system, lang) for system in systems for lang in ("de", "tr", "average")}
     assert any(r["metric"] == "lid_accuracy" for r in rows)
     folders = list((recipe.folder / "exp").glob("*/decode_tiny_*/test_*"))
@@ -88,6 +89,9 @@ def test_every_stage_leaves_its_results(recipe):
 def test_checkpoints_hold_only_experts(recipe):
     state = torch.load(recipe.folder / "exp" / "lole_straight" / "checkpoint.pth", weights_only=False)["model"]
     assert all(".lora_" in name or name == "backbone_fingerprint" for name in state)
+    student = torch.load(recipe.folder / "exp" / "lole_student" / "checkpoint.pth", weights_only=False)["model"]
+    assert student.keys() == state.keys()
+    assert (recipe.folder / "exp" / "lole_student" / "merged" / "model.safetensors").is_file()
     state = torch.load(recipe.folder / "exp" / "lole_mole" / "checkpoint.pth", weights_only=False)["model"]
     assert {name.partition(".")[0] for name in state} == {"fusion", "classifier", "backbone_fingerprint", "experts_fingerprint"}
 
@@ -111,7 +115,7 @@ def test_a_language_is_added_later(recipe):
     recipe.run("--langs", "de", "--stage", "4", "--stop_stage", "11", "--systems", "experts mole", *tags)
     adapters = recipe.folder / "exp_add" / "lole_one" / "adapters"
     before = (adapters / "de" / "adapter_model.safetensors").read_bytes()
-    told = recipe.run("--stage", "4", "--add_lang", "tr", *tags)
+    told = recipe.run("--stage", "4", "--add_lang", "tr", "--systems", "zero_shot experts mole", *tags)
     assert "tr sounds most like de" in told
     assert (adapters / "de" / "adapter_model.safetensors").read_bytes() == before
     assert (adapters / "tr" / "adapter_model.safetensors").read_bytes() != before

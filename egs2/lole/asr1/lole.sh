@@ -8,7 +8,7 @@ skip_stages=         # stages to leave out, e.g. "2 3"
 corpus=              # YAML: language -> Kaldi directories
 langs=               # only these languages, e.g. "de en"; empty: all of the corpus
 backbone=            # hub name or folder of a transformers Whisper
-systems="zero_shot experts mole" # what to train and decode
+systems="zero_shot experts mole student" # what to train and decode
 ngpu=0               # GPUs a node
 num_nodes=1          # nodes
 nj=4                 # threads and processes of the data preparation
@@ -28,9 +28,13 @@ mole_args=           # more training options for it
 mole_tag=            # name of its experiment; empty: from the configuration
 add_lang=            # a new language beside trained systems: its expert alone is trained, and MoLE extended by it
 expert_start=auto    # adapter its expert starts from: auto (the language it sounds most like), none, or a language
+student_config=      # training configuration of the student
+student_args=        # more training options for it, e.g. "--distill_conf kd=layers"
+student_tag=         # name of its experiment; empty: from the configuration
 inference_config=    # decoding configuration
 inference_asr_model=valid.acc.ave.pth   # checkpoint of the experts to decode, and to build MoLE on
 inference_mole_model=valid.loss.ave.pth # checkpoint of MoLE to decode
+inference_student_model=valid.acc.ave.pth # checkpoint of the student to decode
 seed=0               # of training
 
 log() { echo "$(date '+%H:%M:%S') $*"; }
@@ -47,13 +51,13 @@ fail() {
 . ./cmd.sh
 export python
 
-for required in corpus backbone asr_config mole_config inference_config; do
+for required in corpus backbone asr_config mole_config student_config inference_config; do
     [ -n "${!required}" ] || fail "expected --${required}, got none: start from run.sh"
 done
 for system in ${systems}; do
     case "${system}" in
-    zero_shot | experts | mole) ;;
-    *) fail "expected systems of: zero_shot experts mole, got '${system}'" ;;
+    zero_shot | experts | mole | student) ;;
+    *) fail "expected systems of: zero_shot experts mole student, got '${system}'" ;;
     esac
 done
 
@@ -63,14 +67,17 @@ stats_dir=${expdir}/lole_stats_raw
 zero_shot_exp=${expdir}/lole_zero_shot_$(basename "${backbone}")
 experts_exp=${expdir}/lole_${asr_tag:-$(basename "${asr_config}" .yaml)_${corpus_tag}}
 mole_exp=${expdir}/lole_${mole_tag:-$(basename "${mole_config}" .yaml)_${corpus_tag}}
+student_exp=${expdir}/lole_${student_tag:-$(basename "${student_config}" .yaml)_${corpus_tag}}
 raw=${dumpdir}/raw
 subsets=("") # endings of the names of the sets that systems are trained on
 if [ -n "${add_lang}" ]; then
     subsets+=("_${add_lang}")
     old_mole=${mole_exp}/${inference_mole_model}
-    mole_exp=${mole_exp}_${add_lang}
     mole_args="--mole_start ${old_mole} ${mole_args}"
+    mole_exp=${mole_exp}_${add_lang} student_exp=${student_exp}_${add_lang}
 fi
+declare -A experiment=([zero_shot]=${zero_shot_exp} [experts]=${experts_exp} [mole]=${mole_exp} [student]=${student_exp})
+declare -A scenarios=([zero_shot]="aware agnostic" [experts]="aware" [mole]="aware agnostic" [student]="aware agnostic")
 because() { # the last error in the logs, and where they are
     cat "$@" 2>/dev/null | grep -aE '^error: |Error: ' | tail -n 1 || true
     echo "log: $*"
@@ -79,13 +86,13 @@ runs() { # is stage $1 to be run? Says so.
     [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ] && [[ " ${skip_stages} " != *" $1 "* ]] || return 1
     log "Stage $1: $2"
 }
-test_sets() { # names of the formatted test sets
-    local found=("${raw}"/test_*/wav.scp)
-    [ -e "${found[0]}" ] || fail "expected formatted test sets in ${raw}, found none: run stage 3"
-    for scp in "${found[@]}"; do
-        name=$(basename "$(dirname "${scp}")")
-        if [ -z "${langs}" ] || [[ " ${langs} " == *" ${name#test_} "* ]]; then echo "${name}"; fi
+test_sets() { # names of the formatted test sets of the languages to train, or of those in --langs
+    local wanted=${langs:-$(languages "")} found=() lang
+    for lang in ${wanted}; do
+        if [ -s "${raw}/test_${lang}/wav.scp" ]; then found+=("test_${lang}"); fi
     done
+    [ "${#found[@]}" -gt 0 ] || fail "expected formatted test sets of ${wanted} in ${raw}, found none: run stage 3"
+    printf '%s\n' "${found[@]}"
 }
 has() { # is system $1 wanted?
     [[ " ${systems} " == *" $1 "* ]]
@@ -131,14 +138,14 @@ start_of_expert() { # options for the start of an added language's expert
     fi
     echo "--expert_start ${experts_exp}/adapters/${start}"
 }
-decode() { # system $1 of experiment $2 in scenarios $3, the model's options after them
-    local out=$2/${inference_tag} inference_ngpu=0
+decode() { # system $1, the model's options after it
+    local out=${experiment[$1]}/${inference_tag} inference_ngpu=0
     [ "${gpu_inference}" = true ] && inference_ngpu=1
-    log "$1: ${#sets[@]} test sets to ${out}_{${3// /,}}, log in ${out}.log"
+    log "$1: ${#sets[@]} test sets, language ${scenarios[$1]}: ${out}_*, log in ${out}.log"
     # shellcheck disable=SC2086  # scenarios
     ${decode_cmd} --gpu "${inference_ngpu}" "${out}.log" \
-        "${python}" -m espnet_lole.bin.lole_inference --ngpu "${inference_ngpu}" --config "${inference_config}" --scenarios $3 "${@:4}" \
-        --test_dirs "${sets[@]/#/${raw}/}" --output_dir "${out}" || fail "decoding failed: $(because "${out}.log")"
+        "${python}" -m espnet_lole.bin.lole_inference --ngpu "${inference_ngpu}" --config "${inference_config}" "${@:2}" \
+        --scenarios ${scenarios[$1]} --test_dirs "${sets[@]/#/${raw}/}" --output_dir "${out}" || fail "decoding failed: $(because "${out}.log")"
 }
 languages() { # languages of the training set train$1
     [ -s "${raw}/train$1/utt2lang" ] || fail "expected ${raw}/train$1/utt2lang, found none: run stages 1 to 4"
@@ -153,21 +160,19 @@ fi
 if runs 2 "speed perturbation: none here, see README.md"; then :; fi
 
 if runs 3 "audio to 16 kHz mono ${audio_format} in ${raw}"; then
-    for dset in data/train data/dev data/test_*; do
-        [ -d "${dset}" ] || fail "expected ${dset}, found none: run stage 1"
-        name=$(basename "${dset}")
-        case "${name}" in train | dev) dst=${raw}/org/${name} ;; *) dst=${raw}/${name} ;; esac
-        ${python} -m espnet_lole.bin.lole_data format --src "${dset}" --dst "${dst}" --audio_format "${audio_format}" --nj "${nj}"
-    done
+    [ -s data/train/utt2lang ] || fail "expected data/train/utt2lang, found none: run stage 1"
+    from=(data/train data/dev) to=("${raw}"/org/{train,dev})
+    while read -r lang; do # other folders there are not of this corpus
+        [ ! -d "data/test_${lang}" ] || { from+=("data/test_${lang}") && to+=("${raw}/test_${lang}"); }
+    done < <(cut -d' ' -f2 data/train/utt2lang | sort -u)
+    ${python} -m espnet_lole.bin.lole_data format --src "${from[@]}" --dst "${to[@]}" --audio_format "${audio_format}" --nj "${nj}"
 fi
 
 if runs 4 "drop training audio outside ${min_wav_duration}-${max_wav_duration} s"; then
-    for name in train dev; do
-        ${python} -m espnet_lole.bin.lole_data filter --src "${raw}/org/${name}" --dst "${raw}/${name}" \
-            --min_wav_duration "${min_wav_duration}" --max_wav_duration "${max_wav_duration}" --langs "${langs}"
-        [ -z "${add_lang}" ] || ${python} -m espnet_lole.bin.lole_data filter --src "${raw}/${name}" --dst "${raw}/${name}_${add_lang}" \
-            --min_wav_duration "${min_wav_duration}" --max_wav_duration "${max_wav_duration}" --langs "${add_lang}"
-    done
+    bounds=(--min_wav_duration "${min_wav_duration}" --max_wav_duration "${max_wav_duration}")
+    ${python} -m espnet_lole.bin.lole_data filter --src "${raw}"/org/{train,dev} --dst "${raw}"/{train,dev} "${bounds[@]}" --langs "${langs}"
+    [ -z "${add_lang}" ] || ${python} -m espnet_lole.bin.lole_data filter --src "${raw}"/{train,dev} --dst "${raw}"/{train,dev}"_${add_lang}" \
+        "${bounds[@]}" --langs "${add_lang}"
 fi
 
 if runs 5 "token list: Whisper's own vocabulary, nothing to make"; then :; fi
@@ -203,23 +208,32 @@ if runs 11 "train"; then
         # shellcheck disable=SC2086  # options
         train mole "${mole_config}" "${mole_exp}" "" --experts "${experts_exp}/adapters" ${mole_args}
     fi
+    if has student; then
+        # shellcheck disable=SC2086  # options
+        train student "${student_config}" "${student_exp}" "" --experts "${experts_exp}/adapters" ${student_args}
+        logged "${student_exp}/export.log" espnet_lole.bin.lole_export --asr_model_file "${student_exp}/${inference_student_model}" \
+            --output_dir "${student_exp}/adapters" --merged "${student_exp}/merged"
+        log "student in the format of peft: ${student_exp}/adapters/student; merged into a transformers Whisper: ${student_exp}/merged"
+    fi
 fi
 
 if runs 12 "decode with ${inference_config}"; then
     mapfile -t sets < <(test_sets)
-    has zero_shot && decode zero_shot "${zero_shot_exp}" aware --backbone "${backbone}"
-    has experts && decode experts "${experts_exp}" aware --experts "${experts_exp}/adapters" --asr_train_config "${experts_exp}/config.yaml"
-    has mole && decode mole "${mole_exp}" "aware agnostic" --asr_model_file "${mole_exp}/${inference_mole_model}"
+    read -ra known < <(languages "")
+    has zero_shot && decode zero_shot --backbone "${backbone}" --langs "${known[@]}"
+    has experts && decode experts --experts "${experts_exp}/adapters" --asr_train_config "${experts_exp}/config.yaml"
+    has mole && decode mole --asr_model_file "${mole_exp}/${inference_mole_model}"
+    has student && decode student --student "${student_exp}/adapters/student" --asr_train_config "${student_exp}/config.yaml"
 fi
 
 if runs 13 "score"; then
     decoded=()
-    has zero_shot && decoded+=(--decoded "zero_shot:aware:${zero_shot_exp}/${inference_tag}_aware")
-    has experts && decoded+=(--decoded "experts:aware:${experts_exp}/${inference_tag}_aware")
-    if has mole; then
-        for scenario in aware agnostic; do
-            decoded+=(--decoded "mole:${scenario}:${mole_exp}/${inference_tag}_${scenario}")
+    for system in ${systems}; do
+        for scenario in ${scenarios[${system}]}; do
+            decoded+=(--decoded "${system}:${scenario}:${experiment[${system}]}/${inference_tag}_${scenario}")
         done
+    done
+    if has mole; then
         logged "${mole_exp}/plot.log" espnet_lole.bin.lole_plot --mole "${mole_exp}/${inference_mole_model}" --decoded "${mole_exp}/${inference_tag}_agnostic" \
             --dumpdir "${raw}" --test_sets "$(test_sets | tr '\n' ' ')" --output_dir "${mole_exp}/images"
         log "pictures of MoLE: ${mole_exp}/images"

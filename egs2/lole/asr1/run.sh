@@ -7,5 +7,6 @@ set -euo pipefail
     --backbone ../../../models/whisper-nano \
     --asr_config conf/mini/train_experts.yaml \
     --mole_config conf/mini/train_mole.yaml \
+    --student_config conf/mini/train_student.yaml \
     --inference_config conf/mini/decode.yaml \
     "$@"

@@ -1,0 +1,1 @@
+"""LoRA KD: all experts distilled into one student."""

@@ -1,0 +1,183 @@
+"""LoRA KD as ESPnet trains it: one student for all languages, with or without the experts as its teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from espnet_lole.backbone.tokens import WhisperTokens
+from espnet_lole.backbone.whisper import Backbone, Encoded
+from espnet_lole.distill.losses import cosine_loss, js_loss
+from espnet_lole.espnet_model import IGNORE, FrozenWhisperModel
+from espnet_lole.experts.bank import ExpertBank
+
+STUDENT = "student"
+"""The student's name in its bank and the folder of its adapter."""
+KINDS = {"none": (False, False), "logits": (False, True), "layers": (True, False), "both": (True, True)}
+"""Name of a distillation -> whether it has the layers' loss and that of the logits."""
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """The losses of distillation.
+
+    Attributes:
+        kd: ``none``, ``logits``, ``layers`` or ``both``.
+        layer_weight: of the mean over the layers of ``1 - cos``.
+        logit_weight: of the Jensen-Shannon divergence of the outputs.
+        temperature: of the outputs in it.
+        encoder_layers: numbers from 1 of the layers compared; None: all.
+        decoder_layers: the same for the decoder.
+        final_factor: both weights move linearly to this many times their value from the first epoch to the last.
+    """
+
+    kd: str = "both"
+    layer_weight: float = 1.0
+    logit_weight: float = 1.0
+    temperature: float = 1.0
+    encoder_layers: tuple[int, ...] | None = None
+    decoder_layers: tuple[int, ...] | None = None
+    final_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kd not in KINDS or min(self.layer_weight, self.logit_weight, self.final_factor) < 0 or self.temperature <= 0:
+            raise ValueError(f"expected kd of {sorted(KINDS)}, weights >= 0 and temperature > 0, got {self}")
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a pass through backbone and adapters gives: each layer's states, the encoder's mask, the decoder's last states."""
+
+    layers: list[Tensor]
+    mask: Tensor | None
+    states: Tensor
+
+
+class ESPnetStudentModel(FrozenWhisperModel):
+    """One multilingual LoRA: mean cross-entropy of language, text and end + weighted losses of distillation.
+
+    Args:
+        backbone: the Whisper; on its linears the experts, and around them the student.
+        languages: codes of the trained languages, in the order of their index.
+        teacher: the experts of these languages; None without distillation.
+        student: a bank of one adapter.
+        tokens: the backbone's tokens.
+        config: the losses.
+        epochs: of the training, for the weights' schedule.
+
+    Raises:
+        ValueError: a layer to compare does not exist, or a distillation has no teacher.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        languages: Sequence[str],
+        teacher: ExpertBank | None,
+        student: ExpertBank,
+        tokens: WhisperTokens,
+        config: DistillConfig,
+        epochs: int,
+    ) -> None:
+        if teacher is None and config.kd != "none":
+            raise ValueError(f"expected the experts for distill_conf kd: {config.kd}, got none: give --experts")
+        super().__init__(backbone, languages, student.config, tokens)
+        self.teacher, self.student, self.config, self.epochs = teacher, student, config, epochs
+        self.with_layers, self.with_logits = KINDS[config.kd]
+        self.schedule = 1.0
+        self.names, self.compared = compared_layers(backbone, config)
+        ids = torch.tensor([tokens.language(lang) for lang in languages])
+        self.register_buffer("language_ids", ids, persistent=False)  # (L,)
+        for layer in student.layers.values():
+            layer.lora_A.requires_grad_(True)
+            layer.lora_B.requires_grad_(True)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Set the weights of the losses to their value in an epoch, counted from 1."""
+        share = (epoch - 1) / max(self.epochs - 1, 1)
+        self.schedule = 1.0 + share * (self.config.final_factor - 1.0)
+
+    def forward(
+        self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor, lang: Tensor, **_: Any
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """The loss of a batch; arguments and results as in ``ESPnetExpertModel.forward``."""
+        language = lang[:, 0]
+        inputs, targets = self.teacher_forcing(text, text_lengths, language)
+        targets[:, 0] = inputs[:, 1]  # the student finds the language
+        embedded = self.backbone.embed_speech(speech, speech_lengths)
+        with self.student.routed(torch.zeros_like(language)):
+            own = self._run(embedded, inputs)
+        chosen = targets != IGNORE
+        scores = self.backbone.logits(own.states[chosen]).float()  # (N, V)
+        costs, hits = self.token_costs(scores, targets[chosen])
+        of_text = chosen.nonzero()[:, 1] > 0  # (N,): all but the language
+        loss = costs.mean()
+        found = scores[~of_text][:, self.language_ids].argmax(1) == language
+        stats = {"loss_asr": loss, "acc": hits[of_text].mean(), "lid_acc": found.float().mean()}
+        if self.with_layers or self.with_logits:
+            positions = torch.arange(inputs.shape[1], device=inputs.device) < text_lengths[:, None] + self.prompts.shape[1]
+            with torch.no_grad(), self.teacher.routed(language):
+                theirs = self._run(embedded, inputs)
+            extra, more = self._distill(own, theirs, scores[of_text], chosen, positions)
+            loss, stats = loss + self.schedule * extra, stats | more
+        stats = {name: value.detach() for name, value in ({"loss": loss} | stats).items()}
+        return loss, stats, torch.tensor(len(language), device=loss.device)
+
+    def _run(self, embedded: Encoded, inputs: Tensor) -> Pass:
+        with self.backbone.recorded(self.compared if self.with_layers else []) as layers:
+            states = self.backbone.decode(inputs, self.backbone.finish(embedded, 0))
+        return Pass(layers, embedded.mask, states)
+
+    def _distill(
+        self, own: Pass, theirs: Pass, scores: Tensor, chosen: Tensor, positions: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted losses of distillation, and the figures for the log.
+
+        Args:
+            own: the student's pass.
+            theirs: the teacher's.
+            scores: the student's, of the tokens of text and the ends, shape (M, V).
+            chosen: targets with a loss, shape (B, U); the first column is the language.
+            positions: inputs of the decoder that are not padding, shape (B, U).
+        """
+        loss, stats = scores.new_zeros(()), {}
+        if self.with_layers:
+            costs = []
+            for name, student, teacher in zip(self.names, own.layers, theirs.layers, strict=True):
+                total, count = cosine_loss(student, teacher, own.mask if name.startswith("enc") else positions)
+                costs.append(total / count)
+                stats[f"cos_{name}"] = 1.0 - costs[-1]
+            stats["loss_layers"] = torch.stack(costs).mean()
+            loss = loss + self.config.layer_weight * stats["loss_layers"]
+        if self.with_logits:
+            text = chosen.clone()
+            text[:, 0] = False
+            with torch.no_grad():
+                teacher = self.backbone.logits(theirs.states[text])
+            total, count = js_loss(scores, teacher, self.config.temperature)
+            stats["loss_logits"] = total / count
+            loss = loss + self.config.logit_weight * stats["loss_logits"]
+        return loss, stats
+
+
+def compared_layers(backbone: Backbone, config: DistillConfig) -> tuple[list[str], list[torch.nn.Module]]:
+    """Names (``enc1``, ..., ``dec1``, ...) and modules of the layers whose states are compared.
+
+    Raises:
+        ValueError: one does not exist.
+    """
+    names, modules = [], []
+    for part, layers, wanted in (
+        ("enc", backbone.encoder.layers, config.encoder_layers),
+        ("dec", backbone.decoder.layers, config.decoder_layers),
+    ):
+        numbers = range(1, len(layers) + 1) if wanted is None else wanted
+        if wrong := [n for n in numbers if not 1 <= n <= len(layers)]:
+            raise ValueError(f"expected layers from 1 to {len(layers)} in {part}oder_layers of distill_conf, got {wrong}")
+        names += [f"{part}{n}" for n in numbers]
+        modules += [layers[n - 1] for n in numbers]
+    return names, modules
