@@ -1,13 +1,13 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-slow lint format backbone study-l1 clean
+.PHONY: help env demo test test-slow lint format backbone study-l1 study-kd clean
 
 BIN := .venv/bin
 RECIPE := egs2/lole/asr1
 SCRIPTS := find . \( -name .venv -o -name .git -o -name exp -o -name dump \) -prune -o -type f -name '*.sh' -print0
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env:  ## install everything into .venv (PYTHON=... chooses the Python)
 	@tools/setup_env.sh
@@ -36,6 +36,9 @@ backbone: env  ## train the embedded backbone anew (about 70 minutes on 2 cores 
 
 study-l1: env  ## how many layers MoLE should share: L1 = 1 .. 6, three seeds, after make demo
 	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=. $(BIN)/python studies/l1.py
+
+study-kd: env  ## what distillation brings: six variants of the student, three seeds, after make demo
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=. $(BIN)/python studies/kd.py
 
 clean:  ## remove what the recipe made: its data, dump and exp
 	rm -rf $(RECIPE)/data $(RECIPE)/dump $(RECIPE)/exp

@@ -1,0 +1,42 @@
+"""What does distillation bring? Students with and without its losses and its start, at equal data and steps.
+
+    python studies/kd.py --seeds 0 1 2
+
+Runs the recipe's stages 11 and 12 for each variant and seed (after stages 1 to 10), and scores.
+Writes exp/study_kd/{results.csv,kd.md} in the recipe's folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from study import Study, write_table
+
+VARIANTS = {
+    "multilingual": ("no KD, random start (the usual multilingual LoRA)", "--distill_conf kd=none --student_start random"),
+    "none": ("no KD", "--distill_conf kd=none"),
+    "logits": ("logits", "--distill_conf kd=logits"),
+    "layers": ("layers", "--distill_conf kd=layers"),
+    "both": ("layers and logits", "--distill_conf kd=both"),
+    "both_random": ("layers and logits, random start", "--distill_conf kd=both --student_start random"),
+}
+"""Variant -> what it is, and its options."""
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("options", nargs="*", help="options for run.sh, after --")
+    args = parser.parse_args()
+    study = Study("kd", "student", args.options)
+    for seed in args.seeds:
+        for variant in args.variants:
+            study.run(variant, seed, VARIANTS[variant][1])
+    print(write_table(study, "student", {v: VARIANTS[v][0] for v in args.variants}, study.folder / "kd.md"))
+    print(f"in {study.folder}")
+
+
+if __name__ == "__main__":
+    main()
