@@ -43,6 +43,7 @@ fail() {
     exit 1
 }
 
+trap 'echo "error: line ${LINENO} of $0 failed: ${BASH_COMMAND}" >&2' ERR
 # shellcheck disable=SC1091
 . utils/parse_options.sh
 # shellcheck disable=SC1091
@@ -219,7 +220,7 @@ fi
 
 if runs 12 "decode with ${inference_config}"; then
     mapfile -t sets < <(test_sets)
-    read -ra known < <(languages "")
+    read -ra known <<<"$(languages "")"
     has zero_shot && decode zero_shot --backbone "${backbone}" --langs "${known[@]}"
     has experts && decode experts --experts "${experts_exp}/adapters" --asr_train_config "${experts_exp}/config.yaml"
     has mole && decode mole --asr_model_file "${mole_exp}/${inference_mole_model}"

@@ -5,7 +5,6 @@ export PYTHONPATH="${LOLE_ROOT}:${PYTHONPATH:-}"
 export PATH="${PWD}/utils:${PATH}"
 export PYTHONIOENCODING=UTF-8 LC_ALL=C.UTF-8
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(nproc)}"
-export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}" # waiting threads leave the core to the data worker
 # glibc: keep freed memory instead of giving it back and faulting it in again, a third of a training step on CPU
 export MALLOC_MMAP_MAX_="${MALLOC_MMAP_MAX_:-0}" MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_:-17179869184}"
 export MALLOC_TOP_PAD_="${MALLOC_TOP_PAD_:-67108864}"
