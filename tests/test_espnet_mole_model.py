@@ -89,14 +89,14 @@ def test_starts_from_a_mole_of_fewer_languages(speech):
     model = make_model()
     torch.nn.init.normal_(model.fusion.raw)
     old = model.state_dict()
-    for name in ("fusion.raw", "classifier.mlp.3.weight", "classifier.mlp.3.bias"):
+    for name in ("fusion.raw", "classifier.mlp.5.weight", "classifier.mlp.5.bias"):
         old[name] = old[name][..., :3] if name == "fusion.raw" else old[name][:3]
     new = make_model()
     new.start_from(old, ["zh", "de", "en"])  # in another order than in the new system
     assert torch.equal(new.fusion.raw[..., [3, 0, 1]], old["fusion.raw"])
     torch.testing.assert_close(new.fusion.raw[..., 2], old["fusion.raw"].mean(-1))
     scores = new.classifier(new.mole.shallow(*speech))
-    torch.testing.assert_close(new.classifier.mlp[3].bias[[3, 0, 1]], old["classifier.mlp.3.bias"])
+    torch.testing.assert_close(new.classifier.mlp[5].bias[[3, 0, 1]], old["classifier.mlp.5.bias"])
     assert scores.shape == (4, 4)
     with pytest.raises(ValueError, match="got one of \\['tr'\\] too"):
         new.start_from(old, ["zh", "de", "tr"])

@@ -64,8 +64,8 @@ class ClassifierConfig:
 
     Attributes:
         pooling: ``mean``, ``mean_std`` or ``attentive``.
-        hidden: width of the MLP's hidden layer.
-        dropout: behind it, in training.
+        hidden: H, width of the projected frames and of the MLP's hidden layer.
+        dropout: on the pooled statistics and behind the hidden layer, in training.
     """
 
     pooling: str = "mean_std"
@@ -78,7 +78,7 @@ class ClassifierConfig:
 
 
 class LanguageClassifier(nn.Module):
-    """Scores of the trained languages from encoder states.
+    """Scores of the trained languages from encoder states: a projection of each frame, pooling, and an MLP.
 
     Args:
         width: D of the states.
@@ -88,9 +88,11 @@ class LanguageClassifier(nn.Module):
 
     def __init__(self, width: int, num_languages: int, config: ClassifierConfig) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.pooling = POOLING[config.pooling](width)
+        self.frames = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, config.hidden), nn.GELU())
+        self.pooling = POOLING[config.pooling](config.hidden)
         self.mlp = nn.Sequential(
+            nn.LayerNorm(self.pooling.out_dim),
+            nn.Dropout(config.dropout),
             nn.Linear(self.pooling.out_dim, config.hidden),
             nn.GELU(),
             nn.Dropout(config.dropout),
@@ -99,6 +101,6 @@ class LanguageClassifier(nn.Module):
 
     def forward(self, encoded: Encoded) -> Tensor:
         """States (B, T, D) to logits (B, E); padded frames do not count."""
-        states = self.norm(encoded.states.float())
+        states = self.frames(encoded.states.float())  # (B, T, H)
         mask = torch.ones_like(states[..., 0]) if encoded.mask is None else encoded.mask.to(states.dtype)  # (B, T)
         return self.mlp(self.pooling(states, mask[..., None]))

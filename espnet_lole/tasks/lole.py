@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 import yaml
-from espnet2.tasks.abs_task import AbsTask, optim_classes
+from espnet2.tasks.abs_task import AbsTask, IteratorOptions, optim_classes
 from espnet2.train.collate_fn import CommonCollateFn
 from espnet2.train.preprocessor import AbsPreprocessor
 from espnet2.utils.nested_dict_action import NestedDictAction
@@ -23,6 +23,7 @@ from espnet_lole.backbone.features import MAX_SAMPLES, MIN_SAMPLES
 from espnet_lole.backbone.load import PRECISIONS, load_backbone, load_config
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone
+from espnet_lole.data.kaldi import read_table
 from espnet_lole.distill.start import start_student
 from espnet_lole.espnet_model import IGNORE, ESPnetExpertModel, FrozenWhisperModel, describe
 from espnet_lole.espnet_mole_model import ESPnetMoLEModel
@@ -33,6 +34,7 @@ from espnet_lole.experts.optimizer import ExpertAdamW
 from espnet_lole.fusion.layers import FusionConfig
 from espnet_lole.fusion.mole import MoLE
 from espnet_lole.router.classifier import ClassifierConfig
+from espnet_lole.train.balanced import BalancedIterFactory
 from espnet_lole.train.trainer import LoLETrainer
 
 optim_classes["expert_adamw"] = ExpertAdamW  # ESPnet looks optimizers up here
@@ -105,6 +107,7 @@ class LoLETask(AbsTask):
         group.add_argument(
             "--distill_conf", action=NestedDictAction, default={}, help="student: kd and the weights of its losses"
         )
+        group.add_argument("--lang_temperature", type=float, default=1.0, help="of languages, with iterator_type: task")
         group.add_argument("--lid_weight", type=float, default=1.0, help="mole: of the language's cross-entropy in the loss")
         group.add_argument("--model_conf", action=NestedDictAction, default={}, help="unused; ESPnet reads it")
         group.add_argument("--use_preprocessor", type=str2bool, default=True, help="ESPnet's; always true here")
@@ -118,6 +121,25 @@ class LoLETask(AbsTask):
     def build_preprocess_fn(cls, args: argparse.Namespace, train: bool) -> LoLEPreprocessor:
         """The preprocessor of one utterance."""
         return LoLEPreprocessor(train, args.langs, WhisperTokens(load_config(args.backbone).vocab_size))
+
+    @classmethod
+    def build_task_iter_factory(cls, args: argparse.Namespace, iter_options: IteratorOptions, mode: str) -> BalancedIterFactory:
+        """``iterator_type: task``: batches balanced over the languages."""
+        (shape_file,) = iter_options.shape_files
+        lang_file = next(path for path, name, _ in iter_options.data_path_and_name_and_type if name == "lang")
+        ranks = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if iter_options.distributed else (0, 1)
+        return BalancedIterFactory(
+            cls.build_dataset(args, iter_options),
+            {utt: int(samples) for utt, samples in read_table(Path(shape_file)).items()},
+            read_table(Path(lang_file)),
+            args.lang_temperature,
+            iter_options.batch_bins,
+            *ranks,
+            seed=args.seed,
+            num_workers=args.num_workers,
+            collate_fn=iter_options.collate_fn,
+            pin_memory=args.ngpu > 0,
+        )
 
     @classmethod
     def required_data_names(cls, train: bool = True, inference: bool = False) -> tuple[str, ...]:

@@ -185,7 +185,6 @@ if runs 10 "lengths of the utterances to ${stats_dir}"; then
             [ -s "${src}/utt2num_samples" ] || fail "expected ${src}/utt2num_samples, found none: run stages 1 to 4"
             mkdir -p "${dst}"
             cp "${src}/utt2num_samples" "${dst}/speech_shape"
-            awk '{u[$2] = u[$2] " " $1} END {for (l in u) print l u[l]}' "${src}/utt2lang" | sort >"${src}/category2utt"
         done
     done
 fi

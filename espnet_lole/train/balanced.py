@@ -1,0 +1,109 @@
+"""Batches in which languages with little data count: drawn by language, alike in length."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+
+from espnet2.iterators.abs_iter_factory import AbsIterFactory
+from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
+from espnet2.train.dataset import AbsDataset
+
+JITTER = 0.1  # lengths are sorted after a random change by at most this share, so that batches differ from epoch to epoch
+
+
+def draw_utterances(samples: Mapping[str, int], langs: Mapping[str, str], temperature: float, rng: random.Random) -> list[str]:
+    """Utterances of an epoch, whose languages have shares of the audio proportional to ``hours ** (1 / temperature)``.
+
+    The audio of an epoch is that of the data. A language is gone through in whole random passes before one of its utterances
+    comes again.
+
+    Args:
+        samples: length of each utterance.
+        langs: language of each utterance.
+        temperature: 1 leaves the shares as they are, infinity makes them equal.
+        rng: source of the drawing.
+
+    Raises:
+        ValueError: the temperature is below 1, or an utterance has no language.
+    """
+    if temperature < 1:
+        raise ValueError(f"expected lang_temperature >= 1, got {temperature}")
+    if lacking := sorted(set(samples) - set(langs)):
+        raise ValueError(
+            f"expected a language for each utterance, got none for {lacking[:3]}: run stage 4 again"
+        )
+    groups: dict[str, list[str]] = {}
+    for utt in sorted(samples):
+        groups.setdefault(langs[utt], []).append(utt)
+    audio = {lang: sum(samples[utt] for utt in utts) for lang, utts in groups.items()}
+    wanted = {lang: size ** (1 / temperature) for lang, size in audio.items()}
+    scale = sum(audio.values()) / sum(wanted.values())
+    drawn = []
+    for lang, utts in groups.items():
+        passes, rest = divmod(round(len(utts) * wanted[lang] * scale / audio[lang]), len(utts))
+        drawn += [*utts * passes, *rng.sample(utts, rest)]
+    return drawn
+
+
+def make_batches(utts: list[str], samples: Mapping[str, int], batch_bins: int, rng: random.Random) -> list[list[str]]:
+    """Batches of similar length, of at most ``batch_bins`` samples with padding, in random order."""
+    batches: list[list[str]] = []
+    longest = 0
+    order = sorted((samples[utt] * rng.uniform(1 - JITTER, 1 + JITTER), utt) for utt in utts)
+    for _, utt in order:
+        longest = max(longest, samples[utt])
+        if not batches or longest * (len(batches[-1]) + 1) > batch_bins:
+            batches.append([])
+            longest = samples[utt]
+        batches[-1].append(utt)
+    rng.shuffle(batches)
+    return batches
+
+
+class BalancedIterFactory(AbsIterFactory):
+    """Draws new batches for every epoch, the same on every process, and takes this process's share of each.
+
+    Args:
+        dataset: of all utterances.
+        samples: length of each utterance.
+        langs: language of each utterance.
+        temperature: of the languages' shares.
+        batch_bins: samples of a batch, padding included.
+        rank: of this process.
+        world_size: number of processes.
+        seed: of the drawing, with the epoch.
+        num_workers: processes that read audio.
+        collate_fn: pads a batch.
+        pin_memory: for a GPU.
+    """
+
+    def __init__(
+        self,
+        dataset: AbsDataset,
+        samples: Mapping[str, int],
+        langs: Mapping[str, str],
+        temperature: float,
+        batch_bins: int,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+        num_workers: int = 0,
+        collate_fn: Callable | None = None,
+        pin_memory: bool = False,
+    ) -> None:
+        self.dataset, self.samples, self.langs = dataset, samples, langs
+        self.temperature, self.batch_bins, self.seed = temperature, batch_bins, seed
+        self.rank, self.world_size = rank, world_size
+        self.loading = {"num_workers": num_workers, "collate_fn": collate_fn, "pin_memory": pin_memory}
+
+    def batches(self, epoch: int) -> list[list[str]]:
+        """This process's share of each batch of an epoch."""
+        rng = random.Random(f"{self.seed} {epoch}")
+        utts = draw_utterances(self.samples, self.langs, self.temperature, rng)
+        batches = make_batches(utts, self.samples, self.batch_bins, rng)
+        return [batch[self.rank :: self.world_size] for batch in batches if len(batch) >= self.world_size]
+
+    def build_iter(self, epoch: int, shuffle: bool | None = None) -> Iterator:
+        """The batches of an epoch, as ESPnet's trainer takes them."""
+        return SequenceIterFactory(self.dataset, self.batches(epoch), shuffle=False, **self.loading).build_iter(epoch)
