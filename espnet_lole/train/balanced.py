@@ -30,9 +30,7 @@ def draw_utterances(samples: Mapping[str, int], langs: Mapping[str, str], temper
     if temperature < 1:
         raise ValueError(f"expected lang_temperature >= 1, got {temperature}")
     if lacking := sorted(set(samples) - set(langs)):
-        raise ValueError(
-            f"expected a language for each utterance, got none for {lacking[:3]}: run stage 4 again"
-        )
+        raise ValueError(f"expected a language for each utterance, got none for {lacking[:3]}: run stage 4 again")
     groups: dict[str, list[str]] = {}
     for utt in sorted(samples):
         groups.setdefault(langs[utt], []).append(utt)

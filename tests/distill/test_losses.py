@@ -43,3 +43,16 @@ def test_gradients_do_not_depend_on_accumulation():
     for half in (slice(0, 2), slice(2, 4)):
         (cosine_loss(student[half], teacher[half], None)[0] / count).backward()
     torch.testing.assert_close(student.grad, whole)
+
+
+def test_gradient_of_js_is_that_of_autograd():
+    student, teacher = torch.randn(5, 30, requires_grad=True), torch.randn(5, 30)
+    total, _ = js_loss(student, teacher, 2.0)
+    (3 * total).backward()
+    ours, student.grad = student.grad, None
+    p, q = (student / 2).softmax(-1), (teacher / 2).softmax(-1)
+    mean = (p + q) / 2
+    plain = 2 * (p * (p / mean).log() + q * (q / mean).log()).sum()
+    torch.testing.assert_close(total, plain)
+    (3 * plain).backward()
+    torch.testing.assert_close(ours, student.grad)
