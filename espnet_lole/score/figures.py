@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.colors import TwoSlopeNorm
 
 
 def draw_confusion(confusion: Mapping[str, Counter[str]], path: Path) -> None:
@@ -50,16 +51,16 @@ def draw_fusion(weights: NDArray[np.floating], groups: Sequence[str], languages:
     figure, panels = plt.subplots(
         1, len(factors), figsize=(3 + 3 * len(factors), height), layout="constrained", sharey=True, squeeze=False
     )
-    limit = max(float(np.abs(weights - 1 / len(languages)).max()), 1e-6)
+    uniform = 1 / len(languages)
+    scale = TwoSlopeNorm(uniform, min(weights.min(), uniform - 1e-3), max(weights.max(), uniform + 1e-3))
     names = [group.removeprefix("model.encoder.layers.").replace(".self_attn", "") for group in groups]
     for i, (axes, factor) in enumerate(zip(panels[0], factors, strict=True)):
-        low, high = 1 / len(languages) - limit, 1 / len(languages) + limit
-        image = axes.imshow(weights[:, i], cmap="RdBu_r", vmin=low, vmax=high, aspect="auto")
+        image = axes.imshow(weights[:, i], cmap="RdBu_r", norm=scale, aspect="auto")
         axes.set_xticks(range(len(languages)), languages)
         axes.set_yticks(range(len(groups)), names, fontsize=7)
         axes.set(title=f"weight {factor}", xlabel="expert")
     panels[0, 0].set_ylabel("encoder layer (from 0) and linear")
-    figure.colorbar(image, ax=panels, label=f"white: uniform, {1 / len(languages):.3f}")
+    figure.colorbar(image, ax=panels, label=f"white: uniform, {uniform:.3f}")
     _save(figure, path)
 
 
