@@ -31,6 +31,7 @@ class Recipe:
         conf |= {"expert_conf": {"rank": 2, "alpha": 4.0}, "max_epoch": 2, "num_workers": 0}
         (folder / "train_tiny.yaml").write_text(yaml.safe_dump(conf))
         conf = yaml.safe_load((ROOT / "conf" / "mini" / "train_mole.yaml").read_text())
+        conf["fusion_conf"]["shared_layers"] = 2
         conf |= {"max_epoch": 2, "num_workers": 0}
         (folder / "train_mole_tiny.yaml").write_text(yaml.safe_dump(conf))
         conf = yaml.safe_load((ROOT / "conf" / "mini" / "train_student.yaml").read_text())
