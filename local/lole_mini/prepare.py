@@ -16,7 +16,7 @@ from lole_mini.sentences import LANGUAGES
 from lole_mini.speech import split_texts, utterances
 
 LOW_RESOURCE = ("it", "tr")
-SPEAKERS = {"train": 12, "dev": 4, "test": 6}
+SPEAKERS = {"train": 30, "dev": 4, "test": 6}
 
 
 def sizes(lang: str, scale: float) -> dict[str, int]:
