@@ -147,12 +147,19 @@ class MoLETranscriber:
         else:
             plan = plan_given(posteriors, torch.tensor([bank.index(lang) for lang in langs], device=posteriors.device))
         hypotheses = self._decode(shallow, plan)
-        best: dict[int, Transcription] = {}
-        rows = zip(plan.rows.tolist(), hypotheses, plan.language.tolist(), plan.confidence.tolist(), strict=True)
-        for row, hypothesis, language, confidence in rows:
-            if row not in best or hypothesis.score > best[row].hypothesis.score:
-                best[row] = Transcription(hypothesis, bank.languages[language], confidence)
-        return [best[row] for row in range(len(speech))]
+        joint = (
+            torch.tensor([h.score for h in hypotheses])
+            + self.routing.posterior_weight * plan.confidence.clamp(min=1e-30).log().cpu()
+        )
+        best: dict[int, int] = {}
+        for i, row in enumerate(plan.rows.tolist()):
+            if row not in best or joint[i] > joint[best[row]]:
+                best[row] = i
+        languages, confidence = plan.language.tolist(), plan.confidence.tolist()
+        return [
+            Transcription(hypotheses[i], bank.languages[languages[i]], confidence[i])
+            for i in (best[row] for row in range(len(speech)))
+        ]
 
     def _decode(self, shallow: Encoded, plan: Plan) -> list[Hypothesis]:
         """One pass of the deep layers and one search for all rows of the plan."""

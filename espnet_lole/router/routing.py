@@ -15,18 +15,20 @@ class RoutingConfig:
     Attributes:
         experts: how many of the likeliest languages' experts are mixed by their posteriors; 1 is the paper's argmax,
             0 mixes all.
-        candidates: an unsure utterance is decoded under this many of its likeliest languages, of which the best-scoring
+        candidates: an unsure utterance is decoded under this many of its likeliest languages, of which the best
             hypothesis is kept (after Kwok et al., 2025); 1: off.
         threshold: an utterance is unsure if its likeliest language has a posterior below this.
+        posterior_weight: the best hypothesis has the largest score + this times the log posterior of its language.
     """
 
     experts: int = 1
     candidates: int = 1
     threshold: float = 0.9
+    posterior_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.experts < 0 or self.candidates < 1 or not 0 <= self.threshold <= 1:
-            raise ValueError(f"expected experts >= 0, candidates >= 1 and threshold in [0, 1], got {self}")
+        if min(self.experts, self.posterior_weight) < 0 or self.candidates < 1 or not 0 <= self.threshold <= 1:
+            raise ValueError(f"expected experts and posterior_weight >= 0, candidates >= 1 and threshold in [0, 1], got {self}")
         if self.experts != 1 and self.candidates > 1:
             raise ValueError(f"expected either a mixture of experts or several candidates, got {self}: set one of them to 1")
 
