@@ -17,6 +17,7 @@ from espnet_lole.decode.search import SearchConfig
 from espnet_lole.decode.transcriber import ExpertTranscriber, MoLETranscriber, PromptTranscriber, Transcriber
 from espnet_lole.experts.adapters import load_bank
 from espnet_lole.router.routing import RoutingConfig
+from espnet_lole.score.costs import peak_memory_gb, write_costs
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -62,6 +63,7 @@ def build_transcriber(
         model, _ = LoLETask.build_model_from_file(config, args.asr_model_file, device)
         return MoLETranscriber(model.eval().mole, model.tokens, search, routing), model.tokens
     trained = vars(args) | (yaml.safe_load(config.read_text()) if config else {})
+    trained["backbone"] = args.backbone or trained["backbone"]
     if not trained["backbone"]:
         raise ValueError("expected a system: --asr_model_file, --experts or --student with --asr_train_config, or --backbone")
     backbone = load_backbone(trained["backbone"], trained["window"], trained["precision"])
@@ -97,6 +99,8 @@ def main(cmd: list[str] | None = None) -> None:
         for scenario in args.scenarios:
             output = args.output_dir.with_name(f"{args.output_dir.name}_{scenario}")
             rtf = transcribe_sets(transcriber, tokens, args.test_dirs, output, scenario, seconds)
+            memory = peak_memory_gb(args.ngpu > 0)
+            write_costs(output, str(args.config), parameters=transcriber.num_parameters, memory_gb=memory)
             logging.info(f"{scenario}: real-time factor {rtf:.3f}; hypotheses in {output}")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

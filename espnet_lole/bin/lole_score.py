@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from espnet_lole.score.files import write_atomic
 from espnet_lole.score.normalize import cer_languages
 from espnet_lole.score.rates import score_set
 from espnet_lole.score.report import (
@@ -17,7 +18,6 @@ from espnet_lole.score.report import (
     results_md,
     summary_table,
     update_csv,
-    write_atomic,
     write_result_txt,
 )
 

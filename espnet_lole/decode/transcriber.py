@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from espnet_lole.backbone.tokens import WhisperTokens
@@ -30,6 +30,10 @@ class Transcription:
 
 class Transcriber(Protocol):
     """A system."""
+
+    @property
+    def num_parameters(self) -> int:
+        """How many parameters it holds."""
 
     def __call__(self, speech: Sequence[Tensor], langs: Sequence[str] | None) -> list[Transcription]:
         """Transcribe a batch.
@@ -63,6 +67,11 @@ class ExpertTranscriber:
     bank: ExpertBank
     search: SearchConfig
 
+    @property
+    def num_parameters(self) -> int:
+        """Those of the backbone and its adapters."""
+        return count_parameters(self.backbone)
+
     @torch.no_grad()
     def __call__(self, speech: Sequence[Tensor], langs: Sequence[str] | None) -> list[Transcription]:
         """Transcribe a batch; see ``Transcriber``."""
@@ -95,6 +104,11 @@ class PromptTranscriber:
     bank: ExpertBank | None
     languages: Sequence[str]
     search: SearchConfig
+
+    @property
+    def num_parameters(self) -> int:
+        """Those of the backbone and its adapters."""
+        return count_parameters(self.backbone)
 
     @torch.no_grad()
     def __call__(self, speech: Sequence[Tensor], langs: Sequence[str] | None) -> list[Transcription]:
@@ -136,6 +150,11 @@ class MoLETranscriber:
         mole.merge()
         self.mole, self.tokens, self.search, self.routing = mole, tokens, search, routing
 
+    @property
+    def num_parameters(self) -> int:
+        """Those of the backbone with its merged layers, of the deep layers' experts and of the classifier."""
+        return count_parameters(self.mole.backbone, self.mole.classifier)
+
     @torch.no_grad()
     def __call__(self, speech: Sequence[Tensor], langs: Sequence[str] | None) -> list[Transcription]:
         """Transcribe a batch; see ``Transcriber``."""
@@ -163,6 +182,11 @@ class MoLETranscriber:
             encoded = self.mole.deep(chosen)
         with bank.routed(beam_rows(plan.experts, k), None if plan.weights is None else beam_rows(plan.weights, k)):
             return search(backbone, encoded, prompts, self.tokens.end, self.search)
+
+
+def count_parameters(*modules: nn.Module) -> int:
+    """How many parameters modules have, shared ones once."""
+    return sum({id(p): p.numel() for module in modules for p in module.parameters()}.values())
 
 
 def pad_speech(speech: Sequence[Tensor], backbone: Backbone) -> tuple[Tensor, Tensor]:

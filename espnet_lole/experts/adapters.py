@@ -68,6 +68,11 @@ def save_merged(model: WhisperForConditionalGeneration, adapter: Path, folder: P
     for name, layer in bank.layers.items():
         layer.base.weight.data += layer.scale * layer.lora_B[0].detach() @ layer.lora_A[0].detach()
         model.set_submodule(name, layer.base)
+    save_whisper(model, folder)
+
+
+def save_whisper(model: WhisperForConditionalGeneration, folder: Path) -> None:
+    """Write a Whisper of ``transformers``; the folder appears whole or not at all, and replaces one that is there."""
     with _whole_folder(folder) as made:
         model.save_pretrained(made)
 

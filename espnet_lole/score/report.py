@@ -8,7 +8,6 @@ import os
 import platform
 import re
 import subprocess
-import tempfile
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import fmean
 
+from espnet_lole.score.files import write_atomic
 from espnet_lole.score.normalize import DESCRIPTION
 from espnet_lole.score.rates import METRICS, Counts, SetScore
 
@@ -92,20 +92,6 @@ def unit_of(metric: str, lang: str, by_character: Collection[str]) -> str:
     if metric != "error":
         return metric
     return "cer" if lang in by_character else "wer"
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as out:
-            out.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _row(dataset: str, counts: Counts) -> str:

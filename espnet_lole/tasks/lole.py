@@ -25,6 +25,7 @@ from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone
 from espnet_lole.data.kaldi import read_table
 from espnet_lole.distill.start import start_student
+from espnet_lole.espnet_full_model import ESPnetFullModel
 from espnet_lole.espnet_model import IGNORE, ESPnetExpertModel, FrozenWhisperModel, describe
 from espnet_lole.espnet_mole_model import ESPnetMoLEModel
 from espnet_lole.espnet_student_model import STUDENT, DistillConfig, ESPnetStudentModel
@@ -255,10 +256,16 @@ def build_student(args: argparse.Namespace, backbone: Backbone, tokens: WhisperT
     return ESPnetStudentModel(backbone, args.langs, experts, student, tokens, conf, args.max_epoch)
 
 
+def build_full(args: argparse.Namespace, backbone: Backbone, tokens: WhisperTokens) -> ESPnetFullModel:
+    """The Whisper itself, to be fine-tuned as a whole."""
+    return ESPnetFullModel(backbone, args.langs, tokens)
+
+
 SYSTEMS: dict[str, Callable[[argparse.Namespace, Backbone, WhisperTokens], FrozenWhisperModel]] = {
     "experts": build_experts,
     "mole": build_mole,
     "student": build_student,
+    "full": build_full,
 }
 """What can be trained."""
 

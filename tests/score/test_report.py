@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from espnet_lole.bin.lole_score import main
-from espnet_lole.score.report import write_atomic
+from espnet_lole.score.files import write_atomic
 
 REFS = {
     "test_de": {"d1": ("de", "Der Hund bellt."), "d2": ("de", "Gut so!"), "d3": ("de", "...")},
