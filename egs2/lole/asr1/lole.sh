@@ -54,6 +54,7 @@ fail() {
     exit 1
 }
 
+command="$0 ${*@Q}" # for RESULTS.md
 trap 'echo "error: line ${LINENO} of $0 failed: ${BASH_COMMAND}" >&2' ERR
 # shellcheck disable=SC1091
 . utils/parse_options.sh
@@ -150,6 +151,11 @@ train() { # system $1 in experiment $2 on the sets train$3 and dev$3, more optio
         --train_data_path_and_name_and_type "${raw}/train$3/utt2lang,lang,text" \
         --valid_data_path_and_name_and_type "${raw}/dev$3/utt2lang,lang,text" \
         --backbone "${backbone}" --langs ${langs_found} "${@:4}" ${args_of[$1]}
+}
+draw() { # in folder $1 with the options after it
+    mkdir -p "$1"
+    logged "$1/$2.log" espnet_lole.bin.lole_plot "${@:2}"
+    log "pictures in $1"
 }
 export_from() { # the checkpoint in experiment $1, the options after it
     logged "$1/export.log" espnet_lole.bin.lole_export --asr_model_file "$1/${inference_asr_model}" "${@:2}"
@@ -282,18 +288,27 @@ if runs 12 "decode with ${inference_config}"; then
 fi
 
 if runs 13 "score"; then
-    decoded=()
+    decoded=() adapters=()
     for system in "${ordered[@]}"; do
         exp=${experiment[${system}]}
         for scenario in ${scenarios[${kind_of[${system}]}]}; do
             decoded+=(--decoded "${system}:${scenario}:${exp}/${inference_tag}_${scenario}")
         done
-        [ "${kind_of[${system}]}" = mole ] || continue
-        logged "${exp}/plot.log" espnet_lole.bin.lole_plot --mole "${exp}/${inference_mole_model}" \
-            --decoded "${exp}/${inference_tag}_agnostic" --dumpdir "${raw}" --test_sets "$(test_sets | tr '\n' ' ')" --output_dir "${exp}/images"
-        log "pictures of ${system}: ${exp}/images"
+        case "${kind_of[${system}]}" in
+        mole) draw "${exp}/images" mole --mole "${exp}/${inference_mole_model}" --decoded "${exp}/${inference_tag}_agnostic" \
+            --dumpdir "${raw}" --test_sets "$(test_sets | tr '\n' ' ')" --output_dir "${exp}/images" ;;
+        student) draw "${exp}/images" energy --config "${experts_exp}/config.yaml" --experts "${experts_exp}/adapters" \
+            --student "${exp}/adapters/student" --output "${exp}/images/energy.png" ;;
+        esac
+        [[ ${kind_of[${system}]} != student && ${kind_of[${system}]} != multilingual ]] || adapters+=("${system}=${exp}/adapters/student")
     done
+    if [[ " ${kind_of[*]} " == *" multilingual "* && " ${kind_of[*]} " == *" student "* ]]; then
+        mapfile -t sets < <(test_sets)
+        options=(--config "${experts_exp}/config.yaml" --adapters "${adapters[@]}")
+        draw "${expdir}/images" cosines "${options[@]}" --experts "${experts_exp}/adapters" --data "${raw}/dev" --output "${expdir}/images/cosines.png"
+        draw "${expdir}/images" states "${options[@]}" --data "${sets[@]/#/${raw}/}" --output "${expdir}/images/states.png"
+    fi
     ${python} -m espnet_lole.bin.lole_score --expdir "${expdir}" --dumpdir "${raw}" --test_sets "$(test_sets | tr '\n' ' ')" \
-        --seed "${seed}" "${decoded[@]}"
+        --seed "${seed}" --command "${command}" "${decoded[@]}"
     log "results: ${expdir}/RESULTS.md and ${expdir}/results.csv"
 fi
