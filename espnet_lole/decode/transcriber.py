@@ -15,6 +15,7 @@ from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone, Encoded
 from espnet_lole.decode.search import Hypothesis, SearchConfig, beam_rows, search
 from espnet_lole.experts.bank import ExpertBank
+from espnet_lole.experts.cache import ExpertCache
 from espnet_lole.fusion.mole import MoLE
 from espnet_lole.router.routing import Plan, RoutingConfig, plan_found, plan_given
 
@@ -58,13 +59,13 @@ class ExpertTranscriber:
     Attributes:
         backbone: in evaluation mode.
         tokens: its tokens.
-        bank: the experts in it.
+        bank: the experts in it, all in memory or read from disk when they are needed.
         search: how to search.
     """
 
     backbone: Backbone
     tokens: WhisperTokens
-    bank: ExpertBank
+    bank: ExpertBank | ExpertCache
     search: SearchConfig
 
     @property
@@ -79,7 +80,7 @@ class ExpertTranscriber:
             raise ValueError("expected the language of each utterance, got none: experts alone do not find it, MoLE does")
         padded, lengths = pad_speech(speech, self.backbone)
         prompts = torch.tensor([self.tokens.prompt(lang) for lang in langs], device=padded.device)
-        expert = torch.tensor([self.bank.index(lang) for lang in langs], device=padded.device)
+        expert = torch.tensor(self.bank.indices(langs), device=padded.device)
         with self.bank.routed(expert):
             encoded = self.backbone.encode(padded, lengths)
         with self.bank.routed(beam_rows(expert, self.search.beam_size)):
