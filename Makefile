@@ -1,13 +1,13 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-slow lint format backbone study-l1 study-kd clean
+.PHONY: help env demo test test-slow lint format backbone study-l1 study-kd study-rank study-memory study-lowres clean
 
 BIN := .venv/bin
 RECIPE := egs2/lole/asr1
 SCRIPTS := find . \( -name .venv -o -name .git -o -name exp -o -name dump \) -prune -o -type f -name '*.sh' -print0
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env:  ## install everything into .venv (PYTHON=... chooses the Python)
 	@tools/setup_env.sh
@@ -39,6 +39,16 @@ study-l1: env  ## how many layers MoLE should share: L1 = 1 .. 6, three seeds, a
 
 study-kd: env  ## what distillation brings: six variants of the student, three seeds, after make demo
 	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=. $(BIN)/python studies/kd.py
+
+study-rank: env  ## which rank a student needs, and why distilling outputs alone helps little, three seeds, after make demo
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=. $(BIN)/python studies/rank.py
+
+study-memory: env  ## experts compressed, three seeds, and hundreds of them on disk, after make demo
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=. $(BIN)/python studies/memory.py
+	PYTHONPATH=. $(BIN)/python studies/bank.py
+
+study-lowres: env  ## what helps languages with little data in MoLE, three seeds, after make demo
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=. $(BIN)/python studies/lowres.py
 
 clean:  ## remove what the recipe made: its data, dump and exp
 	rm -rf $(RECIPE)/data $(RECIPE)/dump $(RECIPE)/exp

@@ -27,11 +27,11 @@ class FrozenWhisperModel(AbsESPnetModel):
     Args:
         backbone: the Whisper, with its adapters.
         languages: codes of the trained languages, in the order of their index.
-        config: shape of the adapters.
+        config: shape of the adapters; None: there are none.
         tokens: the backbone's tokens.
     """
 
-    def __init__(self, backbone: Backbone, languages: Sequence[str], config: ExpertConfig, tokens: WhisperTokens) -> None:
+    def __init__(self, backbone: Backbone, languages: Sequence[str], config: ExpertConfig | None, tokens: WhisperTokens) -> None:
         super().__init__()
         self.backbone = backbone
         self.languages = tuple(languages)
@@ -41,6 +41,8 @@ class FrozenWhisperModel(AbsESPnetModel):
         """Digest of each frozen part, which a checkpoint must have."""
         prompts = torch.tensor([tokens.prompt(lang) for lang in languages])
         self.register_buffer("prompts", prompts, persistent=False)  # (L, 4)
+        ids = torch.tensor([tokens.language(lang) for lang in languages])
+        self.register_buffer("language_ids", ids, persistent=False)  # (L,)
 
     def teacher_forcing(self, text: Tensor, lengths: Tensor, expert: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs and targets of the decoder, both (B, 4 + U): prompt and text; text and end, without loss on the prompt."""
@@ -66,6 +68,24 @@ class FrozenWhisperModel(AbsESPnetModel):
         """
         hits = scores.gather(1, wanted[:, None])[:, 0] >= scores.amax(-1)  # on a CPU amax is ten times as fast as argmax
         return F.cross_entropy(scores, wanted, reduction="none"), hits.float()
+
+    def prompt_loss(self, scores: Tensor, targets: Tensor, language: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean cross-entropy of language, text and end, for systems that find the language by Whisper's language token.
+
+        Args:
+            scores: of the vocabulary at each target, float32, shape (N, V).
+            targets: shape (B, U), of which N are not ``IGNORE``; the first column is the language's token.
+            language: index of each utterance's language, shape (B,).
+
+        Returns:
+            The loss; the accuracies of the text and of the language, for the log.
+        """
+        chosen = targets != IGNORE
+        costs, hits = self.token_costs(scores, targets[chosen])
+        of_text = chosen.nonzero()[:, 1] > 0  # (N,): all but the language
+        found = scores[~of_text][:, self.language_ids].argmax(1) == language
+        loss = costs.mean()
+        return loss, {"loss_asr": loss, "acc": hits[of_text].mean(), "lid_acc": found.float().mean()}
 
     def collect_feats(self, speech: Tensor, speech_lengths: Tensor, **_: Any) -> dict[str, Tensor]:
         """Log-mel features (B, F, M) and their lengths (B,), for ESPnet's statistics."""
@@ -100,8 +120,8 @@ class FrozenWhisperModel(AbsESPnetModel):
         got = {name: value.shape for name, value in state.items()}
         if wrong := sorted(n for n in expected | got if expected.get(n) != got.get(n)):
             raise ValueError(
-                f"expected a checkpoint for the languages {' '.join(self.languages)} and {self.adapter_config}, got another in "
-                f"{len(wrong)} tensors, e.g. {wrong[0]}: {got.get(wrong[0])} instead of {expected.get(wrong[0])}"
+                f"expected a checkpoint for the languages {' '.join(self.languages)} and {self.adapter_config or 'no adapters'}, "
+                f"got another in {len(wrong)} tensors, e.g. {wrong[0]}: {got.get(wrong[0])} instead of {expected.get(wrong[0])}"
             )
         return super().load_state_dict(state, strict=False, assign=assign)
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from espnet2.bin import asr_inference
+from espnet2.tasks.asr import ASRTask
 
 from espnet_lole.bin.lole_inference import read_config
 from espnet_lole.data.corpora import load_corpus
@@ -53,10 +55,15 @@ PARTS = {
     "experts": {"expert_conf": ExpertConfig},
     "mole": {"fusion_conf": FusionConfig, "classifier_conf": ClassifierConfig},
     "student": {"expert_conf": ExpertConfig, "distill_conf": DistillConfig},
+    "full": {},
 }
 
 
-@pytest.mark.parametrize("file", sorted(ROOT.glob("conf/**/train*.yaml")), ids=lambda f: str(f.relative_to(ROOT)))
+OWN = [file for file in sorted(ROOT.glob("conf/**/*.yaml")) if not file.stem.endswith("_espnet")]
+"""Configurations but those of ESPnet's own model."""
+
+
+@pytest.mark.parametrize("file", [file for file in OWN if file.stem.startswith("train")], ids=lambda f: str(f.relative_to(ROOT)))
 def test_training_configs_are_read_whole(file):
     args = LoLETask.get_parser().parse_args(["--config", str(file), "--langs", "de", "en", "--output_dir", "x"])
     written = yaml.safe_load(file.read_text())
@@ -68,10 +75,22 @@ def test_training_configs_are_read_whole(file):
     assert (args.optim == "expert_adamw") == (args.system == "experts")
 
 
-@pytest.mark.parametrize("file", sorted(ROOT.glob("conf/**/decode*.yaml")), ids=lambda f: str(f.relative_to(ROOT)))
+@pytest.mark.parametrize("file", [file for file in OWN if file.stem.startswith("decode")], ids=lambda f: str(f.relative_to(ROOT)))
 def test_decoding_configs_are_read_whole(file):
     seconds, search, routing = read_config(file)
     assert seconds > 0 and search.beam_size >= 1 and routing.candidates >= 1
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("conf/**/train_espnet.yaml")), ids=lambda f: str(f.relative_to(ROOT)))
+def test_configs_of_espnets_own_model_are_read(file, tmp_path):
+    (tmp_path / "tokens.txt").write_text("<blank>\n<unk>\n<space>\na\n<sos/eos>\n")
+    options = ["--config", str(file), "--token_list", str(tmp_path / "tokens.txt"), "--output_dir", "x"]
+    assert ASRTask.build_model(ASRTask.get_parser().parse_args(options)).ctc_weight > 0
+    conf = ROOT / "conf" / "decode_espnet.yaml"
+    args = asr_inference.get_parser().parse_args(
+        ["--config", str(conf), "--output_dir", "x", "--key_file", "x", "--data_path_and_name_and_type", "x,speech,sound"]
+    )
+    assert {name: getattr(args, name) for name in yaml.safe_load(conf.read_text())} == yaml.safe_load(conf.read_text())
 
 
 @pytest.mark.parametrize("file", sorted(ROOT.glob("conf/corpora/*.yaml")), ids=lambda f: f.name)

@@ -16,7 +16,9 @@ from espnet_lole.decode.inference import transcribe_sets
 from espnet_lole.decode.search import SearchConfig
 from espnet_lole.decode.transcriber import ExpertTranscriber, MoLETranscriber, PromptTranscriber, Transcriber
 from espnet_lole.experts.adapters import load_bank
+from espnet_lole.experts.cache import ExpertCache
 from espnet_lole.router.routing import RoutingConfig
+from espnet_lole.score.costs import peak_memory_gb, write_costs
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -26,6 +28,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output_dir", type=Path, required=True, help="<output_dir>_<scenario> gets a folder for each test set")
     parser.add_argument("--asr_model_file", type=Path, help="checkpoint of MoLE")
     parser.add_argument("--experts", type=Path, help="or a folder of peft adapters, one a language")
+    parser.add_argument("--resident", type=int, help="experts: at most this many in memory, the others on disk; default: all")
     parser.add_argument("--student", type=Path, help="or a peft adapter for all languages")
     parser.add_argument("--langs", nargs="+", default=[], help="those that a student or the backbone alone can find")
     parser.add_argument("--asr_train_config", type=Path, help="config.yaml of the training; default: beside the checkpoint")
@@ -62,12 +65,15 @@ def build_transcriber(
         model, _ = LoLETask.build_model_from_file(config, args.asr_model_file, device)
         return MoLETranscriber(model.eval().mole, model.tokens, search, routing), model.tokens
     trained = vars(args) | (yaml.safe_load(config.read_text()) if config else {})
+    trained["backbone"] = args.backbone or trained["backbone"]
     if not trained["backbone"]:
         raise ValueError("expected a system: --asr_model_file, --experts or --student with --asr_train_config, or --backbone")
     backbone = load_backbone(trained["backbone"], trained["window"], trained["precision"])
     tokens = WhisperTokens(backbone.model.config.vocab_size)
     if args.experts:
-        bank = load_bank(backbone.model, args.experts)
+        bank = (
+            ExpertCache(backbone.model, args.experts, args.resident) if args.resident else load_bank(backbone.model, args.experts)
+        )
         return ExpertTranscriber(backbone.to(device).eval(), tokens, bank, search), tokens
     bank = load_bank(backbone.model, args.student.parent, [args.student.name]) if args.student else None
     return PromptTranscriber(backbone.to(device).eval(), tokens, bank, trained["langs"], search), tokens
@@ -97,6 +103,8 @@ def main(cmd: list[str] | None = None) -> None:
         for scenario in args.scenarios:
             output = args.output_dir.with_name(f"{args.output_dir.name}_{scenario}")
             rtf = transcribe_sets(transcriber, tokens, args.test_dirs, output, scenario, seconds)
+            memory = peak_memory_gb(args.ngpu > 0)
+            write_costs(output, str(args.config), parameters=transcriber.num_parameters, memory_gb=memory)
             logging.info(f"{scenario}: real-time factor {rtf:.3f}; hypotheses in {output}")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

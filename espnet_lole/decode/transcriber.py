@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone, Encoded
 from espnet_lole.decode.search import Hypothesis, SearchConfig, beam_rows, search
 from espnet_lole.experts.bank import ExpertBank
+from espnet_lole.experts.cache import ExpertCache
 from espnet_lole.fusion.mole import MoLE
 from espnet_lole.router.routing import Plan, RoutingConfig, plan_found, plan_given
 
@@ -30,6 +31,10 @@ class Transcription:
 
 class Transcriber(Protocol):
     """A system."""
+
+    @property
+    def num_parameters(self) -> int:
+        """How many parameters it holds."""
 
     def __call__(self, speech: Sequence[Tensor], langs: Sequence[str] | None) -> list[Transcription]:
         """Transcribe a batch.
@@ -54,14 +59,19 @@ class ExpertTranscriber:
     Attributes:
         backbone: in evaluation mode.
         tokens: its tokens.
-        bank: the experts in it.
+        bank: the experts in it, all in memory or read from disk when they are needed.
         search: how to search.
     """
 
     backbone: Backbone
     tokens: WhisperTokens
-    bank: ExpertBank
+    bank: ExpertBank | ExpertCache
     search: SearchConfig
+
+    @property
+    def num_parameters(self) -> int:
+        """Those of the backbone and its adapters."""
+        return count_parameters(self.backbone)
 
     @torch.no_grad()
     def __call__(self, speech: Sequence[Tensor], langs: Sequence[str] | None) -> list[Transcription]:
@@ -70,7 +80,7 @@ class ExpertTranscriber:
             raise ValueError("expected the language of each utterance, got none: experts alone do not find it, MoLE does")
         padded, lengths = pad_speech(speech, self.backbone)
         prompts = torch.tensor([self.tokens.prompt(lang) for lang in langs], device=padded.device)
-        expert = torch.tensor([self.bank.index(lang) for lang in langs], device=padded.device)
+        expert = torch.tensor(self.bank.indices(langs), device=padded.device)
         with self.bank.routed(expert):
             encoded = self.backbone.encode(padded, lengths)
         with self.bank.routed(beam_rows(expert, self.search.beam_size)):
@@ -95,6 +105,11 @@ class PromptTranscriber:
     bank: ExpertBank | None
     languages: Sequence[str]
     search: SearchConfig
+
+    @property
+    def num_parameters(self) -> int:
+        """Those of the backbone and its adapters."""
+        return count_parameters(self.backbone)
 
     @torch.no_grad()
     def __call__(self, speech: Sequence[Tensor], langs: Sequence[str] | None) -> list[Transcription]:
@@ -136,6 +151,11 @@ class MoLETranscriber:
         mole.merge()
         self.mole, self.tokens, self.search, self.routing = mole, tokens, search, routing
 
+    @property
+    def num_parameters(self) -> int:
+        """Those of the backbone with its merged layers, of the deep layers' experts and of the classifier."""
+        return count_parameters(self.mole.backbone, self.mole.classifier)
+
     @torch.no_grad()
     def __call__(self, speech: Sequence[Tensor], langs: Sequence[str] | None) -> list[Transcription]:
         """Transcribe a batch; see ``Transcriber``."""
@@ -170,6 +190,11 @@ class MoLETranscriber:
             encoded = self.mole.deep(chosen)
         with bank.routed(beam_rows(plan.experts, k), None if plan.weights is None else beam_rows(plan.weights, k)):
             return search(backbone, encoded, prompts, self.tokens.end, self.search)
+
+
+def count_parameters(*modules: nn.Module) -> int:
+    """How many parameters modules have, shared ones once."""
+    return sum({id(p): p.numel() for module in modules for p in module.parameters()}.values())
 
 
 def pad_speech(speech: Sequence[Tensor], backbone: Backbone) -> tuple[Tensor, Tensor]:
