@@ -14,6 +14,7 @@ from espnet_lole.backbone.load import fingerprint
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone
 from espnet_lole.experts.bank import ExpertBank, ExpertConfig
+from espnet_lole.train.means import mean_over_ranks
 
 IGNORE = -1
 """Marks padded text (ESPnet's collate function) and targets without a loss."""
@@ -110,7 +111,7 @@ class ESPnetExpertModel(FrozenWhisperModel):
     """Language experts trained together, each on its own language.
 
     The loss of a batch is the sum over its languages of the mean cross-entropy over that language's target tokens, so that
-    each expert gets the gradient that it would get alone.
+    each expert gets the gradient that it would get alone. With several processes the means are over the tokens of all.
 
     Args:
         backbone: the Whisper, with the bank's experts in it.
@@ -138,7 +139,7 @@ class ESPnetExpertModel(FrozenWhisperModel):
             lang: index of each utterance's language, shape (B, 1).
 
         Returns:
-            The loss, the figures for the log, and the batch's weight, its number of utterances.
+            The loss, the figures for the log, and the batch's weight, its number of utterances (see ``BatchMeans``).
         """
         expert = lang[:, 0]
         inputs, targets = self.teacher_forcing(text, text_lengths, expert)
@@ -148,11 +149,10 @@ class ESPnetExpertModel(FrozenWhisperModel):
         costs, hits = self.token_costs(self.backbone.logits(states[chosen]).float(), targets[chosen])
         owner = expert[:, None].expand_as(targets)[chosen]  # (N,)
         sums, counts = sum_by_expert(costs, owner, len(self.bank.languages))
-        means = sums / counts  # NaN where a language is not in the batch
-        loss = means[counts > 0].sum()
-        stats = {"loss": (sums.sum() / counts.sum()).detach(), "acc": hits.mean()}
-        stats |= {f"loss_{code}": mean for code, mean in zip(self.bank.languages, means.detach(), strict=True)}
-        return loss, stats, torch.tensor(len(expert), device=loss.device)
+        by_language = dict(zip([f"loss_{code}" for code in self.bank.languages], zip(sums, counts, strict=True), strict=True))
+        whole = {"loss": (sums.detach().sum(), counts.sum()), "acc": (hits.sum(), counts.sum())}
+        means = mean_over_ranks(whole | by_language, len(expert))
+        return sum(means.losses[name] for name in by_language), means.stats, means.weight
 
 
 def sum_by_expert(values: Tensor, owner: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:

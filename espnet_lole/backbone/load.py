@@ -34,7 +34,7 @@ def load_config(name: str) -> WhisperConfig:
         ) from error
 
 
-PRECISIONS = ("float32", "bfloat16", "auto")
+PRECISIONS = ("float32", "bfloat16", "float16", "auto")
 """Names of ``Backbone``'s precision; ``auto`` is bfloat16 where the hardware multiplies it, else float32."""
 
 
