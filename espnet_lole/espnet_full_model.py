@@ -11,6 +11,7 @@ from torch import Tensor
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone
 from espnet_lole.espnet_model import IGNORE, FrozenWhisperModel
+from espnet_lole.train.means import mean_over_ranks
 
 
 class ESPnetFullModel(FrozenWhisperModel):
@@ -46,6 +47,5 @@ class ESPnetFullModel(FrozenWhisperModel):
         targets[:, 0] = inputs[:, 1]  # the language is to be found
         states = self.backbone.decode(inputs, self.backbone.encode(speech, speech_lengths))
         scores = self.backbone.logits(states[targets != IGNORE]).float()  # (N, V)
-        loss, stats = self.prompt_loss(scores, targets, language)
-        stats = {name: value.detach() for name, value in ({"loss": loss} | stats).items()}
-        return loss, stats, torch.tensor(len(language), device=loss.device)
+        means = mean_over_ranks(self.prompt_parts(scores, targets, language), len(language))
+        return means.losses["loss_asr"], {"loss": means.stats["loss_asr"]} | means.stats, means.weight

@@ -14,6 +14,7 @@ from espnet_lole.backbone.load import fingerprint
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone
 from espnet_lole.experts.bank import ExpertBank, ExpertConfig
+from espnet_lole.train.means import mean_over_ranks
 
 IGNORE = -1
 """Marks padded text (ESPnet's collate function) and targets without a loss."""
@@ -69,8 +70,8 @@ class FrozenWhisperModel(AbsESPnetModel):
         hits = scores.gather(1, wanted[:, None])[:, 0] >= scores.amax(-1)  # on a CPU amax is ten times as fast as argmax
         return F.cross_entropy(scores, wanted, reduction="none"), hits.float()
 
-    def prompt_loss(self, scores: Tensor, targets: Tensor, language: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean cross-entropy of language, text and end, for systems that find the language by Whisper's language token.
+    def prompt_parts(self, scores: Tensor, targets: Tensor, language: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Sum and count of the loss of systems that find the language by Whisper's language token, and of their accuracies.
 
         Args:
             scores: of the vocabulary at each target, float32, shape (N, V).
@@ -78,14 +79,17 @@ class FrozenWhisperModel(AbsESPnetModel):
             language: index of each utterance's language, shape (B,).
 
         Returns:
-            The loss; the accuracies of the text and of the language, for the log.
+            The cross-entropy of language, text and end; the accuracies of the text and of the language.
         """
         chosen = targets != IGNORE
         costs, hits = self.token_costs(scores, targets[chosen])
         of_text = chosen.nonzero()[:, 1] > 0  # (N,): all but the language
-        found = scores[~of_text][:, self.language_ids].argmax(1) == language
-        loss = costs.mean()
-        return loss, {"loss_asr": loss, "acc": hits[of_text].mean(), "lid_acc": found.float().mean()}
+        found = (scores[~of_text][:, self.language_ids].argmax(1) == language).float()
+        return {
+            "loss_asr": (costs.sum(), hits.new_tensor(len(hits))),
+            "acc": (hits[of_text].sum(), of_text.sum()),
+            "lid_acc": (found.sum(), hits.new_tensor(len(language))),
+        }
 
     def collect_feats(self, speech: Tensor, speech_lengths: Tensor, **_: Any) -> dict[str, Tensor]:
         """Log-mel features (B, F, M) and their lengths (B,), for ESPnet's statistics."""
@@ -130,7 +134,7 @@ class ESPnetExpertModel(FrozenWhisperModel):
     """Language experts trained together, each on its own language.
 
     The loss of a batch is the sum over its languages of the mean cross-entropy over that language's target tokens, so that
-    each expert gets the gradient that it would get alone.
+    each expert gets the gradient that it would get alone. With several processes the means are over the tokens of all.
 
     Args:
         backbone: the Whisper, with the bank's experts in it.
@@ -158,7 +162,7 @@ class ESPnetExpertModel(FrozenWhisperModel):
             lang: index of each utterance's language, shape (B, 1).
 
         Returns:
-            The loss, the figures for the log, and the batch's weight, its number of utterances.
+            The loss, the figures for the log, and the batch's weight, its number of utterances (see ``BatchMeans``).
         """
         expert = lang[:, 0]
         inputs, targets = self.teacher_forcing(text, text_lengths, expert)
@@ -168,11 +172,10 @@ class ESPnetExpertModel(FrozenWhisperModel):
         costs, hits = self.token_costs(self.backbone.logits(states[chosen]).float(), targets[chosen])
         owner = expert[:, None].expand_as(targets)[chosen]  # (N,)
         sums, counts = sum_by_expert(costs, owner, len(self.bank.languages))
-        means = sums / counts  # NaN where a language is not in the batch
-        loss = means[counts > 0].sum()
-        stats = {"loss": (sums.sum() / counts.sum()).detach(), "acc": hits.mean()}
-        stats |= {f"loss_{code}": mean for code, mean in zip(self.bank.languages, means.detach(), strict=True)}
-        return loss, stats, torch.tensor(len(expert), device=loss.device)
+        by_language = dict(zip([f"loss_{code}" for code in self.bank.languages], zip(sums, counts, strict=True), strict=True))
+        whole = {"loss": (sums.detach().sum(), counts.sum()), "acc": (hits.sum(), counts.sum())}
+        means = mean_over_ranks(whole | by_language, len(expert))
+        return sum(means.losses[name] for name in by_language), means.stats, means.weight
 
 
 def sum_by_expert(values: Tensor, owner: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:

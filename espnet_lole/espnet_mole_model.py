@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.espnet_model import IGNORE, FrozenWhisperModel, sum_by_expert
 from espnet_lole.fusion.mole import MoLE
+from espnet_lole.train.means import mean_over_ranks
 
 
 class ESPnetMoLEModel(FrozenWhisperModel):
@@ -85,25 +86,24 @@ class ESPnetMoLEModel(FrozenWhisperModel):
         expert = lang[:, 0]
         shallow = self.mole.shallow(speech, speech_lengths)
         scores = self.classifier(shallow)  # (B, E)
-        lid_loss = F.cross_entropy(scores, expert, self.class_weights)
         inputs, targets = self.teacher_forcing(text, text_lengths, expert)
         with self.bank.routed(expert):
             states = self.backbone.decode(inputs, self.mole.deep(shallow))
         chosen = targets != IGNORE
         costs, hits = self.token_costs(self.backbone.logits(states[chosen]).float(), targets[chosen])
-        asr_loss = costs.mean()
-        loss = asr_loss + self.lid_weight * lid_loss
+        tokens, utterances = hits.new_tensor(len(hits)), hits.new_tensor(len(expert))
         found = (scores.argmax(1) == expert).float()
-        stats = {"loss": loss, "loss_asr": asr_loss, "loss_lid": lid_loss, "acc": hits.mean(), "lid_acc": found.mean()}
-        stats = {name: value.detach() for name, value in stats.items()} | self._by_language(found, expert)
-        return loss, stats, torch.tensor(len(expert), device=loss.device)
-
-    def _by_language(self, found: Tensor, expert: Tensor) -> dict[str, Tensor]:
-        """Accuracy of the classifier for each language, NaN for those not in the batch, and its mean fusion weight."""
-        languages = self.bank.languages
-        sums, counts = sum_by_expert(found, expert, len(languages))
-        weights = self.fusion.weights().detach().mean((0, 1))  # (E,), NaN without fused layers
-        return {
-            **{f"lid_acc_{code}": value for code, value in zip(languages, sums / counts, strict=True)},
-            **{f"fusion_{code}": value for code, value in zip(languages, weights, strict=True)},
+        parts = {
+            "loss_asr": (costs.sum(), tokens),
+            "loss_lid": (F.cross_entropy(scores, expert, self.class_weights, reduction="sum"), self.class_weights[expert].sum()),
+            "acc": (hits.sum(), tokens),
+            "lid_acc": (found.sum(), utterances),
         }
+        by_language = zip(*sum_by_expert(found, expert, len(self.languages)), strict=True)
+        parts |= {f"lid_acc_{code}": part for code, part in zip(self.languages, by_language, strict=True)}
+        means = mean_over_ranks(parts, len(expert))
+        loss, total = (of["loss_asr"] + self.lid_weight * of["loss_lid"] for of in (means.losses, means.stats))
+        weights = self.fusion.weights().detach().mean((0, 1))  # (E,), NaN without fused layers
+        stats = {"loss": total} | means.stats
+        stats |= {f"fusion_{code}": value for code, value in zip(self.languages, weights, strict=True)}
+        return loss, stats, means.weight

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from espnet_lole.backbone.whisper import Backbone, Encoded
 from espnet_lole.distill.losses import cosine_loss, js_loss
 from espnet_lole.espnet_model import IGNORE, FrozenWhisperModel
 from espnet_lole.experts.bank import ExpertBank
+from espnet_lole.train.means import mean_over_ranks
 
 STUDENT = "student"
 """The student's name in its bank and the folder of its adapter."""
@@ -111,16 +112,28 @@ class ESPnetStudentModel(FrozenWhisperModel):
             own = self._run(embedded, inputs)
         chosen = targets != IGNORE
         scores = self.backbone.logits(own.states[chosen]).float()  # (N, V)
-        loss, stats = self.prompt_loss(scores, targets, language)
+        parts = self.prompt_parts(scores, targets, language)
         if self.with_layers or self.with_logits:
             positions = torch.arange(inputs.shape[1], device=inputs.device) < text_lengths[:, None] + self.prompts.shape[1]
             with torch.no_grad(), self.teacher.routed(language):
                 theirs = self._run(embedded, inputs)
             of_text = chosen.nonzero()[:, 1] > 0  # (N,): all but the language
-            extra, more = self._distill(own, theirs, scores[of_text], chosen, positions)
-            loss, stats = loss + self.schedule * extra, stats | more
-        stats = {name: value.detach() for name, value in ({"loss": loss} | stats).items()}
-        return loss, stats, torch.tensor(len(language), device=loss.device)
+            parts |= self._distill(own, theirs, scores[of_text], chosen, positions)
+        means = mean_over_ranks(parts, len(language))
+        loss, _ = self._weigh(means.losses)
+        total, of_layers = self._weigh(means.stats)
+        cosines = {f"cos_{name}": 1.0 - means.stats.pop(f"cost_{name}") for name in self.names if self.with_layers}
+        return loss, {"loss": total} | means.stats | of_layers | cosines, means.weight
+
+    def _weigh(self, of: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss from the means of its parts, and the mean of those of the layers, if any."""
+        loss, of_layers = of["loss_asr"], {}
+        if self.with_layers:
+            of_layers["loss_layers"] = torch.stack([of[f"cost_{name}"] for name in self.names]).mean()
+            loss = loss + self.schedule * self.config.layer_weight * of_layers["loss_layers"]
+        if self.with_logits:
+            loss = loss + self.schedule * self.config.logit_weight * of["loss_logits"]
+        return loss, of_layers
 
     def _run(self, embedded: Encoded, inputs: Tensor) -> Pass:
         with self.backbone.recorded(self.compared if self.with_layers else []) as layers:
@@ -129,8 +142,8 @@ class ESPnetStudentModel(FrozenWhisperModel):
 
     def _distill(
         self, own: Pass, theirs: Pass, scores: Tensor, chosen: Tensor, positions: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted losses of distillation, and the figures for the log.
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Sum and count of each loss of distillation.
 
         Args:
             own: the student's pass.
@@ -139,24 +152,17 @@ class ESPnetStudentModel(FrozenWhisperModel):
             chosen: targets with a loss, shape (B, U); the first column is the language.
             positions: inputs of the decoder that are not padding, shape (B, U).
         """
-        loss, stats = scores.new_zeros(()), {}
+        parts = {}
         if self.with_layers:
-            costs = []
             for name, student, teacher in zip(self.names, own.layers, theirs.layers, strict=True):
-                total, count = cosine_loss(student, teacher, own.mask if name.startswith("enc") else positions)
-                costs.append(total / count)
-                stats[f"cos_{name}"] = 1.0 - costs[-1]
-            stats["loss_layers"] = torch.stack(costs).mean()
-            loss = loss + self.config.layer_weight * stats["loss_layers"]
+                parts[f"cost_{name}"] = cosine_loss(student, teacher, own.mask if name.startswith("enc") else positions)
         if self.with_logits:
             text = chosen.clone()
             text[:, 0] = False
             with torch.no_grad():
                 teacher = self.backbone.logits(theirs.states[text])
-            total, count = js_loss(scores, teacher, self.config.temperature)
-            stats["loss_logits"] = total / count
-            loss = loss + self.config.logit_weight * stats["loss_logits"]
-        return loss, stats
+            parts["loss_logits"] = js_loss(scores, teacher, self.config.temperature)
+        return parts
 
 
 def compared_layers(backbone: Backbone, config: DistillConfig) -> tuple[list[str], list[torch.nn.Module]]:

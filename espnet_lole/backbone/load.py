@@ -1,12 +1,14 @@
-"""Whisper's weights from the hub or from a local folder, and a fingerprint of them."""
+"""Whisper's weights from the hub, a local folder or OpenAI's own file, and a fingerprint of them."""
 
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import torch
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
+from espnet_lole.backbone import openai
 from espnet_lole.backbone.whisper import Backbone
 
 
@@ -14,20 +16,25 @@ def load_config(name: str) -> WhisperConfig:
     """The configuration of a backbone.
 
     Args:
-        name: a hub name such as ``openai/whisper-medium``, or a local folder in the format of ``transformers``.
+        name: a hub name such as ``openai/whisper-medium``, a local folder in the format of ``transformers``, or a ``.pt`` file
+            of openai/whisper.
 
     Raises:
         FileNotFoundError: it is neither here nor on the hub.
+        ValueError: the ``.pt`` file is no checkpoint of openai/whisper.
     """
+    if name.endswith(openai.SUFFIX):
+        return openai.read_config(Path(name))
     try:
         return WhisperConfig.from_pretrained(name)
     except OSError as error:
         raise FileNotFoundError(
-            f"expected backbone to be a folder of a transformers Whisper or a name on the hub, got {name!r}: {error}"
+            f"expected backbone to be a folder of a transformers Whisper, a .pt file of OpenAI's or a name on the hub, "
+            f"got {name!r}: {error}"
         ) from error
 
 
-PRECISIONS = ("float32", "bfloat16", "auto")
+PRECISIONS = ("float32", "bfloat16", "float16", "auto")
 """Names of ``Backbone``'s precision; ``auto`` is bfloat16 where the hardware multiplies it, else float32."""
 
 
@@ -56,11 +63,17 @@ def load_backbone(name: str, window: str = "short", precision_name: str = "float
     config = load_config(name)
     if config.model_type != "whisper":
         raise ValueError(f"expected a Whisper, got a checkpoint of {config.model_type!r} in {name}")
+    return Backbone(_read_model(name), window, precision(precision_name)).eval()
+
+
+def _read_model(name: str) -> WhisperForConditionalGeneration:
+    """The model with its weights, in float32."""
+    if name.endswith(openai.SUFFIX):
+        return openai.read_model(Path(name))
     try:
-        model = WhisperForConditionalGeneration.from_pretrained(name, dtype=torch.float32)
+        return WhisperForConditionalGeneration.from_pretrained(name, dtype=torch.float32)
     except OSError as error:
         raise FileNotFoundError(f"expected the weights of a Whisper in {name}: {error}") from error
-    return Backbone(model, window, precision(precision_name)).eval()
 
 
 def fingerprint(backbone: Backbone) -> int:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import WhisperForConditionalGeneration
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
-from espnet_lole.backbone.features import MAX_SAMPLES, LogMel, check_lengths, length_mask
+from espnet_lole.backbone.features import HOP, MAX_SAMPLES, LogMel, check_lengths, length_mask
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,11 @@ class Backbone(nn.Module):
 
     The layers are those of ``transformers``; this class drives them so that a padded frame is never attended to.
     Adapters are put into ``self.model``, and weights keep the names they have in its checkpoints.
+
+    Attributes:
+        augment: in training, called with the features (B, M, F) and each utterance's frames of speech (B,), gives others.
+        recompute: None keeps what each layer computes until the backward pass. Else a layer is computed again there, within
+            the context that this gives as the layer runs first: less memory, a third more time.
 
     Args:
         model: any Whisper that ``transformers`` loads.
@@ -56,6 +63,8 @@ class Backbone(nn.Module):
         self.features = LogMel(model.config.num_mel_bins)
         self.window = window
         self.precision = precision
+        self.augment: Callable[[Tensor, Tensor], Tensor] | None = None
+        self.recompute: Callable[[], AbstractContextManager] | None = None
         if precision != torch.float32:
             for module in model.modules():
                 if isinstance(module, nn.Linear | nn.Conv1d):  # the token embeddings are the output layer's matrix
@@ -90,9 +99,12 @@ class Backbone(nn.Module):
         Raises:
             ValueError: an utterance is shorter than 25 ms or longer than 30 s.
         """
+        spoken = lengths // HOP
         if self.window == "30s":
             speech, lengths = _pad_with_silence(speech, lengths)
         mel, frames = self.features(speech, lengths)
+        if self.augment is not None and self.training:
+            mel = self.augment(mel, spoken)
         return self.embed_mel(mel, frames)
 
     def embed_mel(self, mel: Tensor, frames: Tensor) -> Encoded:
@@ -109,7 +121,7 @@ class Backbone(nn.Module):
         states = x.states
         with self.autocast():
             for layer in self.encoder.layers[start:stop]:
-                states = layer(states, x.attention_mask)
+                states = self._run(layer, states, x.attention_mask)
         return Encoded(states, x.mask)
 
     def encode(self, speech: Tensor, lengths: Tensor) -> Encoded:
@@ -141,7 +153,8 @@ class Backbone(nn.Module):
         states = self.decoder.embed_tokens(tokens) + self.decoder.embed_positions.weight[past : past + tokens.shape[1]]
         with self.autocast():
             for layer in self.decoder.layers:
-                states = layer(
+                states = self._run(
+                    layer,
                     states,
                     None,  # causal over the given tokens; a single new token sees all earlier ones
                     encoded.states,
@@ -150,6 +163,13 @@ class Backbone(nn.Module):
                     use_cache=cache is not None,
                 )
         return self.decoder.layer_norm(states)
+
+    def _run(self, layer: nn.Module, *inputs: Tensor | None, **options: Any) -> Tensor:
+        """A layer's output, of which ``recompute`` decides what is kept for the backward pass."""
+        if self.recompute is None or not torch.is_grad_enabled():
+            return layer(*inputs, **options)
+        contexts = nullcontext(), self.recompute()
+        return checkpoint(layer, *inputs, use_reentrant=False, context_fn=lambda: contexts, **options)
 
     def logits(self, states: Tensor) -> Tensor:
         """Hidden states of the decoder (..., D) to scores of the vocabulary (..., V)."""

@@ -1,4 +1,4 @@
-"""Turns Kaldi directories into the recipe's data: `python -m espnet_lole.bin.lole_data {collect,format,filter}`."""
+"""Turns Kaldi directories into the recipe's data: `python -m espnet_lole.bin.lole_data {collect,perturb,format,filter}`."""
 
 import argparse
 import sys
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from espnet_lole.data.corpora import collect
 from espnet_lole.data.filtering import filter_dir
 from espnet_lole.data.formatting import FORMATS, format_dir
+from espnet_lole.data.perturbation import perturb_dir
 from espnet_lole.data.summary import Tally, summary
 
 
@@ -19,6 +20,11 @@ def get_parser() -> argparse.ArgumentParser:
     one.add_argument("--corpus", required=True, help="YAML file, see conf/corpora/example.yaml")
     one.add_argument("--datadir", default="data", help="where to write")
     one.add_argument("--langs", default="", help='languages to take, "de en"; all by default')
+
+    copies = commands.add_parser("perturb", help="name utterances again, to be played faster and slower when they are formatted")
+    copies.add_argument("--src", nargs="+", required=True, help="Kaldi directories")
+    copies.add_argument("--dst", nargs="+", required=True, help="directory to write for each")
+    copies.add_argument("--factors", required=True, help='how many times as fast, "0.9 1.0 1.1"')
 
     two = commands.add_parser("format", help="write the audio of directories as 16 kHz mono files")
     two.add_argument("--src", nargs="+", required=True, help="Kaldi directories")
@@ -54,7 +60,9 @@ def run(args: argparse.Namespace) -> list[Tally]:
         raise ValueError(f"expected a --dst for each --src, got {len(args.dst)} for {len(args.src)}; name as many")
     tallies = []
     for src, dst in zip(args.src, args.dst, strict=True):
-        if args.command == "format":
+        if args.command == "perturb":
+            tallies += perturb_dir(src, dst, args.factors.split())
+        elif args.command == "format":
             tallies += format_dir(src, dst, args.audio_format, args.nj)
         else:
             tallies += filter_dir(src, dst, args.min_wav_duration, args.max_wav_duration, langs)

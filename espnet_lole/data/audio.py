@@ -130,12 +130,12 @@ def cut(samples: np.ndarray, rate: int, segment: Segment) -> np.ndarray:
     return samples[start:end]
 
 
-def to_16k(samples: np.ndarray, rate: int) -> np.ndarray:
+def to_16k(samples: np.ndarray, rate: float) -> np.ndarray:
     """Resamples to 16 kHz and 16 bit.
 
     Args:
         samples: float32 (T,).
-        rate: their rate.
+        rate: their rate; a larger one plays them faster, and higher, as `sox speed` does.
 
     Returns:
         int16 (T * 16000 / rate,).

@@ -126,7 +126,8 @@ def _convert_recording(kaldi: KaldiDir, utts: list[str], folder: Path, audio_for
     results: dict[str, int | str] = {}
     for utt in utts:
         try:
-            out = to_16k(samples if kaldi.segments is None else cut(samples, rate, kaldi.segments[utt]), rate)
+            own = samples if kaldi.segments is None else cut(samples, rate, kaldi.segments[utt])
+            out = to_16k(own, rate * kaldi.utt2speed.get(utt, 1.0))
         except AudioError as error:
             results[utt] = str(error)
             continue

@@ -6,7 +6,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +32,7 @@ class KaldiDir:
         utt2spk: utterance -> speaker.
         utt2lang: utterance -> language code; empty where the directory has no such file.
         segments: utterance -> segment, or None where each recording is an utterance.
+        utt2speed: utterance -> how many times as fast it is to be played; those not in it, once.
     """
 
     path: Path
@@ -40,10 +41,11 @@ class KaldiDir:
     utt2spk: dict[str, str]
     utt2lang: dict[str, str]
     segments: dict[str, Segment] | None = None
+    utt2speed: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: str | Path) -> "KaldiDir":
-        """Reads a directory; `utt2spk`, `utt2lang` and `segments` are optional.
+        """Reads a directory; `utt2spk`, `utt2lang`, `segments` and `utt2speed` are optional.
 
         Args:
             path: the Kaldi directory.
@@ -63,7 +65,9 @@ class KaldiDir:
         tables = {name: read_table(path / name) for name in ("wav.scp", "text")}
         optional = {name: read_table(path / name) if (path / name).exists() else {} for name in ("utt2spk", "utt2lang")}
         segments = read_segments(path / "segments") if (path / "segments").exists() else None
-        return cls(path, tables["wav.scp"], tables["text"], optional["utt2spk"], optional["utt2lang"], segments)
+        speeds = read_table(path / "utt2speed") if (path / "utt2speed").exists() else {}
+        speeds = {utt: check_speed(value, path / "utt2speed") for utt, value in speeds.items()}
+        return cls(path, tables["wav.scp"], tables["text"], optional["utt2spk"], optional["utt2lang"], segments, speeds)
 
     def utterances(self) -> list[str]:
         """Returns every utterance any table names, sorted."""
@@ -114,6 +118,8 @@ class KaldiDir:
         write_table(folder / "utt2lang", self.utt2lang)
         if self.segments is not None:
             write_table(folder / "segments", {utt: f"{s.recording} {s.start} {s.end}" for utt, s in self.segments.items()})
+        if self.utt2speed:
+            write_table(folder / "utt2speed", {utt: str(speed) for utt, speed in self.utt2speed.items()})
 
 
 def iter_table(path: Path) -> Iterator[tuple[int, str, str]]:
@@ -193,6 +199,28 @@ def read_segments(path: str | Path) -> dict[str, Segment]:
                 f"got '{utt} {value}'; correct the line"
             ) from error
     return segments
+
+
+def check_speed(value: str, where: str | Path) -> float:
+    """Reads how many times as fast audio is to be played.
+
+    Args:
+        value: the number.
+        where: what says so, for the message.
+
+    Returns:
+        The number.
+
+    Raises:
+        ValueError: it is none between 0.5 and 2.
+    """
+    try:
+        speed = float(value)
+    except ValueError:
+        speed = math.nan
+    if not 0.5 <= speed <= 2:
+        raise ValueError(f"{where}: expected speed factors from 0.5 to 2, got '{value}'; correct it")
+    return speed
 
 
 def write_table(path: str | Path, table: Mapping[str, str | int]) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -94,20 +94,14 @@ class ExpertBank:
             digest.update(layer.lora_B.detach().cpu().numpy().tobytes())
         return int.from_bytes(digest.digest()[:6], "big")
 
-    @contextmanager
-    def routed(self, index: Tensor | None, weights: Tensor | None = None) -> Iterator[None]:
+    def routed(self, index: Tensor | None, weights: Tensor | None = None) -> AbstractContextManager[None]:
         """Within the context, utterance ``i`` of a batch goes through expert ``index[i]``; None: the backbone alone.
 
         Args:
             index: expert of each utterance, shape (B,), or the K experts of a mixture, shape (B, K).
             weights: of a mixture's experts, shape (B, K): the update is ``sum_k weights[i, k] B_k A_k``.
         """
-        before = self._route.index, self._route.weights
-        self._route.index, self._route.weights = index, weights
-        try:
-            yield
-        finally:
-            self._route.index, self._route.weights = before
+        return self._route.led(index, weights)
 
 
 def find_targets(model: nn.Module, targets: Sequence[str]) -> list[str]:

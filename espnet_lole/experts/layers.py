@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,16 @@ class Route:
 
     index: Tensor | None = None
     weights: Tensor | None = None
+
+    @contextmanager
+    def led(self, index: Tensor | None, weights: Tensor | None) -> Iterator[None]:
+        """Within the context, the way is another."""
+        before = self.index, self.weights
+        self.index, self.weights = index, weights
+        try:
+            yield
+        finally:
+            self.index, self.weights = before
 
 
 class ExpertLinear(nn.Module):
@@ -86,3 +97,17 @@ class ExpertLinear(nn.Module):
             return a, b
         a, b = a.unflatten(0, index.shape), b.unflatten(0, index.shape) * weights[..., None, None]  # (B, K, ...)
         return a.flatten(1, 2), b.transpose(1, 2).flatten(2)
+
+
+def hold_routes(model: nn.Module) -> AbstractContextManager[None]:
+    """A context, for later, in which every bank in the model leads where it leads now."""
+    routes = {id(module.route): module.route for module in model.modules() if isinstance(module, ExpertLinear)}
+    return _led([(route, route.index, route.weights) for route in routes.values()])
+
+
+@contextmanager
+def _led(ways: Sequence[tuple[Route, Tensor | None, Tensor | None]]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for route, index, weights in ways:
+            stack.enter_context(route.led(index, weights))
+        yield

@@ -101,6 +101,7 @@ class LanguageClassifier(nn.Module):
 
     def forward(self, encoded: Encoded) -> Tensor:
         """States (B, T, D) to logits (B, E); padded frames do not count."""
-        states = self.frames(encoded.states.float())  # (B, T, H)
-        mask = torch.ones_like(states[..., 0]) if encoded.mask is None else encoded.mask.to(states.dtype)  # (B, T)
-        return self.mlp(self.pooling(states, mask[..., None]))
+        with torch.autocast(encoded.states.device.type, enabled=False):  # half precision is too coarse for the deviation
+            states = self.frames(encoded.states.float())  # (B, T, H)
+            mask = torch.ones_like(states[..., 0]) if encoded.mask is None else encoded.mask.to(states.dtype)  # (B, T)
+            return self.mlp(self.pooling(states, mask[..., None]))

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Collection
 from dataclasses import MISSING
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 import yaml
 from espnet2.tasks.abs_task import AbsTask, IteratorOptions, optim_classes
+from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.collate_fn import CommonCollateFn
 from espnet2.train.preprocessor import AbsPreprocessor
 from espnet2.utils.nested_dict_action import NestedDictAction
@@ -31,11 +33,13 @@ from espnet_lole.espnet_mole_model import ESPnetMoLEModel
 from espnet_lole.espnet_student_model import STUDENT, DistillConfig, ESPnetStudentModel
 from espnet_lole.experts.adapters import Adapter, load_bank, load_expert
 from espnet_lole.experts.bank import ExpertBank, ExpertConfig
+from espnet_lole.experts.layers import hold_routes
 from espnet_lole.experts.optimizer import ExpertAdamW
 from espnet_lole.fusion.layers import FusionConfig
 from espnet_lole.fusion.mole import MoLE
 from espnet_lole.router.classifier import ClassifierConfig
 from espnet_lole.train.balanced import BalancedIterFactory
+from espnet_lole.train.specaug import Augment
 from espnet_lole.train.trainer import LoLETrainer
 
 optim_classes["expert_adamw"] = ExpertAdamW  # ESPnet looks optimizers up here
@@ -93,6 +97,8 @@ class LoLETask(AbsTask):
         group.add_argument("--backbone", type=str, default=None, help="hub name or folder of a transformers Whisper")
         group.add_argument("--window", type=str, default="short", choices=["short", "30s"], help="length of the input")
         group.add_argument("--precision", type=str, default="float32", choices=PRECISIONS, help="of the matrix products")
+        group.add_argument("--checkpointing", type=str2bool, default=False, help="compute layers again instead of keeping them")
+        group.add_argument("--specaug_conf", action=NestedDictAction, default={}, help="ESPnet's SpecAug, on Whisper's features")
         group.add_argument("--langs", type=str, nargs="+", default=None, help="languages, an expert each")
         group.add_argument("--system", type=str, default="experts", choices=list(SYSTEMS), help="what is trained")
         group.add_argument("--expert_conf", action=NestedDictAction, default={}, help="rank, alpha, dropout, targets")
@@ -168,12 +174,21 @@ class LoLETask(AbsTask):
         """The frozen backbone with the system's parts on it.
 
         Raises:
-            ValueError: unknown languages, targets or keys of a configuration.
+            ValueError: unknown languages, targets or keys of a configuration, or half precision without a scaled loss.
             FileNotFoundError: the backbone or a language's expert is missing.
         """
+        if args.precision == "float16" and not args.use_amp:
+            raise ValueError(
+                "expected use_amp: true with precision: float16, whose small gradients vanish unless they are scaled"
+            )
         backbone = load_backbone(args.backbone, args.window, args.precision).requires_grad_(False)
         tokens = WhisperTokens(backbone.model.config.vocab_size)
         model = SYSTEMS[args.system](args, backbone, tokens)
+        if args.specaug_conf:
+            backbone.augment = Augment(args.specaug_conf)
+        if args.checkpointing:
+            backbone.recompute = partial(hold_routes, backbone)
+        model.register_forward_hook(lambda _model, _inputs, outputs: force_gatherable(outputs, outputs[0].device))
         logging.info(describe(model))
         return model
 

@@ -19,6 +19,7 @@ dumpdir=dump         # formatted data
 expdir=exp           # experiments
 python=python3       # the interpreter
 local_data_opts=     # options for local/data.sh
+speed_perturb_factors= # e.g. "0.9 1.0 1.1"; empty: none
 audio_format=flac    # flac or wav
 min_wav_duration=0.1 # seconds; shorter training audio is dropped
 max_wav_duration=30  # seconds; longer training audio is dropped
@@ -68,7 +69,8 @@ for required in corpus backbone asr_config mole_config student_config inference_
     [ -n "${!required}" ] || fail "expected --${required}, got none: start from run.sh"
 done
 
-corpus_tag=raw_$(basename "${corpus}" .yaml)_seed${seed}
+corpus_tag=raw_$(basename "${corpus}" .yaml)${speed_perturb_factors:+_sp}_seed${seed}
+train_data=data/train${speed_perturb_factors:+_sp}
 inference_tag=$(basename "${inference_config}" .yaml)
 stats_dir=${expdir}/lole_stats_raw
 raw=${dumpdir}/raw
@@ -194,11 +196,14 @@ if runs 1 "data of ${corpus} to data/"; then
     local/data.sh --corpus "${corpus}" --langs "${langs}" --nj "${nj}" ${local_data_opts}
 fi
 
-if runs 2 "speed perturbation: none here, see README.md"; then :; fi
+if runs 2 "speed perturbation: ${speed_perturb_factors:-none}"; then
+    [ -z "${speed_perturb_factors}" ] ||
+        ${python} -m espnet_lole.bin.lole_data perturb --src data/train --dst "${train_data}" --factors "${speed_perturb_factors}"
+fi
 
 if runs 3 "audio to 16 kHz mono ${audio_format} in ${raw}"; then
-    [ -s data/train/utt2lang ] || fail "expected data/train/utt2lang, found none: run stage 1"
-    from=(data/train data/dev) to=("${raw}"/org/{train,dev})
+    [ -s "${train_data}/utt2lang" ] || fail "expected ${train_data}/utt2lang, found none: run stages 1 and 2"
+    from=("${train_data}" data/dev) to=("${raw}"/org/{train,dev})
     while read -r lang; do # other folders there are not of this corpus
         [ ! -d "data/test_${lang}" ] || { from+=("data/test_${lang}") && to+=("${raw}/test_${lang}"); }
     done < <(cut -d' ' -f2 data/train/utt2lang | sort -u)
