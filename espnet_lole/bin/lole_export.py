@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from espnet_lole.backbone.load import load_backbone
-from espnet_lole.experts.adapters import save_expert, save_merged
+from espnet_lole.experts.adapters import save_expert
+from espnet_lole.export.whisper import save_merged
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -34,7 +35,7 @@ def main(cmd: list[str] | None = None) -> None:
         for name in bank.languages:
             save_expert(bank, name, args.output_dir / name, train_args.backbone)
         if args.merged is not None:
-            save_merged(load_backbone(train_args.backbone).model, args.output_dir / STUDENT, args.merged)
+            save_merged(load_backbone(train_args.backbone).model, args.output_dir / STUDENT, args.merged, train_args.langs)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     logging.info(f"adapters of {' '.join(bank.languages)} in {args.output_dir}")

@@ -21,15 +21,22 @@ from espnet_lole.router.routing import Plan, RoutingConfig, plan_found, plan_giv
 
 @dataclass(frozen=True)
 class Transcription:
-    """What was said, in which language, and the posterior of that language; None: the system has no opinion on it."""
+    """What was said, in which language, and the posterior of each language; None: the system has no opinion on it."""
 
     hypothesis: Hypothesis
     lang: str
-    confidence: float | None
+    posteriors: dict[str, float] | None
+
+    @property
+    def confidence(self) -> float | None:
+        """The posterior of the language."""
+        return None if self.posteriors is None else self.posteriors[self.lang]
 
 
 class Transcriber(Protocol):
-    """A system."""
+    """A system, and the tokens of its backbone."""
+
+    tokens: WhisperTokens
 
     def __call__(self, speech: Sequence[Tensor], langs: Sequence[str] | None) -> list[Transcription]:
         """Transcribe a batch.
@@ -103,14 +110,13 @@ class PromptTranscriber:
         adapter = torch.zeros_like(lengths)  # (B,): the only one
         with nullcontext() if self.bank is None else self.bank.routed(adapter):
             encoded = self.backbone.encode(padded, lengths)
-            confidence: list[float | None] = [None] * len(speech)
+            posteriors: list[dict[str, float] | None] = [None] * len(speech)
             if langs is None:
-                posteriors = self._language_posteriors(encoded)
-                langs = [self.languages[i] for i in posteriors.argmax(1).tolist()]
-                confidence = posteriors.amax(1).tolist()
+                posteriors = name_posteriors(self.languages, self._language_posteriors(encoded))
+                langs = [max(row, key=row.get) for row in posteriors]
             prompts = torch.tensor([self.tokens.prompt(lang) for lang in langs], device=padded.device)
             hypotheses = search(self.backbone, encoded, prompts, self.tokens.end, self.search)
-        return [Transcription(h, lang, c) for h, lang, c in zip(hypotheses, langs, confidence, strict=True)]
+        return [Transcription(h, lang, p) for h, lang, p in zip(hypotheses, langs, posteriors, strict=True)]
 
     def _language_posteriors(self, encoded: Encoded) -> Tensor:
         """Probabilities of the languages' tokens after the start token, shape (B, L)."""
@@ -145,13 +151,13 @@ class MoLETranscriber:
         if langs is None:
             plan = plan_found(posteriors, self.routing)
         else:
-            plan = plan_given(posteriors, torch.tensor([bank.index(lang) for lang in langs], device=posteriors.device))
+            plan = plan_given(torch.tensor([bank.index(lang) for lang in langs], device=posteriors.device))
         hypotheses = self._decode(shallow, plan)
+        named = name_posteriors(bank.languages, posteriors)
         best: dict[int, Transcription] = {}
-        rows = zip(plan.rows.tolist(), hypotheses, plan.language.tolist(), plan.confidence.tolist(), strict=True)
-        for row, hypothesis, language, confidence in rows:
+        for row, hypothesis, language in zip(plan.rows.tolist(), hypotheses, plan.language.tolist(), strict=True):
             if row not in best or hypothesis.score > best[row].hypothesis.score:
-                best[row] = Transcription(hypothesis, bank.languages[language], confidence)
+                best[row] = Transcription(hypothesis, bank.languages[language], named[row])
         return [best[row] for row in range(len(speech))]
 
     def _decode(self, shallow: Encoded, plan: Plan) -> list[Hypothesis]:
@@ -163,6 +169,11 @@ class MoLETranscriber:
             encoded = self.mole.deep(chosen)
         with bank.routed(beam_rows(plan.experts, k), None if plan.weights is None else beam_rows(plan.weights, k)):
             return search(backbone, encoded, prompts, self.tokens.end, self.search)
+
+
+def name_posteriors(languages: Sequence[str], posteriors: Tensor) -> list[dict[str, float]]:
+    """The posteriors of each utterance, shape (B, L), by language."""
+    return [dict(zip(languages, row, strict=True)) for row in posteriors.tolist()]
 
 
 def pad_speech(speech: Sequence[Tensor], backbone: Backbone) -> tuple[Tensor, Tensor]:
