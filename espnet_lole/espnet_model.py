@@ -10,7 +10,7 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch import Tensor
 from torch.nn import functional as F
 
-from espnet_lole.backbone.load import fingerprint
+from espnet_lole.backbone.load import add_fingerprints, check_fingerprints, fingerprint
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone
 from espnet_lole.experts.bank import ExpertBank, ExpertConfig
@@ -18,8 +18,6 @@ from espnet_lole.train.means import mean_over_ranks
 
 IGNORE = -1
 """Marks padded text (ESPnet's collate function) and targets without a loss."""
-
-_FINGERPRINT = "_fingerprint"
 
 
 class FrozenWhisperModel(AbsESPnetModel):
@@ -103,8 +101,7 @@ class FrozenWhisperModel(AbsESPnetModel):
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The trained parameters and the fingerprints of what is frozen, which is left out."""
         state = super().state_dict(*args, **kwargs)
-        kept = {name: state[name] for name in self.trained_names()}
-        return kept | {f"{n}{_FINGERPRINT}": torch.tensor(v, dtype=torch.float64) for n, v in self.fingerprints.items()}
+        return add_fingerprints({name: state[name] for name in self.trained_names()}, self.fingerprints)
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
         """Load what ``state_dict`` gave; compares every name, whatever ``strict`` says.
@@ -113,13 +110,7 @@ class FrozenWhisperModel(AbsESPnetModel):
             ValueError: the checkpoint is of another backbone, of other experts, or of a system of another shape.
         """
         state = dict(state_dict)
-        for part, value in self.fingerprints.items():
-            found = state.pop(f"{part}{_FINGERPRINT}", None)
-            if found is None or int(found) != value:
-                raise ValueError(
-                    f"expected a checkpoint trained on the same {part}, got one made on another: give the {part} of its training "
-                    f"({part} in the config.yaml beside it)"
-                )
+        check_fingerprints(state, self.fingerprints)
         expected = {name: self.get_parameter(name).shape for name in self.trained_names()}
         got = {name: value.shape for name, value in state.items()}
         if wrong := sorted(n for n in expected | got if expected.get(n) != got.get(n)):

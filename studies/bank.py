@@ -2,9 +2,9 @@
 
     python studies/bank.py --experts 128 256 512 --resident 8 32
 
-A Whisper of the size of small, with random weights, and random experts in bfloat16. Utterances come one by one; their languages are
-drawn with probabilities proportional to 1 / place (Zipf). Measures the memory of the process and the time of an utterance's encoder
-pass, apart for utterances whose expert is in memory and has to be read. The files are in the page cache of the system
+A Whisper of the size of small, random weights, and random experts in bfloat16. Utterances come one by one; their languages are
+drawn with probabilities proportional to 1 / place (Zipf). Measures the memory of the process and the time of the encoder
+for an utterance, apart for those whose expert is in memory and has to be read. The files are in the page cache of the system
 if it has room for them. Each measurement is a process of its own. Writes exp/study_memory/bank.md in the recipe's folder.
 """
 

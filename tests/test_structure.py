@@ -8,8 +8,8 @@ import yaml
 from espnet2.bin import asr_inference
 from espnet2.tasks.asr import ASRTask
 
-from espnet_lole.bin.lole_inference import read_config
 from espnet_lole.data.corpora import load_corpus
+from espnet_lole.decode.system import read_decoding
 from espnet_lole.espnet_student_model import DistillConfig
 from espnet_lole.experts.bank import ExpertConfig
 from espnet_lole.fusion.layers import FusionConfig
@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "fusion": {"backbone", "experts", "router"},
     "distill": {"experts"},
     "decode": {"backbone", "experts", "data", "fusion", "router"},
+    "export": {"backbone", "experts", "data", "decode"},
 }
 
 
@@ -49,6 +50,12 @@ def test_leaf_folders_import_no_espnet_and_nothing_above(folder):
             assert top not in ("espnet", "espnet2"), file
             if top == "espnet_lole":
                 assert rest.partition(".")[0] in MAY_IMPORT[folder] | {folder}, (file, name)
+
+
+def test_using_a_system_imports_no_espnet():
+    for name in imports(ROOT / "espnet_lole" / "speech2text.py"):
+        top, _, rest = name.partition(".")
+        assert top not in ("espnet", "espnet2") and (top != "espnet_lole" or rest.partition(".")[0] in MAY_IMPORT), name
 
 
 PARTS = {
@@ -77,7 +84,7 @@ def test_training_configs_are_read_whole(file):
 
 @pytest.mark.parametrize("file", [file for file in OWN if file.stem.startswith("decode")], ids=lambda f: str(f.relative_to(ROOT)))
 def test_decoding_configs_are_read_whole(file):
-    seconds, search, routing = read_config(file)
+    seconds, search, routing = read_decoding(file)
     assert seconds > 0 and search.beam_size >= 1 and routing.candidates >= 1
 
 

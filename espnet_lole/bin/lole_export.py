@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from espnet_lole.backbone.load import load_backbone
-from espnet_lole.experts.adapters import save_expert, save_merged, save_whisper
+from espnet_lole.experts.adapters import save_expert
+from espnet_lole.export.whisper import save_merged, save_model
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -40,13 +41,13 @@ def export(checkpoint: Path, adapters: Path | None, merged: Path | None) -> str:
     if folder is None:
         raise ValueError(f"expected {needed} for a checkpoint of system {train_args.system}, got none")
     if train_args.system == "full":
-        save_whisper(model.backbone.model, folder)
+        save_model(model.backbone.model, folder, train_args.langs)
         return f"Whisper in {folder}"
     bank = model.student if train_args.system == "student" else model.bank
     for name in bank.languages:
         save_expert(bank, name, folder / name, train_args.backbone)
     if merged is not None:
-        save_merged(load_backbone(train_args.backbone).model, folder / STUDENT, merged)
+        save_merged(load_backbone(train_args.backbone).model, folder / STUDENT, merged, train_args.langs)
     return f"adapters of {' '.join(bank.languages)} in {folder}"
 
 

@@ -22,15 +22,22 @@ from espnet_lole.router.routing import Plan, RoutingConfig, plan_found, plan_giv
 
 @dataclass(frozen=True)
 class Transcription:
-    """What was said, in which language, and the posterior of that language; None: the system has no opinion on it."""
+    """What was said, in which language, and the posterior of each language; None: the system has no opinion on it."""
 
     hypothesis: Hypothesis
     lang: str
-    confidence: float | None
+    posteriors: dict[str, float] | None
+
+    @property
+    def confidence(self) -> float | None:
+        """The posterior of the language."""
+        return None if self.posteriors is None else self.posteriors[self.lang]
 
 
 class Transcriber(Protocol):
-    """A system."""
+    """A system, and the tokens of its backbone."""
+
+    tokens: WhisperTokens
 
     @property
     def num_parameters(self) -> int:
@@ -118,14 +125,13 @@ class PromptTranscriber:
         adapter = torch.zeros_like(lengths)  # (B,): the only one
         with nullcontext() if self.bank is None else self.bank.routed(adapter):
             encoded = self.backbone.encode(padded, lengths)
-            confidence: list[float | None] = [None] * len(speech)
+            posteriors: list[dict[str, float] | None] = [None] * len(speech)
             if langs is None:
-                posteriors = self._language_posteriors(encoded)
-                langs = [self.languages[i] for i in posteriors.argmax(1).tolist()]
-                confidence = posteriors.amax(1).tolist()
+                posteriors = name_posteriors(self.languages, self._language_posteriors(encoded))
+                langs = [max(row, key=row.get) for row in posteriors]
             prompts = torch.tensor([self.tokens.prompt(lang) for lang in langs], device=padded.device)
             hypotheses = search(self.backbone, encoded, prompts, self.tokens.end, self.search)
-        return [Transcription(h, lang, c) for h, lang, c in zip(hypotheses, langs, confidence, strict=True)]
+        return [Transcription(h, lang, p) for h, lang, p in zip(hypotheses, langs, posteriors, strict=True)]
 
     def _language_posteriors(self, encoded: Encoded) -> Tensor:
         """Probabilities of the languages' tokens after the start token, shape (B, L)."""
@@ -165,21 +171,17 @@ class MoLETranscriber:
         if langs is None:
             plan = plan_found(posteriors, self.routing)
         else:
-            plan = plan_given(posteriors, torch.tensor([bank.index(lang) for lang in langs], device=posteriors.device))
+            plan = plan_given(torch.tensor([bank.index(lang) for lang in langs], device=posteriors.device))
         hypotheses = self._decode(shallow, plan)
-        joint = (
-            torch.tensor([h.score for h in hypotheses])
-            + self.routing.posterior_weight * plan.confidence.clamp(min=1e-30).log().cpu()
-        )
+        log_posteriors = posteriors[plan.rows, plan.language].clamp(min=1e-30).log().cpu()  # (N,)
+        joint = torch.tensor([h.score for h in hypotheses]) + self.routing.posterior_weight * log_posteriors
         best: dict[int, int] = {}
         for i, row in enumerate(plan.rows.tolist()):
             if row not in best or joint[i] > joint[best[row]]:
                 best[row] = i
-        languages, confidence = plan.language.tolist(), plan.confidence.tolist()
-        return [
-            Transcription(hypotheses[i], bank.languages[languages[i]], confidence[i])
-            for i in (best[row] for row in range(len(speech)))
-        ]
+        languages = [bank.languages[i] for i in plan.language.tolist()]
+        named = name_posteriors(bank.languages, posteriors)
+        return [Transcription(hypotheses[i], languages[i], named[row]) for row, i in sorted(best.items())]
 
     def _decode(self, shallow: Encoded, plan: Plan) -> list[Hypothesis]:
         """One pass of the deep layers and one search for all rows of the plan."""
@@ -190,6 +192,11 @@ class MoLETranscriber:
             encoded = self.mole.deep(chosen)
         with bank.routed(beam_rows(plan.experts, k), None if plan.weights is None else beam_rows(plan.weights, k)):
             return search(backbone, encoded, prompts, self.tokens.end, self.search)
+
+
+def name_posteriors(languages: Sequence[str], posteriors: Tensor) -> list[dict[str, float]]:
+    """The posteriors of each utterance, shape (B, L), by language."""
+    return [dict(zip(languages, row, strict=True)) for row in posteriors.tolist()]
 
 
 def count_parameters(*modules: nn.Module) -> int:

@@ -14,7 +14,6 @@ import torch
 from peft import LoraConfig, PeftConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import WhisperForConditionalGeneration
 
 from espnet_lole.experts.bank import ExpertBank, ExpertConfig
 
@@ -47,38 +46,13 @@ def save_expert(bank: ExpertBank, lang: str, folder: Path, base_model: str) -> N
         base_model_name_or_path=base_model,
         inference_mode=True,
     )
-    with _whole_folder(folder) as made:
+    with whole_folder(folder) as made:
         save_file(tensors, made / WEIGHTS, metadata={"format": "pt"})
         config.save_pretrained(made)
 
 
-def save_merged(model: WhisperForConditionalGeneration, adapter: Path, folder: Path) -> None:
-    """Write a Whisper of ``transformers`` with an adapter in its weights; the folder appears whole or not at all.
-
-    Args:
-        model: the backbone, changed in place.
-        adapter: folder of the ``peft`` adapter.
-        folder: of the checkpoint, replaced if it is there.
-
-    Raises:
-        FileNotFoundError: the folder has no adapter.
-        ValueError: it is not a plain LoRA, or does not fit the backbone.
-    """
-    bank = load_bank(model, adapter.parent, [adapter.name])
-    for name, layer in bank.layers.items():
-        layer.base.weight.data += layer.scale * layer.lora_B[0].detach() @ layer.lora_A[0].detach()
-        model.set_submodule(name, layer.base)
-    save_whisper(model, folder)
-
-
-def save_whisper(model: WhisperForConditionalGeneration, folder: Path) -> None:
-    """Write a Whisper of ``transformers``; the folder appears whole or not at all, and replaces one that is there."""
-    with _whole_folder(folder) as made:
-        model.save_pretrained(made)
-
-
 @contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
+def whole_folder(folder: Path) -> Iterator[Path]:
     """A new folder to write to, which takes the place of ``folder`` when the context ends without an error."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))

@@ -42,20 +42,18 @@ class Plan:
         language: index of the language whose token the prompt has, shape (N,).
         experts: the experts of each row, shape (N,), or (N, K) of a mixture.
         weights: of a mixture's experts, shape (N, K), or None.
-        confidence: posterior of each row's language, shape (N,).
     """
 
     rows: Tensor
     language: Tensor
     experts: Tensor
     weights: Tensor | None
-    confidence: Tensor
 
 
-def plan_given(posteriors: Tensor, language: Tensor) -> Plan:
+def plan_given(language: Tensor) -> Plan:
     """Every utterance through the expert of its given language, shape (B,)."""
     rows = torch.arange(len(language), device=language.device)
-    return Plan(rows, language, language, None, posteriors[rows, language])
+    return Plan(rows, language, language, None)
 
 
 def plan_found(posteriors: Tensor, config: RoutingConfig) -> Plan:
@@ -66,9 +64,9 @@ def plan_found(posteriors: Tensor, config: RoutingConfig) -> Plan:
         k = min(config.experts or num, num)
         weights = top[:, :k] / top[:, :k].sum(1, keepdim=True)
         rows = torch.arange(len(top), device=top.device)
-        return Plan(rows, order[:, 0], order[:, :k], weights, top[:, 0])
+        return Plan(rows, order[:, 0], order[:, :k], weights)
     k = min(config.candidates, num)
     wanted = torch.arange(k, device=top.device)[None] < torch.where(top[:, :1] < config.threshold, k, 1)  # (B, k)
     rows, rank = wanted.nonzero(as_tuple=True)
     language = order[rows, rank]
-    return Plan(rows, language, language, None, top[rows, rank])
+    return Plan(rows, language, language, None)
