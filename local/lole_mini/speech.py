@@ -23,7 +23,7 @@ VARIANTS = {
     "train": (
         "f3 m2 m4 klatt2 Annie Diogo ed marcelo belinda quincy iven3 Lee Alex Marco Michael Mike adam antonio benjamin "
         "caleb iven2 john klatt5 max miguel pedro robert sandro travis Hugo "
-        "Andy Jacky announcer croak fast ian iven iven4 kaukovalta klatt6 Reed Storm Tweaky Nguyen AnxiousAndy"
+        "robosoft Jacky announcer croak fast ian iven iven4 kaukovalta klatt6 Reed Storm Tweaky Nguyen AnxiousAndy"
     ).split(),
     "dev": "f5 m6 Henrique shelby".split(),
     "test": "m8 klatt4 aunty norbert pablo anika".split(),
