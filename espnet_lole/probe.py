@@ -14,7 +14,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from espnet_lole.backbone.whisper import Backbone
 from espnet_lole.data.kaldi import read_table
-from espnet_lole.decode.inference import Item, make_batches, read_items
+from espnet_lole.decode.inference import Item, read_items
+from espnet_lole.decode.long import make_batches
 from espnet_lole.decode.transcriber import pad_speech
 from espnet_lole.espnet_model import IGNORE, FrozenWhisperModel
 from espnet_lole.espnet_student_model import ESPnetStudentModel
@@ -25,7 +26,9 @@ BATCH_SECONDS = 60.0
 
 def read_batches(folders: Sequence[Path]) -> Iterator[tuple[list[Item], list[Tensor]]]:
     """The utterances of formatted sets and their samples, each of shape (S,), a batch of similar lengths at a time."""
-    for batch in make_batches([item for folder in folders for item in read_items(folder)], BATCH_SECONDS):
+    items = [item for folder in folders for item in read_items(folder)]
+    for rows in make_batches([item.samples for item in items], BATCH_SECONDS):
+        batch = [items[row] for row in rows]
         yield batch, [torch.from_numpy(soundfile.read(item.wav, dtype="float32")[0]) for item in batch]
 
 

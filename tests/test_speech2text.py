@@ -141,7 +141,7 @@ def test_mistakes_are_told(recipe, load, rows, tmp_path):
     with pytest.raises(ValueError, match="got none of them: train the system first"):
         Speech2Text.from_pretrained(tmp_path)
     (tmp_path / "config.yaml").write_text("{system: transducer}")
-    with pytest.raises(ValueError, match="expected system: experts, mole or student in .*, got 'transducer'"):
+    with pytest.raises(ValueError, match="expected system: experts, mole, student or full in .*, got 'transducer'"):
         Speech2Text.from_pretrained(tmp_path)
     (tmp_path / "config.yaml").write_text("{system: student, langs: [de], backbone: tiny}")
     with pytest.raises(FileNotFoundError, match="adapters/student is not there: train and export it first"):
