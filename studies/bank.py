@@ -2,10 +2,10 @@
 
     python studies/bank.py --experts 128 256 512 --resident 8 32
 
-A Whisper of the size of small, random weights, and random experts in bfloat16. Utterances come one by one; their languages are
-drawn with probabilities proportional to 1 / place (Zipf). Measures the memory of the process and the time of the encoder
-for an utterance, apart for those whose expert is in memory and has to be read. The files are in the page cache of the system
-if it has room for them. Each measurement is a process of its own. Writes exp/study_memory/bank.md in the recipe's folder.
+A Whisper of the size of small, with random weights, and random experts in bfloat16. Utterances come one by one; their languages
+are drawn with probabilities proportional to 1 / place (Zipf). Measures the memory of the process, and the time of an utterance's
+encoder pass where its expert is in memory and where it has to be read (from the system's page cache, if the files fit there).
+Each measurement is a process of its own. Writes exp/study_memory/bank.md in the recipe's folder.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ def measure(folder: Path, number: int, resident: int, utterances: int, layers: i
     speech, length = torch.randn(1, 80000) * 0.1, torch.tensor([80000])
     times: dict[bool, list[float]] = {False: [], True: []}
     with torch.no_grad():
-        backbone.encode(speech, length)  # the first pass is slower
+        for _ in range(3):  # the first passes are slower
+            backbone.encode(speech, length)
         for lang in langs:
             before, started = cache.reads, time.perf_counter()
             with cache.routed(torch.tensor(cache.indices([lang]))):
