@@ -28,7 +28,8 @@ from espnet_lole.tasks.lole import LoLETask
 CODES, WIDTH, WORK = ("de", "en", "zh"), 64, Workload(utterances=4, seconds=4.0, tokens=20)
 OPTIONS = {
     "experts": "--optim expert_adamw --expert_conf rank=4".split(),
-    "mole": "--optim adamw --fusion_conf shared_layers=2 --classifier_conf hidden=8 --classifier_conf dropout=0".split(),
+    "mole": "--optim adamw --fusion_conf shared_layers=2 --classifier_conf hidden=8 --classifier_conf dropout=0".split()
+    + ["--optim_conf", "lr=0.01"],
     "student": "--optim adamw --expert_conf rank=8".split(),
 }
 
@@ -136,6 +137,13 @@ def test_command_prints_a_column_for_each_config(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["one", "two"]
     assert "2 x 10 s" in next(line for line in lines if line.startswith("batch of a GPU"))
-    for options, message in ((["--optim", "lion"], "expected optim of"), (["--system", "full"], "expected a system of")):
-        with pytest.raises((SystemExit, ValueError), match=message):
-            main([files[0], "--backbone", str(tmp_path / "tiny"), "--train_args", *options])
+    with pytest.raises(SystemExit, match="expected optim of .*, got 'adagrad'"):
+        main([files[0], "--backbone", str(tmp_path / "tiny"), "--train_args", "--optim", "adagrad"])
+
+
+def test_other_systems_are_refused(tmp_path):
+    tiny_whisper().save_pretrained(tmp_path / "tiny")
+    args = LoLETask.get_parser().parse_args(["--backbone", str(tmp_path / "tiny"), "--langs", "de", "--output_dir", "-"])
+    args.system = "other"
+    with pytest.raises(ValueError, match="expected a system of \\['experts', 'mole', 'student'\\] to plan, got 'other'"):
+        build_empty(args, expert_rank=4)
