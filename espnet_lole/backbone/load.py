@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from espnet_lole.backbone import openai
+from espnet_lole.backbone.sizes import SIZES
 from espnet_lole.backbone.whisper import Backbone
 
 
@@ -78,8 +79,26 @@ def _read_model(name: str) -> WhisperForConditionalGeneration:
         raise FileNotFoundError(f"expected the weights of a Whisper in {name}: {error}") from error
 
 
+def empty_backbone(name: str, window: str = "short", precision_name: str = "float32") -> Backbone:
+    """The backbone on the meta device: shapes without weights. The published sizes are known without a network.
+
+    Raises:
+        FileNotFoundError: it is none of the published names, and neither here nor on the hub.
+        ValueError: the window or the precision is unknown.
+    """
+    config = SIZES[name].config() if name in SIZES else load_config(name)
+    with torch.device("meta"):
+        model = WhisperForConditionalGeneration(config)
+    return Backbone(model, window, precision(precision_name)).eval()
+
+
 def fingerprint(backbone: Backbone) -> int:
-    """A 48-bit digest of the frozen weights' first convolution and of every layer norm: another Whisper has another."""
+    """A 48-bit digest of the frozen weights' first convolution and of every layer norm: another Whisper has another.
+
+    0 for a backbone on the meta device, which has no weights.
+    """
+    if backbone.encoder.conv1.weight.is_meta:
+        return 0
     digest = hashlib.sha256()
     for name, weight in sorted(backbone.model.state_dict().items()):
         if name.endswith(("conv1.weight", "layer_norm.weight", "layer_norm.bias")):

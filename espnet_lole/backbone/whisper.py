@@ -109,12 +109,17 @@ class Backbone(nn.Module):
 
     def embed_mel(self, mel: Tensor, frames: Tensor) -> Encoded:
         """Mel features (B, M, F) of ``frames`` (B,) frames each to the input of encoder layer 1."""
-        with self.autocast():
-            x = F.gelu(self.encoder.conv1(mel)) * length_mask(frames, mel.shape[-1])[:, None]  # (B, D, F)
-            x = F.gelu(self.encoder.conv2(x)).transpose(1, 2)  # (B, T, D)
+        states = self.convolve(mel, length_mask(frames, mel.shape[-1]))
         lengths = (frames + 1) // 2
-        mask = None if bool((lengths == x.shape[1]).all()) else length_mask(lengths, x.shape[1])
-        return Encoded(x + self.encoder.embed_positions.weight[: x.shape[1]], mask)
+        mask = None if bool((lengths == states.shape[1]).all()) else length_mask(lengths, states.shape[1])
+        return Encoded(states, mask)
+
+    def convolve(self, mel: Tensor, mask: Tensor) -> Tensor:
+        """Mel features (B, M, F), of which mask (B, F) is True for speech, to states with positions, shape (B, T, D)."""
+        with self.autocast():
+            x = F.gelu(self.encoder.conv1(mel)) * mask[:, None]  # (B, D, F)
+            x = F.gelu(self.encoder.conv2(x)).transpose(1, 2)  # (B, T, D)
+        return x + self.encoder.embed_positions.weight[: x.shape[1]]
 
     def encode_layers(self, x: Encoded, start: int, stop: int) -> Encoded:
         """Run encoder layers ``start + 1 .. stop``."""

@@ -5,6 +5,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import yaml
 
 from espnet_lole.data.audio import split_ark
 from espnet_lole.data.kaldi import KaldiDir, Segment, atomic_dir, write_table
+from espnet_lole.data.recipes import KEYS, Recipe, limit
 from espnet_lole.data.summary import NO_LANGUAGE, Tally, reasons
 
 SETS = ("train", "dev", "test")
@@ -30,11 +32,22 @@ class _Loader(yaml.BaseLoader):
 
 
 class Source(NamedTuple):
-    """One Kaldi directory of a corpus; language None means that its utt2lang says."""
+    """One Kaldi directory of a corpus; language None means that its utt2lang says.
+
+    With a recipe the path is the name of a set that the recipe prepares, until `prepared` gives the directory.
+    """
 
     language: str | None
     split: str
     path: Path
+    recipe: Recipe | None = None
+
+    def prepared(self) -> "Source":
+        """Returns the source with its directory, which its recipe makes if it has one and it is not there."""
+        if self.recipe is None:
+            return self
+        recipe = self.recipe.found()
+        return self._replace(path=recipe.prepare(str(self.path)), recipe=recipe)
 
 
 def whisper_languages() -> dict[str, str]:
@@ -76,10 +89,10 @@ def _mapping(value: object, keys: Sequence[str], where: str, required: bool) -> 
     unknown = [str(key) for key in value if key not in keys]
     if unknown:
         raise ValueError(f"{where}: expected only the keys {', '.join(keys)}, got {', '.join(unknown)}; correct or remove them")
-    wrong = [key for key in keys if required and not (isinstance(value.get(key), str) and value[key])]
+    wrong = [key for key in SETS if required and not (isinstance(value.get(key), str) and value[key])]
     if wrong:
         got = ", ".join(f"{key}: {value.get(key) or 'nothing'}" for key in wrong)
-        raise ValueError(f"{where}: expected one directory for each of {', '.join(keys)}, got {got}; name one")
+        raise ValueError(f"{where}: expected one directory for each of {', '.join(SETS)}, got {got}; name one")
     return value
 
 
@@ -117,9 +130,18 @@ def load_corpus(path: str | Path) -> tuple[Path, list[Source]]:
         )
     sources = []
     for code, value in languages.items():
-        sets = _mapping(value, SETS, f"{path}: languages: {code}", required=True)
-        sources += [Source(check_language(code, path), split, root / str(sets[split])) for split in SETS]
+        where = f"{path}: languages: {code}"
+        sets = _mapping(value, KEYS if isinstance(value, dict) and "recipe" in value else SETS, where, required=True)
+        sources += _language_sources(check_language(code, path), sets, root, where)
     return root, sources
+
+
+def _language_sources(language: str, sets: dict[str, str], root: Path, where: str) -> list[Source]:
+    """Returns a language's sources; of a recipe, a split may have several sets with spaces between their names."""
+    if "recipe" not in sets:
+        return [Source(language, split, root / sets[split]) for split in SETS]
+    recipe = Recipe.parse(sets, where)
+    return [Source(language, split, Path(name), recipe) for split in SETS for name in sets[split].split()]
 
 
 def prefixed(language: str, name: str) -> str:
@@ -127,18 +149,19 @@ def prefixed(language: str, name: str) -> str:
     return name if name.startswith((f"{language}_", f"{language}-")) else f"{language}_{name}"
 
 
-def locate(entry: str, places: Sequence[Path]) -> str | None:
+def locate(entry: str, places: Sequence[Path], recipe: Recipe | None = None) -> str | None:
     """Makes a wav.scp entry independent of the current directory.
 
     Args:
-        entry: a path, an ark offset or a command (returned as it is).
+        entry: a path, an ark offset or a command (returned as it is, but for a recipe's, which runs in its folder).
         places: where a relative path may start, in this order.
+        recipe: whose entry it is.
 
     Returns:
         The entry with an absolute path; None if a relative path is in none of the places.
     """
     if entry.endswith("|"):
-        return entry
+        return recipe.command(entry) if recipe else entry
     path, offset = split_ark(entry)
     if not os.path.isabs(path):
         found = next((place / path for place in places if (place / path).exists()), None)
@@ -154,7 +177,9 @@ def _add(table: dict, key: str, value: object, where: Path) -> None:
         raise ValueError(f"{where}: expected ids that differ, got '{key}' twice once the language is put before it; rename one")
 
 
-def select(kaldi: KaldiDir, language: str, utts: Iterable[str], root: Path) -> tuple[KaldiDir, dict[str, str]]:
+def select(
+    kaldi: KaldiDir, language: str, utts: Iterable[str], root: Path, recipe: Recipe | None = None
+) -> tuple[KaldiDir, dict[str, str]]:
     """Takes one language's usable utterances out of a directory, under ids that start with the language.
 
     Args:
@@ -162,6 +187,7 @@ def select(kaldi: KaldiDir, language: str, utts: Iterable[str], root: Path) -> t
         language: its code.
         utts: the language's utterances.
         root: where relative audio paths may start, besides the current directory, `kaldi` and its parent.
+        recipe: that prepared it; its relative paths start in its folder, and its texts are cleaned.
 
     Returns:
         The part, and why each other utterance was dropped, under such an id too.
@@ -171,11 +197,14 @@ def select(kaldi: KaldiDir, language: str, utts: Iterable[str], root: Path) -> t
     """
     here = Path(os.path.abspath(kaldi.path))
     places = (Path(os.path.abspath(".")), Path(os.path.abspath(root)), here, here.parent)
+    if recipe is not None:
+        places = (recipe.folder,)
+        kaldi = replace(kaldi, text={utt: recipe.clean(text) for utt, text in kaldi.text.items()})
     part = KaldiDir(kaldi.path, {}, {}, {}, {}, None if kaldi.segments is None else {})
     kept, dropped = kaldi.usable(utts)
     for utt in kept:
         recording = kaldi.recording(utt)
-        entry = locate(kaldi.wav[recording], places)
+        entry = locate(kaldi.wav[recording], places, recipe)
         if entry is None:
             dropped[utt] = f"audio not found: {kaldi.wav[recording]}"
             continue
@@ -258,6 +287,8 @@ def collect(corpus: str | Path, datadir: str | Path, langs: Sequence[str] = ()) 
     """
     root, sources = load_corpus(corpus)
     parts: dict[str, list[KaldiDir]] = {}
+    used: list[Source] = []
+    hours: dict[str, float] = defaultdict(float)
     dropped: dict[str, dict[str, str]] = defaultdict(dict)
     found: dict[str, set[str]] = {split: set() for split in SETS}
     tallies = []
@@ -265,6 +296,8 @@ def collect(corpus: str | Path, datadir: str | Path, langs: Sequence[str] = ()) 
         if source.language is not None and langs and source.language not in langs:
             found[source.split].add(source.language)
             continue
+        source = source.prepared()
+        used.append(source)
         kaldi = KaldiDir.read(source.path)
         for language, utts in sorted(_by_language(source, kaldi).items()):
             name = f"test_{language}" if source.split == "test" else source.split
@@ -275,13 +308,17 @@ def collect(corpus: str | Path, datadir: str | Path, langs: Sequence[str] = ()) 
             found[source.split].add(language)
             if langs and language not in langs:
                 continue
-            part, why = select(kaldi, language, utts, root)
+            part, why = select(kaldi, language, utts, root, source.recipe)
+            if source.recipe is not None and source.split == "train" and source.recipe.max_hours < float("inf"):
+                beyond, seconds = limit(part, 3600 * (source.recipe.max_hours - hours[language]))
+                hours[language] += seconds / 3600
+                why |= beyond
             parts.setdefault(name, []).append(part)
             dropped[name] |= why
             speakers = len(set(part.utt2spk.values()))
             tallies.append(Tally(source.split, language, len(part.text), speakers, None, why, Path(datadir, name, "skipped")))
     _check_languages(langs, found, str(corpus))
-    _write_all(parts, dropped, Path(datadir), sources)
+    _write_all(parts, dropped, Path(datadir), used)
     return tallies
 
 

@@ -87,7 +87,9 @@ class ExpertBank:
         return [self.index(lang) for lang in langs]
 
     def fingerprint(self) -> int:
-        """A 48-bit digest of every expert's language and factors."""
+        """A 48-bit digest of every expert's language and factors; 0 on the meta device, where there are none."""
+        if any(layer.lora_A.is_meta for layer in self.layers.values()):
+            return 0
         digest = hashlib.sha256(" ".join(self.languages).encode())
         for name, layer in self.layers.items():
             digest.update(name.encode() + layer.lora_A.detach().cpu().numpy().tobytes())

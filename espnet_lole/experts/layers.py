@@ -70,6 +70,8 @@ class ExpertLinear(nn.Module):
 
     def reset(self, name: str, languages: Sequence[str], seed: int) -> None:
         """Draw A (Kaiming uniform) and zero B; an expert's start depends on its language, not on its neighbours."""
+        if self.lora_A.is_meta:
+            return
         bound = 1 / math.sqrt(self.lora_A.shape[2])
         with torch.no_grad():
             for row, lang in enumerate(languages):
