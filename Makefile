@@ -39,20 +39,20 @@ backbone: env  ## train the embedded backbone anew (about 70 minutes on 2 cores 
 	PYTHONPATH=local:. $(BIN)/python -m lole_mini.train_backbone --output models/whisper-nano
 
 study-l1: env  ## how many layers MoLE should share: L1 = 1 .. 6, three seeds, after make demo
-	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=. $(BIN)/python studies/l1.py
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH="$(CURDIR)" $(BIN)/python studies/l1.py
 
 study-kd: env  ## what distillation brings: six variants of the student, three seeds, after make demo
-	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=. $(BIN)/python studies/kd.py
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH="$(CURDIR)" $(BIN)/python studies/kd.py
 
 study-rank: env  ## which rank a student needs, and why distilling outputs alone helps little, three seeds, after make demo
-	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=. $(BIN)/python studies/rank.py
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH="$(CURDIR)" $(BIN)/python studies/rank.py
 
 study-memory: env  ## experts compressed, three seeds, and hundreds of them on disk, after make demo
-	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=. $(BIN)/python studies/memory.py
-	PYTHONPATH=. $(BIN)/python studies/bank.py
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH="$(CURDIR)" $(BIN)/python studies/memory.py
+	PYTHONPATH="$(CURDIR)" $(BIN)/python studies/bank.py
 
 study-lowres: env  ## what helps languages with little data in MoLE, three seeds, after make demo
-	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=. $(BIN)/python studies/lowres.py
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH="$(CURDIR)" $(BIN)/python studies/lowres.py
 
 clean:  ## remove what the recipe made: its data, dump and exp
 	rm -rf $(RECIPE)/data $(RECIPE)/dump $(RECIPE)/exp

@@ -10,6 +10,7 @@ import pytest
 from espnet_lole.bin.lole_score import main
 from espnet_lole.score.costs import read_costs, write_costs
 from espnet_lole.score.files import write_atomic
+from espnet_lole.score.results import Decoded
 
 REFS = {
     "test_de": {"d1": ("de", "Der Hund bellt."), "d2": ("de", "Gut so!"), "d3": ("de", "...")},
@@ -80,6 +81,30 @@ def test_summary_over_seeds(work: Path, capsys: pytest.CaptureFixture[str]) -> N
     zero, experts = capsys.readouterr().out.splitlines()[2:]
     assert zero.startswith("|zero_shot|aware|1|30.0|50.0|")
     assert experts.startswith("|experts|aware|2|**20.0 ± 14.1**|**25.0 ± 35.4**|**16.7 ± 23.6**|**20.6 ± 24.4**|")
+
+
+def test_the_users_command_is_told(work: Path) -> None:
+    main(
+        [
+            "--expdir",
+            "exp",
+            "--dumpdir",
+            "dump/raw",
+            "--test_sets",
+            "test_de",
+            "--decoded",
+            ZERO,
+            "--command",
+            "./lole.sh --seed 0",
+        ]
+    )
+    assert "Made by `./lole.sh --seed 0`" in Path("exp/RESULTS.md").read_text(encoding="utf-8")
+
+
+def test_espnets_own_model_finds_no_language(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("espnet:agnostic:exp/lole_zero/decode_greedy")
+    assert "LID accuracy" not in capsys.readouterr().out
+    assert not Decoded.parse("espnet_big:agnostic:x").finds_language and Decoded.parse("mole:agnostic:x").finds_language
 
 
 def test_costs_of_training_and_decoding(work: Path) -> None:
