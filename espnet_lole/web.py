@@ -23,7 +23,7 @@ def build_page(systems: Mapping[str, Speech2Text], max_minutes: float) -> gradio
         max_minutes: of audio that is taken.
     """
     languages = sorted({lang for s2t in systems.values() for lang in s2t.languages})
-    with gradio.Blocks(title="espnet_lole") as page:
+    with gradio.Blocks(title="espnet_lole", analytics_enabled=False) as page:
         gradio.Markdown("# Language experts on a frozen Whisper\nRecord or upload speech, and read what each system hears.")
         with gradio.Row():
             audio = gradio.Audio(label=f"Speech, {max_minutes:g} min at most", type="filepath", sources=["upload", "microphone"])

@@ -17,7 +17,11 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 
@@ -40,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
         ValueError: the system has no such form.
     """
     from espnet_lole.decode.system import find_system
-    from espnet_lole.export.folder import save_ctranslate2, save_folder, save_pack, save_whisper
+    from espnet_lole.export.folder import save_ctranslate2, save_folder, save_whisper
 
     system = find_system(args.model, args.backbone)
     about = (args.licence, args.data)
@@ -50,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
             save_folder(args.model, system, args.output, *about)
         elif args.format == "pack":
             save_folder(args.model, system, step, *about)
-            save_pack(step, args.output)
+            pack_folder(step, args.output)
         elif args.format == "merged":
             save_whisper(args.model, system, args.output, args.lang, *about)
         elif system.kind == "whisper":
@@ -59,3 +63,38 @@ def run(args: argparse.Namespace) -> None:
             save_whisper(args.model, system, step, args.lang, *about)
             save_ctranslate2(step, args.output)
     print(args.output)
+
+
+def pack_folder(exported: Path, archive: Path) -> None:
+    """Pack an exported folder by ESPnet's ``pack``; its ``unpack`` gives the folder back.
+
+    Args:
+        exported: what ``save_folder`` wrote.
+        archive: of an ending that ESPnet knows: ``.zip``, ``.tar``, ``.tgz`` ...
+
+    Raises:
+        ValueError: another ending, or ESPnet is not installed.
+    """
+    from espnet_lole.decode.system import MOLE_WEIGHTS
+
+    try:
+        from espnet2.main_funcs.pack_funcs import pack
+    except ImportError as error:
+        raise ValueError("expected ESPnet, which packs, but it is not installed: pip install espnet") from error
+    archive = archive.resolve()
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with _inside(exported), redirect_stdout(sys.stderr):  # pack keeps paths relative to the working directory, and prints them
+        files = {"asr_model_file": MOLE_WEIGHTS} if Path(MOLE_WEIGHTS).is_file() else {}
+        rest = [file for file in Path().rglob("*") if file.is_file() and str(file) not in ("config.yaml", MOLE_WEIGHTS)]
+        pack(files, {"asr_train_config": "config.yaml"}, archive, sorted(rest))
+
+
+@contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    """Within the context, the working directory."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)

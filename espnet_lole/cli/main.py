@@ -40,6 +40,7 @@ def main(cmd: Sequence[str] | None = None) -> int:
         0; 1 after a user's mistake, told in one line on standard error. A usage that argparse refuses exits with 2.
     """
     args = get_parser().parse_args(cmd)
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # those of loading weights; ours tells the audio
     try:
         args.run(args)
     except BrokenPipeError:  # whoever read our output has stopped, as `head` does

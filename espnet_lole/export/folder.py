@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -95,39 +92,6 @@ def save_ctranslate2(merged: Path, folder: Path) -> None:
     with whole_folder(folder) as made:
         converter = TransformersConverter(str(merged), copy_files=["tokenizer.json", "preprocessor_config.json"])
         converter.convert(str(made), force=True)
-
-
-def save_pack(exported: Path, archive: Path) -> None:
-    """Pack an exported folder by ESPnet's ``pack``; its ``unpack`` gives the folder back.
-
-    Args:
-        exported: what ``save_folder`` wrote.
-        archive: of an ending that ESPnet knows: ``.zip``, ``.tar``, ``.tgz`` ...
-
-    Raises:
-        ValueError: another ending, or ESPnet is not installed.
-    """
-    try:
-        from espnet2.main_funcs.pack_funcs import pack
-    except ImportError as error:
-        raise ValueError("expected ESPnet, which packs, but it is not installed: pip install espnet") from error
-    archive = archive.resolve()
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    with _inside(exported):  # pack keeps paths relative to the working directory
-        files = {"asr_model_file": MOLE_WEIGHTS} if Path(MOLE_WEIGHTS).is_file() else {}
-        rest = [file for file in Path().rglob("*") if file.is_file() and str(file) not in ("config.yaml", MOLE_WEIGHTS)]
-        pack(files, {"asr_train_config": "config.yaml"}, archive, sorted(rest))
-
-
-@contextmanager
-def _inside(folder: Path) -> Iterator[None]:
-    """Within the context, the working directory."""
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
 
 
 def _state(checkpoint: Path) -> dict[str, torch.Tensor]:
