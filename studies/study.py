@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
+from espnet_lole.files import write_whole
+
 RECIPE = Path(__file__).resolve().parents[1] / "egs2" / "lole" / "asr1"
 
 
@@ -93,5 +95,5 @@ def write_table(study: Study, head: str, variants: dict[str, str], path: Path) -
     for variant, words in variants.items():
         values = [study.figures(variant, *curve) for curve in CURVES]
         lines.append(f"| {words} | " + " | ".join(map(spread, values)) + f" | {len(values[0])} |")
-    path.write_text("\n".join(lines) + "\n")
+    write_whole(path, "\n".join(lines) + "\n")
     return path.read_text()

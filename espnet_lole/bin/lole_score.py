@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from espnet_lole.files import write_whole
 from espnet_lole.score.normalize import cer_languages
 from espnet_lole.score.rates import score_set
 from espnet_lole.score.report import (
@@ -17,7 +18,6 @@ from espnet_lole.score.report import (
     results_md,
     summary_table,
     update_csv,
-    write_atomic,
     write_result_txt,
 )
 
@@ -69,7 +69,7 @@ def score(args: argparse.Namespace, command: str) -> str:
         scores.append(SystemScore(d, [score_set(d.decode_dir, args.dumpdir, name, by_character, lid) for name in test_sets]))
     for system in scores:
         write_result_txt(system)
-    write_atomic(args.expdir / "RESULTS.md", results_md(scores, by_character, command))
+    write_whole(args.expdir / "RESULTS.md", results_md(scores, by_character, command))
     update_csv(args.expdir / "results.csv", [row for s in scores for row in csv_rows(s, by_character, args.seed)])
     return summary_table(scores, by_character)
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +13,7 @@ from torch import Tensor, nn
 from transformers import WhisperForConditionalGeneration
 
 from espnet_lole.experts.bank import ExpertBank, ExpertConfig
+from espnet_lole.files import whole_folder
 
 _PREFIX = "base_model.model."  # peft's names of the modules of the model it wraps
 _WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -47,7 +44,7 @@ def save_expert(bank: ExpertBank, lang: str, folder: Path, base_model: str) -> N
         base_model_name_or_path=base_model,
         inference_mode=True,
     )
-    with _whole_folder(folder) as made:
+    with whole_folder(folder) as made:
         save_file(tensors, made / _WEIGHTS, metadata={"format": "pt"})
         config.save_pretrained(made)
 
@@ -68,23 +65,8 @@ def save_merged(model: WhisperForConditionalGeneration, adapter: Path, folder: P
     for name, layer in bank.layers.items():
         layer.base.weight.data += layer.scale * layer.lora_B[0].detach() @ layer.lora_A[0].detach()
         model.set_submodule(name, layer.base)
-    with _whole_folder(folder) as made:
+    with whole_folder(folder) as made:
         model.save_pretrained(made)
-
-
-@contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
-    """A new folder to write to, which takes the place of ``folder`` when the context ends without an error."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        yield made
-        os.chmod(made, 0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        made.rename(folder)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.colors import TwoSlopeNorm
 
+from espnet_lole.files import whole_file
+
 
 def draw_confusion(confusion: Mapping[str, Counter[str]], path: Path) -> None:
     """Draw how often each language was found for each true one.
@@ -65,6 +67,6 @@ def draw_fusion(weights: NDArray[np.floating], groups: Sequence[str], languages:
 
 
 def _save(figure: plt.Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    with whole_file(path) as made:
+        figure.savefig(made, dpi=120)
     plt.close(figure)

@@ -8,7 +8,6 @@ import os
 import platform
 import re
 import subprocess
-import tempfile
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import fmean
 
+from espnet_lole.files import write_whole
 from espnet_lole.score.normalize import DESCRIPTION
 from espnet_lole.score.rates import METRICS, Counts, SetScore
 
@@ -94,20 +94,6 @@ def unit_of(metric: str, lang: str, by_character: Collection[str]) -> str:
     return "cer" if lang in by_character else "wer"
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as out:
-            out.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 def _row(dataset: str, counts: Counts) -> str:
     """A line of ESPnet's table."""
     return f"|{dataset}|{counts.sentences}|{counts.units}|" + "|".join(f"{p:.1f}" for p in counts.percents) + "|\n"
@@ -128,7 +114,7 @@ def write_result_txt(score: SystemScore) -> None:
             excluded = sum(counts.excluded for counts in test_set.counts[metric].values())
             text = _TABLE_HEAD + _rows(test_set, decode_dir.name, metric)
             text += f"\nexcluded (empty reference after normalisation): {excluded}\n\n" + "\n".join(test_set.details[metric])
-            write_atomic(decode_dir / test_set.name / f"score_{metric}" / "result.txt", text)
+            write_whole(decode_dir / test_set.name / f"score_{metric}" / "result.txt", text)
 
 
 def summary_table(scores: Sequence[SystemScore], by_character: Collection[str]) -> str:
@@ -257,4 +243,4 @@ def update_csv(path: Path, rows: Sequence[dict[str, str]]) -> None:
     writer = csv.DictWriter(out, CSV_FIELDS, lineterminator="\n")
     writer.writeheader()
     writer.writerows([*kept, *rows])
-    write_atomic(path, out.getvalue())
+    write_whole(path, out.getvalue())
