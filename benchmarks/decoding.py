@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -12,6 +13,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 from transformers import WhisperForConditionalGeneration
+from whisper.tokenizer import get_tokenizer
 
 from benchmarks.harness import Outcome, Size, Work
 from benchmarks.systems import END, LANGS, START, VOCAB, espnet, mel30, ours, stock, utterances
@@ -199,6 +201,9 @@ def faster(size: Size, speech: list[Tensor], folder: Path) -> Work:
 
     merged(size).save_pretrained(folder / "merged")
     TransformersConverter(str(folder / "merged")).convert(str(folder / "converted"))
+    names = {i: name for name, i in get_tokenizer(True).special_tokens.items()}
+    vocabulary = [names.get(i, f"token {i}") for i in range(VOCAB)]
+    (folder / "converted" / "vocabulary.json").write_text(json.dumps(vocabulary))
     model = ctranslate2.models.Whisper(str(folder / "converted"), intra_threads=torch.get_num_threads(), compute_type="float32")
     tokens = WhisperTokens(VOCAB)
     prompts = [tokens.prompt(lang) for lang in batch_langs(size)]

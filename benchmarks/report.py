@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.harness import Claim, Measure, Outcome
-from espnet_lole.score.report import write_atomic
+from espnet_lole.files import write_whole
 
 MEASURES, RESULTS, PAGE = "measures.csv", "results.csv", "RESULTS.md"
 CLAIM_FIELDS = ("benchmark", "ours", "peer", "unit", "ratio", "bar", "holds")
@@ -23,7 +23,7 @@ def update(folder: Path, name: str, outcome: Outcome, about: str) -> None:
     """Put a benchmark's outcome in place of its earlier one, and write the page anew."""
     measures = _replace(folder / MEASURES, MEASURE_FIELDS, name, [_formatted(asdict(m)) for m in outcome.measures])
     claims = _replace(folder / RESULTS, CLAIM_FIELDS, name, [_row(claim) for claim in outcome.claims])
-    write_atomic(folder / PAGE, page(measures, claims, about))
+    write_whole(folder / PAGE, page(measures, claims, about))
 
 
 def _row(claim: Claim) -> dict[str, str]:
@@ -44,7 +44,7 @@ def _replace(path: Path, names: Sequence[str], benchmark: str, rows: list[dict[s
     writer = csv.DictWriter(out, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(kept + rows)
-    write_atomic(path, out.getvalue())
+    write_whole(path, out.getvalue())
     return kept + rows
 
 

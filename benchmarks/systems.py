@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from unittest.mock import patch
 
 import torch
@@ -20,7 +19,6 @@ from espnet_lole.experts.bank import ExpertBank, ExpertConfig
 
 LANGS = ("de", "en", "es", "fr", "it", "ru", "tr", "zh")
 VOCAB, END, START = 51865, 50257, 50258
-NANO = Path(__file__).resolve().parents[1] / "models" / "whisper-nano"
 ESPNET_TARGETS = ["query", "key", "value", "out", "mlp.0", "mlp.2"]
 _NAMES = (
     ("blocks", "layers"), ("mlp.0", "fc1"), ("mlp.2", "fc2"), ("mlp_ln", "final_layer_norm"),
@@ -43,7 +41,12 @@ def stock(size: Size) -> WhisperForConditionalGeneration:
     model = WhisperForConditionalGeneration(config)
     with torch.no_grad():
         model.model.decoder.embed_tokens.weight[END:] = 0.0
-    model.generation_config = GenerationConfig.from_pretrained(NANO)
+    tokens = WhisperTokens(VOCAB)
+    model.generation_config = GenerationConfig(
+        bos_token_id=END, eos_token_id=END, pad_token_id=END, decoder_start_token_id=START, is_multilingual=True,
+        lang_to_id={f"<|{lang}|>": i for lang, i in tokens.languages.items()}, task_to_id={"transcribe": tokens.transcribe},
+        no_timestamps_token_id=tokens.no_timestamps, return_timestamps=False,
+    )  # fmt: skip
     return model.eval()
 
 

@@ -19,6 +19,8 @@ from study import CURVES, Study, write_table
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+from espnet_lole.files import whole_file
+
 
 def draw(study: Study, l1s: Sequence[int], path: Path) -> None:
     """Errors on the left axis, LID accuracy on the right one."""
@@ -33,7 +35,8 @@ def draw(study: Study, l1s: Sequence[int], path: Path) -> None:
     left.set(xlabel="L1: shared encoder layers", ylabel="average error in percent", xticks=list(l1s))
     right.set(ylabel="LID accuracy in percent")
     figure.legend(loc="outside upper center", ncols=3, fontsize=8)
-    figure.savefig(path, dpi=120)
+    with whole_file(path) as made:
+        figure.savefig(made, dpi=120)
 
 
 def main() -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
+from espnet_lole.files import write_whole
+
 RECIPE = Path(__file__).resolve().parents[1] / "egs2" / "lole" / "asr1"
 
 
@@ -132,6 +134,5 @@ def write_table(study: Study, head: str, variants: dict[str, str], path: Path) -
 def write_lines(head: Sequence[str], lines: Sequence[Sequence[str]], path: Path) -> str:
     """Write a table of Markdown, and return it."""
     rows = [head, ["---"] * len(head), *lines]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join("| " + " | ".join(row) + " |\n" for row in rows))
+    write_whole(path, "".join("| " + " | ".join(row) + " |\n" for row in rows))
     return path.read_text()

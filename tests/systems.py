@@ -44,7 +44,7 @@ def make_recipe(folder: Path) -> Path:
     torch.nn.init.normal_(mole.classifier.mlp[-1].weight)
     _write(folder, "mole", common | {
         "fusion_conf": fusion, "classifier_conf": classifier, "best_model_criterion": [["valid", "loss", "min"]],
-        "lid_weight": 1.0, "mole_start": None,
+        "lid_weight": 1.0, "lid_class_weights": {}, "mole_start": None, "checkpointing": False, "specaug_conf": {},
     })  # fmt: skip
     torch.save(ESPnetMoLEModel(mole, WhisperTokens(51865), 1.0).state_dict(), folder / "exp" / "mole" / "valid.loss.ave.pth")
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_lole.data.kaldi import read_table
+from espnet_lole.files import write_whole
 from espnet_lole.score.costs import peak_memory_gb, write_costs
-from espnet_lole.score.files import write_atomic
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -60,7 +60,7 @@ def join_sets(folders: Sequence[Path], file: Path) -> None:
         if twice := sorted(joined.keys() & wavs):
             raise ValueError(f"expected each utterance in one test set, got {twice[:3]} again in {folder}: rename them")
         joined |= wavs
-    write_atomic(file, "".join(f"{utt} {wav}\n" for utt, wav in sorted(joined.items())))
+    write_whole(file, "".join(f"{utt} {wav}\n" for utt, wav in sorted(joined.items())))
 
 
 def seconds_of(folders: Sequence[Path]) -> float:
@@ -73,8 +73,8 @@ def split_sets(text: Path, folders: Sequence[Path], output: Path, rtf: float) ->
     hypotheses = dict(line.partition(" ")[::2] for line in text.read_text(encoding="utf-8").splitlines())
     for folder in folders:
         lines = [f"{utt} {hypotheses[utt]}".rstrip() + "\n" for utt in read_table(folder / "wav.scp")]
-        write_atomic(output / folder.name / "text", "".join(lines))
-        write_atomic(output / folder.name / "rtf", f"{rtf:.6f}\n")
+        write_whole(output / folder.name / "text", "".join(lines))
+        write_whole(output / folder.name / "rtf", f"{rtf:.6f}\n")
 
 
 def count_parameters(checkpoint: Path) -> int:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_lole.score.files import write_atomic
+from espnet_lole.files import write_whole
 from espnet_lole.score.normalize import cer_languages
 from espnet_lole.score.rates import score_set
 from espnet_lole.score.report import results_md, summary_table, write_result_txt
@@ -64,7 +64,7 @@ def score(args: argparse.Namespace, command: str) -> str:
     for system in scores:
         write_result_txt(system)
     rows = update_csv(args.expdir / "results.csv", [row for s in scores for row in csv_rows(s, by_character, args.seed)])
-    write_atomic(args.expdir / "RESULTS.md", results_md(scores, rows, by_character, command))
+    write_whole(args.expdir / "RESULTS.md", results_md(scores, rows, by_character, command))
     return summary_table(scores, rows, by_character)
 
 

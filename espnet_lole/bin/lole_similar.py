@@ -12,6 +12,7 @@ import torch
 from espnet_lole.decode.inference import read_items
 from espnet_lole.decode.long import make_batches
 from espnet_lole.decode.transcriber import pad_speech
+from espnet_lole.files import write_whole
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -41,7 +42,7 @@ def main(cmd: list[str] | None = None) -> None:
             total += model.classifier(model.mole.shallow(*pad_speech(speech, model.backbone))).softmax(-1).sum(0)
         mean = total / max(len(items), 1)
         order = mean.argsort(descending=True).tolist()
-        args.output.write_text("".join(f"{model.bank.languages[i]} {mean[i]:.4f}\n" for i in order))
+        write_whole(args.output, "".join(f"{model.bank.languages[i]} {mean[i]:.4f}\n" for i in order))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> None:
         ValueError: an utterance is missing on one side, or is there twice.
         FileNotFoundError: a file is not there.
     """
-    from espnet_lole.score.normalize import cer_languages, normalize, remove_spaces
+    from espnet_lole.score.normalize import as_scored, cer_languages, normalize, unit_of
     from espnet_lole.score.rates import count
 
     ref, hyp = _read(args.ref), _read(args.hyp)
@@ -37,11 +37,9 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(
             f"expected the same utterances in {args.ref} and {args.hyp}, got {len(differ)} in one alone: {differ[:3]}"
         )
-    unspaced = args.lang in cer_languages()
-    metric = args.metric or ("cer" if unspaced else "wer")
-    pairs = [(normalize(ref[utt], args.lang), normalize(hyp[utt], args.lang)) for utt in ref]
-    if unspaced:
-        pairs = [(remove_spaces(r), remove_spaces(h)) for r, h in pairs]
+    by_character = cer_languages()
+    metric = args.metric or unit_of("error", args.lang, by_character)
+    pairs = [tuple(as_scored(normalize(of[utt], args.lang), args.lang, metric, by_character) for of in (ref, hyp)) for utt in ref]
     found = count([r for r, _ in pairs], [h for _, h in pairs], metric)
     print(
         f"{metric} {found.error:.2f} %: {found.substitutions} substitutions, {found.deletions} deletions, {found.insertions} "

@@ -18,6 +18,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from espnet_lole.files import write_whole
+
 if TYPE_CHECKING:
     from espnet_lole.decode.results import Result
 
@@ -108,4 +110,4 @@ def _write(text: str, name: str, args: argparse.Namespace) -> None:
         return
     args.output_dir.mkdir(parents=True, exist_ok=True)
     ending = {"text": "txt"}.get(args.output, args.output)
-    (args.output_dir / f"{name}.{ending}").write_text(text, encoding="utf-8")
+    write_whole(args.output_dir / f"{name}.{ending}", text)

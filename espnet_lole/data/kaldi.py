@@ -3,12 +3,13 @@
 import math
 import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
+
+from espnet_lole.files import whole_folder, write_whole
 
 SEPARATOR = re.compile(r"[ \t]+")
 
@@ -231,7 +232,7 @@ def write_table(path: str | Path, table: Mapping[str, str | int]) -> None:
         table: key -> value.
     """
     lines = (f"{key} {table[key]}".rstrip(" ") + "\n" for key in sorted(table))
-    Path(path).write_text("".join(lines), encoding="utf-8", newline="\n")
+    write_whole(path, "".join(lines))
 
 
 def spk2utt(utt2spk: Mapping[str, str]) -> dict[str, str]:
@@ -253,8 +254,6 @@ def spk2utt(utt2spk: Mapping[str, str]) -> dict[str, str]:
 def atomic_dir(dst: str | Path) -> Iterator[Path]:
     """Gives an empty directory that takes the place of `dst` when the block ends well, and goes if it does not.
 
-    What a killed run left beside `dst` (`.NAME.partial`) is removed by the next one.
-
     Args:
         dst: the directory to make or to replace.
 
@@ -269,15 +268,5 @@ def atomic_dir(dst: str | Path) -> Iterator[Path]:
         raise ValueError(
             f"expected {dst} to be new, empty or a Kaldi directory, found something else; choose another or remove it"
         )
-    partial, previous = dst.with_name(f".{dst.name}.partial"), dst.with_name(f".{dst.name}.previous")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        shutil.rmtree(previous, ignore_errors=True)
-        if dst.exists():
-            os.replace(dst, previous)
-        os.replace(partial, dst)
-        shutil.rmtree(previous, ignore_errors=True)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with whole_folder(dst) as folder:
+        yield folder

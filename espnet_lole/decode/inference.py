@@ -18,6 +18,7 @@ from espnet_lole.data.kaldi import read_table
 from espnet_lole.decode.long import join, make_batches, split
 from espnet_lole.decode.search import Hypothesis
 from espnet_lole.decode.transcriber import Transcriber, Transcription
+from espnet_lole.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,5 @@ def _write(folder: Path, rows: Sequence[tuple[str, Transcription]], tokens: Whis
         "lang_confidence": [f"{utt} {t.confidence:.6f}" for utt, t in rows if t.confidence is not None],
         "rtf": [f"{rtf:.6f}"],
     }
-    folder.mkdir(parents=True, exist_ok=True)
     for name, lines in files.items():
-        made = folder / f".{name}"
-        made.write_text("".join(line.rstrip() + "\n" for line in lines), encoding="utf-8")
-        made.replace(folder / name)
+        write_whole(folder / name, "".join(line.rstrip() + "\n" for line in lines))

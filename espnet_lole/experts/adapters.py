@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from espnet_lole.experts.bank import ExpertBank, ExpertConfig
+from espnet_lole.files import whole_folder
 
 _PREFIX = "base_model.model."  # peft's names of the modules of the model it wraps
 WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -49,21 +46,6 @@ def save_expert(bank: ExpertBank, lang: str, folder: Path, base_model: str) -> N
     with whole_folder(folder) as made:
         save_file(tensors, made / WEIGHTS, metadata={"format": "pt"})
         config.save_pretrained(made)
-
-
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A new folder to write to, which takes the place of ``folder`` when the context ends without an error."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        yield made
-        os.chmod(made, 0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        made.rename(folder)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
 
 
 @dataclass(frozen=True)

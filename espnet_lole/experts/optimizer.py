@@ -45,6 +45,24 @@ class ExpertAdamW(torch.optim.Optimizer):
         super().__init__(params, {**defaults, "fused": True})  # torch then resumes "step" on the parameters' device
 
     @torch.no_grad()
+    def drop_broken(self) -> tuple[list[int], bool]:
+        """Zero the gradient of each expert that has NaN or infinity in it, so that ``step`` does not move it.
+
+        Returns:
+            The experts dropped, and whether another one has a gradient.
+        """
+        params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if not params:
+            return [], False
+        norms = expert_norms([p.grad for p in params])  # (E,)
+        broken = ~norms.isfinite()
+        rows = broken.nonzero()[:, 0].tolist()
+        for p in params:
+            for row in rows:
+                p.grad[row].zero_()
+        return rows, bool((norms[~broken] > 0).any())
+
+    @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Move the experts that have a gradient, which is clipped in place."""
         loss = None if closure is None else torch.enable_grad()(closure)()

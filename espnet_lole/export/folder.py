@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from espnet_lole.backbone.load import load_backbone
 from espnet_lole.decode.system import MOLE_WEIGHTS, System
-from espnet_lole.experts.adapters import whole_folder
 from espnet_lole.export.card import card
 from espnet_lole.export.facts import Facts, gather, keep
 from espnet_lole.export.whisper import save_merged
+from espnet_lole.files import whole_folder
 
 _BACKBONE_FILES = ("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json", "README.md")
 

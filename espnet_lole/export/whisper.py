@@ -11,7 +11,8 @@ from transformers import WhisperTokenizer as StockTokenizer
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from espnet_lole.backbone.tokens import WhisperTokens
-from espnet_lole.experts.adapters import load_bank, whole_folder
+from espnet_lole.experts.adapters import load_bank
+from espnet_lole.files import whole_folder
 
 VOCABULARY = Path(whisper.__file__).parent / "assets" / "multilingual.tiktoken"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from espnet_lole.score.files import write_atomic
+from espnet_lole.files import write_whole
 
 COSTS = "costs.json"
 TRAINING = ("trained_parameters", "steps", "seconds")
@@ -25,7 +25,7 @@ def write_costs(folder: Path, config: str | None, **costs: float) -> None:
         config: its configuration file.
         costs: those of ``TRAINING`` or of ``INFERENCE``.
     """
-    write_atomic(folder / COSTS, json.dumps({"config": config, **costs}, indent=1) + "\n")
+    write_whole(folder / COSTS, json.dumps({"config": config, **costs}, indent=1) + "\n")
 
 
 def read_costs(folder: Path) -> dict[str, float | str | None]:

@@ -14,6 +14,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.colors import TwoSlopeNorm
 
+from espnet_lole.files import whole_file
+
 MARKERS = "os^Dv*PX<>"
 
 
@@ -130,6 +132,6 @@ def draw_states(points: Mapping[str, NDArray[np.floating]], langs: Sequence[str]
 
 
 def _save(figure: plt.Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    with whole_file(path) as made:
+        figure.savefig(made, dpi=120)
     plt.close(figure)

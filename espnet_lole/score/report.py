@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from espnet_lole.score.files import write_atomic
+from espnet_lole.files import write_whole
 from espnet_lole.score.normalize import DESCRIPTION
 from espnet_lole.score.rates import METRICS, Counts, SetScore
 from espnet_lole.score.results import SystemScore
@@ -41,7 +41,7 @@ def write_result_txt(score: SystemScore) -> None:
             excluded = sum(counts.excluded for counts in test_set.counts[metric].values())
             text = _TABLE_HEAD + _rows(test_set, decode_dir.name, metric)
             text += f"\nexcluded (empty reference after normalisation): {excluded}\n\n" + "\n".join(test_set.details[metric])
-            write_atomic(decode_dir / test_set.name / f"score_{metric}" / "result.txt", text)
+            write_whole(decode_dir / test_set.name / f"score_{metric}" / "result.txt", text)
 
 
 def summary_table(scores: Sequence[SystemScore], rows: Sequence[Mapping[str, str]], by_character: Collection[str]) -> str:

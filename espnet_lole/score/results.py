@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+from espnet_lole.files import write_whole
 from espnet_lole.score.costs import INFERENCE, TRAINING, read_costs
-from espnet_lole.score.files import write_atomic
 from espnet_lole.score.normalize import unit_of
 from espnet_lole.score.rates import METRICS, Counts, SetScore
 
@@ -144,5 +144,5 @@ def update_csv(path: Path, rows: Sequence[dict[str, str]]) -> list[dict[str, str
     writer = csv.DictWriter(out, CSV_FIELDS, lineterminator="\n")
     writer.writeheader()
     writer.writerows([*kept, *rows])
-    write_atomic(path, out.getvalue())
+    write_whole(path, out.getvalue())
     return [*kept, *rows]

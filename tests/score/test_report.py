@@ -9,7 +9,6 @@ import pytest
 
 from espnet_lole.bin.lole_score import main
 from espnet_lole.score.costs import read_costs, write_costs
-from espnet_lole.score.files import write_atomic
 from espnet_lole.score.results import Decoded
 
 REFS = {
@@ -179,17 +178,6 @@ def test_csv_keeps_others_and_replaces_the_same(work: Path) -> None:
     run(EXPERTS, seed=1, sets="test_mix")
     assert {r["seed"] for r in rows() if r["system"] == "experts"} == {"0", "1"}
     assert not list(Path("exp").glob(".*"))
-
-
-def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise OSError("no")
-
-    write_atomic(tmp_path / "a", "old")
-    monkeypatch.setattr("os.replace", fail)
-    with pytest.raises(OSError, match="no"):
-        write_atomic(tmp_path / "a", "new")
-    assert [p.name for p in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_text() == "old"
 
 
 def test_missing_hypotheses(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

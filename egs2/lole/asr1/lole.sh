@@ -231,7 +231,8 @@ if runs 10 "lengths of the utterances to ${stats_dir}"; then
             src=${raw}/${pair%%:*}${subset} dst=${stats_dir}${subset}/${pair##*:}
             [ -s "${src}/utt2num_samples" ] || fail "expected ${src}/utt2num_samples, found none: run stages 1 to 4"
             mkdir -p "${dst}"
-            cp "${src}/utt2num_samples" "${dst}/speech_shape"
+            cp "${src}/utt2num_samples" "${dst}/.speech_shape"
+            mv "${dst}/.speech_shape" "${dst}/speech_shape"
         done
     done
 fi

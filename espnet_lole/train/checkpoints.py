@@ -1,0 +1,92 @@
+"""Checkpoints of ESPnet's trainer that survive a kill at any moment."""
+
+from __future__ import annotations
+
+import logging
+import os
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from espnet2.train.reporter import Reporter
+
+from espnet_lole.files import whole_file
+
+CHECKPOINT, PREVIOUS = "checkpoint.pth", "previous.pth"
+
+
+@contextmanager
+def whole_saves() -> Iterator[None]:
+    """Within the context, ``torch.save`` to a path writes the file whole or not at all, and keeps the checkpoint before it."""
+    plain = torch.save
+
+    def save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
+        if not isinstance(f, str | Path):
+            plain(obj, f, *args, **kwargs)
+            return
+        path = Path(f)
+        with whole_file(path) as made:
+            with made.open("wb") as out:  # torch's own writer would turn a full disk into a RuntimeError without its name
+                plain(obj, out, *args, **kwargs)
+            if path.name == CHECKPOINT and path.exists():
+                keep(path)
+
+    with patch.object(torch, "save", save):
+        yield
+
+
+def keep(checkpoint: Path) -> None:
+    """Give a checkpoint, without a copy, the second name ``previous.pth``."""
+    link = checkpoint.with_name(f".{PREVIOUS}")
+    link.unlink(missing_ok=True)
+    os.link(checkpoint, link)
+    os.replace(link, checkpoint.with_name(PREVIOUS))
+
+
+def intact(path: Path) -> bool:
+    """Is a file of ``torch.save`` there, with every byte as it was written?"""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile, EOFError):
+        return False
+
+
+def recover(folder: Path, criteria: Sequence[Sequence[str]]) -> None:
+    """Complete what a killed training left: a broken checkpoint gives way to the one before, and its epoch's files are there.
+
+    Args:
+        folder: of the training.
+        criteria: ESPnet's ``best_model_criterion``.
+
+    Raises:
+        ValueError: neither checkpoint is intact.
+    """
+    checkpoint, previous = folder / CHECKPOINT, folder / PREVIOUS
+    if not checkpoint.exists():
+        return
+    if not intact(checkpoint):
+        if not intact(previous):
+            raise ValueError(f"expected a whole {checkpoint} or {previous}, got both broken: remove them to train from the start")
+        logging.warning(f"{checkpoint} is broken: training goes on from the one before it")
+        checkpoint.unlink()
+        os.link(previous, checkpoint)
+    states = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    reporter = Reporter()
+    reporter.load_state_dict(states["reporter"])
+    epoch = reporter.get_epoch()
+    if not intact(folder / f"{epoch}epoch.pth"):
+        torch.save(states["model"], folder / f"{epoch}epoch.pth")
+    _link(folder / "latest.pth", epoch)
+    for phase, key, mode in criteria:
+        if reporter.has(phase, key):
+            _link(folder / f"{phase}.{key}.best.pth", reporter.get_best_epoch(phase, key, mode))
+
+
+def _link(link: Path, epoch: int) -> None:
+    link.unlink(missing_ok=True)
+    link.symlink_to(f"{epoch}epoch.pth")
