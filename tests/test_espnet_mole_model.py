@@ -86,6 +86,7 @@ def test_task_builds_it_on_a_folder_of_adapters(tmp_path):
         "shared_layers=2",
         "--classifier_conf",
         "hidden=8",
+        "--classifier_conf",
         "class_weights.de=2.0",
         "--fusion_lr_factor",
         "10",
