@@ -36,7 +36,7 @@ class ESPnetMoLEModel(FrozenWhisperModel):
         class_weights = class_weights or {}
         if set(class_weights) - set(mole.bank.languages) or min(class_weights.values(), default=1.0) <= 0:
             raise ValueError(
-                f"expected lid_class_weights above 0 for languages of {' '.join(mole.bank.languages)}, got {class_weights}"
+                f"expected class_weights above 0 for languages of {' '.join(mole.bank.languages)}, got {class_weights}"
             )
         super().__init__(mole.backbone, mole.bank.languages, mole.bank.config, tokens)
         self.mole, self.bank = mole, mole.bank

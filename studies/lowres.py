@@ -33,7 +33,7 @@ def read_hours() -> dict[str, float]:
 def class_weights(hours: dict[str, float], power: float) -> str:
     """Options for training: more weight to languages with fewer hours."""
     mean = fmean(hours.values())
-    return " ".join(f"--lid_class_weights {lang}={(mean / value) ** power:.4f}" for lang, value in hours.items())
+    return " ".join(f"--classifier_conf class_weights.{lang}={(mean / value) ** power:.4f}" for lang, value in hours.items())
 
 
 def group_figures(study: Study, variant: str, scenario: str, metric: str, langs: Sequence[str]) -> list[float]:

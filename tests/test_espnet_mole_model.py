@@ -44,7 +44,7 @@ def test_class_weights_are_those_of_a_weighted_mean(speech):
     weights = torch.tensor([3.0, 1.0, 3.0, 1.0])
     torch.testing.assert_close(model(**batch)[1]["loss_lid"], (weights * torch.stack(alone)).sum() / weights.sum())
     for wrong in ({"tr": 2.0}, {"de": 0.0}):
-        with pytest.raises(ValueError, match="expected lid_class_weights above 0 for languages of de en fr zh, got"):
+        with pytest.raises(ValueError, match="expected class_weights above 0 for languages of de en fr zh, got"):
             make_model(class_weights=wrong)
 
 
@@ -81,10 +81,20 @@ def test_task_builds_it_on_a_folder_of_adapters(tmp_path):
     for lang in LANGS:
         save_expert(model.bank, lang, tmp_path / "adapters" / lang, "tiny")
     options = ["--system", "mole", "--backbone", str(tmp_path / "tiny"), "--langs", *LANGS, "--output_dir", "x"]
-    options += ["--fusion_conf", "shared_layers=2", "--classifier_conf", "hidden=8", "--fusion_lr_factor", "10"]
+    options += [
+        "--fusion_conf",
+        "shared_layers=2",
+        "--classifier_conf",
+        "hidden=8",
+        "--classifier_conf",
+        "class_weights.de=2.0",
+        "--fusion_lr_factor",
+        "10",
+    ]
     options += ["--optim", "adamw", "--optim_conf", "lr=0.01"]
     args = LoLETask.get_parser().parse_args([*options, "--experts", str(tmp_path / "adapters")])
     built = LoLETask.build_model(args)
+    assert built.class_weights.tolist() == [2.0, 1.0, 1.0, 1.0]
     built.load_state_dict(model.state_dict())
     (optimizer,) = LoLETask.build_optimizers(args, built)
     assert [group["lr"] for group in optimizer.param_groups] == [0.01, 0.1]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -60,17 +61,19 @@ POOLING = {"mean": MeanPooling, "mean_std": MeanStdPooling, "attentive": Attenti
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """Shape of the language classifier.
+    """Shape of the language classifier, and how its classes count.
 
     Attributes:
         pooling: ``mean``, ``mean_std`` or ``attentive``.
         hidden: H, width of the projected frames and of the MLP's hidden layer.
         dropout: on the pooled statistics and behind the hidden layer, in training.
+        class_weights: language -> its weight in the cross-entropy, a weighted mean; 1 for those that are left out.
     """
 
     pooling: str = "mean_std"
     hidden: int = 256
     dropout: float = 0.1
+    class_weights: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.pooling not in POOLING or self.hidden < 1 or not 0 <= self.dropout < 1:

@@ -116,9 +116,6 @@ class LoLETask(AbsTask):
         )
         group.add_argument("--lang_temperature", type=float, default=1.0, help="of languages, with iterator_type: task")
         group.add_argument("--lid_weight", type=float, default=1.0, help="mole: of the language's cross-entropy in the loss")
-        group.add_argument(
-            "--lid_class_weights", action=NestedDictAction, default={}, help="mole: language -> weight in that cross-entropy"
-        )
         group.add_argument("--model_conf", action=NestedDictAction, default={}, help="unused; ESPnet reads it")
         group.add_argument("--use_preprocessor", type=str2bool, default=True, help="ESPnet's; always true here")
 
@@ -243,7 +240,7 @@ def build_mole(args: argparse.Namespace, backbone: Backbone, tokens: WhisperToke
     bank = load_bank(backbone.model, Path(args.experts), args.langs)
     fusion = read_conf(FusionConfig, args.fusion_conf, "fusion_conf")
     classifier = read_conf(ClassifierConfig, args.classifier_conf, "classifier_conf")
-    model = ESPnetMoLEModel(MoLE(backbone, bank, fusion, classifier), tokens, args.lid_weight, args.lid_class_weights)
+    model = ESPnetMoLEModel(MoLE(backbone, bank, fusion, classifier), tokens, args.lid_weight, classifier.class_weights)
     if args.mole_start is not None:
         start = Path(args.mole_start)
         languages = yaml.safe_load((start.parent / "config.yaml").read_text())["langs"]
