@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from espnet_lole.plan import ATTENTION_ON_CPU, Needs, Workload, build_empty, mea
 from espnet_lole.router.classifier import ClassifierConfig
 from espnet_lole.tasks.lole import LoLETask
 
+ROOT = Path(__file__).resolve().parents[1]
 CODES, WIDTH, WORK = ("de", "en", "zh"), 64, Workload(utterances=4, seconds=4.0, tokens=20)
 OPTIONS = {
     "experts": "--optim expert_adamw --expert_conf rank=4".split(),
@@ -139,6 +141,17 @@ def test_command_prints_a_column_for_each_config(tmp_path, capsys):
     assert "2 x 10 s" in next(line for line in lines if line.startswith("batch of a GPU"))
     with pytest.raises(SystemExit, match="expected optim of .*, got 'adagrad'"):
         main([files[0], "--backbone", str(tmp_path / "tiny"), "--train_args", "--optim", "adagrad"])
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("conf/**/train*.yaml")), ids=lambda f: str(f.relative_to(ROOT)))
+def test_every_training_config_is_built(file):
+    args = LoLETask.get_parser().parse_args(["--config", str(file), "--langs", *CODES, "--output_dir", "-"])
+    args.backbone = str(ROOT / args.backbone.removeprefix("../../../")) if args.backbone.startswith("..") else args.backbone
+    model = build_empty(args, expert_rank=4)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if file == ROOT / "conf" / "train_experts.yaml":
+        assert trained == len(CODES) * 64 * (72 * 4 * 2 * 1024 + 48 * 2 * 5 * 1024)  # attention of 72 blocks, 48 feed-forwards
+    assert 0 < trained < sum(p.numel() for p in model.parameters())
 
 
 def test_other_systems_are_refused(tmp_path):
