@@ -1,13 +1,13 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-slow lint format backbone study-l1 study-kd clean
+.PHONY: help env demo test test-slow lint format bench backbone study-l1 study-kd study-rank study-memory study-lowres clean
 
 BIN := .venv/bin
 RECIPE := egs2/lole/asr1
 SCRIPTS := find . \( -name .venv -o -name .git -o -name exp -o -name dump \) -prune -o -type f -name '*.sh' -print0
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env:  ## install everything into .venv (PYTHON=... chooses the Python)
 	@tools/setup_env.sh
@@ -31,14 +31,28 @@ format: env  ## rewrite the Python files in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench: env  ## time the project beside its peers, into benchmarks/RESULTS.md (BENCH="train_step encode" runs only these)
+	benchmarks/setup_peers.sh
+	PYTHONPATH=.:benchmarks/.peers OMP_NUM_THREADS=2 HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks $(BENCH)
+
 backbone: env  ## train the embedded backbone anew (about 70 minutes on 2 cores with bfloat16 instructions)
 	PYTHONPATH=local:. $(BIN)/python -m lole_mini.train_backbone --output models/whisper-nano
 
 study-l1: env  ## how many layers MoLE should share: L1 = 1 .. 6, three seeds, after make demo
-	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=. $(BIN)/python studies/l1.py
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH="$(CURDIR)" $(BIN)/python studies/l1.py
 
 study-kd: env  ## what distillation brings: six variants of the student, three seeds, after make demo
-	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=. $(BIN)/python studies/kd.py
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH="$(CURDIR)" $(BIN)/python studies/kd.py
+
+study-rank: env  ## which rank a student needs, and why distilling outputs alone helps little, three seeds, after make demo
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH="$(CURDIR)" $(BIN)/python studies/rank.py
+
+study-memory: env  ## experts compressed, three seeds, and hundreds of them on disk, after make demo
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH="$(CURDIR)" $(BIN)/python studies/memory.py
+	PYTHONPATH="$(CURDIR)" $(BIN)/python studies/bank.py
+
+study-lowres: env  ## what helps languages with little data in MoLE, three seeds, after make demo
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH="$(CURDIR)" $(BIN)/python studies/lowres.py
 
 clean:  ## remove what the recipe made: its data, dump and exp
 	rm -rf $(RECIPE)/data $(RECIPE)/dump $(RECIPE)/exp

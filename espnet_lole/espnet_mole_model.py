@@ -24,13 +24,26 @@ class ESPnetMoLEModel(FrozenWhisperModel):
         mole: the system on prepared experts.
         tokens: the backbone's tokens.
         lid_weight: lambda.
+        class_weights: language -> its weight in that cross-entropy, a weighted mean; 1 for those that are left out.
+
+    Raises:
+        ValueError: a class weight is of an unknown language, or not positive.
     """
 
-    def __init__(self, mole: MoLE, tokens: WhisperTokens, lid_weight: float) -> None:
+    def __init__(
+        self, mole: MoLE, tokens: WhisperTokens, lid_weight: float, class_weights: Mapping[str, float] | None = None
+    ) -> None:
+        class_weights = class_weights or {}
+        if set(class_weights) - set(mole.bank.languages) or min(class_weights.values(), default=1.0) <= 0:
+            raise ValueError(
+                f"expected lid_class_weights above 0 for languages of {' '.join(mole.bank.languages)}, got {class_weights}"
+            )
         super().__init__(mole.backbone, mole.bank.languages, mole.bank.config, tokens)
         self.mole, self.bank = mole, mole.bank
         self.fusion, self.classifier = mole.fusion, mole.classifier
         self.lid_weight = lid_weight
+        weights = torch.tensor([float(class_weights.get(lang, 1.0)) for lang in mole.bank.languages])
+        self.register_buffer("class_weights", weights, persistent=False)  # (L,)
         self.fingerprints |= {"experts": mole.bank.fingerprint()}
 
     @torch.no_grad()
@@ -82,7 +95,7 @@ class ESPnetMoLEModel(FrozenWhisperModel):
         found = (scores.argmax(1) == expert).float()
         parts = {
             "loss_asr": (costs.sum(), tokens),
-            "loss_lid": (F.cross_entropy(scores, expert, reduction="sum"), utterances),
+            "loss_lid": (F.cross_entropy(scores, expert, self.class_weights, reduction="sum"), self.class_weights[expert].sum()),
             "acc": (hits.sum(), tokens),
             "lid_acc": (found.sum(), utterances),
         }

@@ -91,8 +91,6 @@ class ESPnetStudentModel(FrozenWhisperModel):
         self.with_layers, self.with_logits = KINDS[config.kd]
         self.schedule = 1.0
         self.names, self.compared = compared_layers(backbone, config)
-        ids = torch.tensor([tokens.language(lang) for lang in languages])
-        self.register_buffer("language_ids", ids, persistent=False)  # (L,)
         for layer in student.layers.values():
             layer.lora_A.requires_grad_(True)
             layer.lora_B.requires_grad_(True)
@@ -114,18 +112,12 @@ class ESPnetStudentModel(FrozenWhisperModel):
             own = self._run(embedded, inputs)
         chosen = targets != IGNORE
         scores = self.backbone.logits(own.states[chosen]).float()  # (N, V)
-        costs, hits = self.token_costs(scores, targets[chosen])
-        of_text = chosen.nonzero()[:, 1] > 0  # (N,): all but the language
-        found = (scores[~of_text][:, self.language_ids].argmax(1) == language).float()
-        parts = {
-            "loss_asr": (costs.sum(), hits.new_tensor(len(hits))),
-            "acc": (hits[of_text].sum(), of_text.sum()),
-            "lid_acc": (found.sum(), hits.new_tensor(len(language))),
-        }
+        parts = self.prompt_parts(scores, targets, language)
         if self.with_layers or self.with_logits:
             positions = torch.arange(inputs.shape[1], device=inputs.device) < text_lengths[:, None] + self.prompts.shape[1]
             with torch.no_grad(), self.teacher.routed(language):
                 theirs = self._run(embedded, inputs)
+            of_text = chosen.nonzero()[:, 1] > 0  # (N,): all but the language
             parts |= self._distill(own, theirs, scores[of_text], chosen, positions)
         means = mean_over_ranks(parts, len(language))
         loss, _ = self._weigh(means.losses)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -19,7 +19,7 @@ class Study:
 
     Attributes:
         name: of the study.
-        system: ``mole`` or ``student``.
+        system: ``mole``, ``student`` or ``experts``.
         options: for run.sh, in every run.
     """
 
@@ -33,17 +33,45 @@ class Study:
         return RECIPE / "exp" / f"study_{self.name}"
 
     def rows(self) -> list[dict[str, str]]:
-        """The averages over languages that are scored so far."""
+        """What is scored so far, over all test sets."""
         file = self.folder / "results.csv"
         if not file.is_file():
             return []
         with file.open(newline="") as lines:
-            return [row for row in csv.DictReader(lines) if (row["set"], row["language"]) == ("all", "average")]
+            return [row for row in csv.DictReader(lines) if row["set"] == "all"]
 
-    def figures(self, variant: str, scenario: str, metric: str) -> list[float]:
-        """A variant's average over the languages, one a seed."""
-        key = (f"{self.system}_{variant}", scenario, metric)
-        return [float(row["value"]) for row in self.rows() if (row["system"], row["scenario"], row["metric"]) == key]
+    def figures(self, variant: str, scenario: str, metric: str, language: str = "average") -> list[float]:
+        """A variant's figure of a language, or the average over them, one a seed."""
+        key = (f"{self.system}_{variant}", scenario, metric, language)
+        fields = ("system", "scenario", "metric", "language")
+        return [float(row["value"]) for row in self.rows() if tuple(row[field] for field in fields) == key]
+
+    def done(self, variant: str, seed: int) -> bool:
+        """Is a variant scored?"""
+        return (f"{self.system}_{variant}", str(seed)) in {(row["system"], row["seed"]) for row in self.rows()}
+
+    def experiment(self, variant: str, seed: int) -> Path:
+        """The folder of a variant's training."""
+        return RECIPE / "exp" / f"lole_study_{self.name}_{variant}_seed{seed}"
+
+    def experts(self, seed: int) -> Path:
+        """The folder of the experts' training, which is run if it was not.
+
+        Raises:
+            SystemExit: the recipe's data are not prepared.
+        """
+        if not (RECIPE / "exp" / "lole_stats_raw" / "train" / "speech_shape").is_file():
+            sys.exit("error: expected prepared data, found none: run make demo, or stages 1 to 10 of the recipe")
+        pattern = f"exp/lole_train_experts_*_seed{seed}/adapters/*/adapter_config.json"
+        if not any(RECIPE.glob(pattern)):
+            subprocess.run(
+                [*self.recipe(seed), "--stage", "11", "--stop_stage", "11", "--systems", "experts"], cwd=RECIPE, check=True
+            )
+        return next(RECIPE.glob(pattern)).parents[2]
+
+    def recipe(self, seed: int) -> list[str]:
+        """The command of the recipe."""
+        return ["./run.sh", "--seed", str(seed), *self.options]
 
     def run(self, variant: str, seed: int, training_options: str) -> None:
         """Train (on the seed's experts, which are trained if there are none), decode and score a variant.
@@ -51,28 +79,34 @@ class Study:
         Raises:
             SystemExit: the recipe's data are not prepared.
         """
-        if not (RECIPE / "exp" / "lole_stats_raw" / "train" / "speech_shape").is_file():
-            sys.exit("error: expected prepared data, found none: run make demo, or stages 1 to 10 of the recipe")
-        if (f"{self.system}_{variant}", str(seed)) in {(row["system"], row["seed"]) for row in self.rows()}:
+        if self.done(variant, seed):
             return
-        tag = f"study_{self.name}_{variant}_seed{seed}"
-        recipe = ["./run.sh", "--seed", str(seed), *self.options]
-        if not any(RECIPE.glob(f"exp/lole_train_experts_*_seed{seed}/adapters/*/adapter_config.json")):
-            subprocess.run([*recipe, "--stage", "11", "--stop_stage", "11", "--systems", "experts"], cwd=RECIPE, check=True)
+        self.experts(seed)
+        tag = self.experiment(variant, seed).name.removeprefix("lole_")
         own = [f"--{self.system}_tag", tag, f"--{self.system}_args", training_options, "--systems", self.system]
-        subprocess.run([*recipe, *own, "--stage", "11", "--stop_stage", "12"], cwd=RECIPE, check=True)
-        sets = sorted(folder.name for folder in (RECIPE / "dump" / "raw").glob("test_*"))
-        score = [sys.executable, "-m", "espnet_lole.bin.lole_score", "--expdir", str(self.folder), "--dumpdir", "dump/raw"]
-        score += ["--test_sets", " ".join(sets), "--seed", str(seed)]
+        subprocess.run([*self.recipe(seed), *own, "--stage", "11", "--stop_stage", "12"], cwd=RECIPE, check=True)
+        folders = {}
         for scenario in ("aware", "agnostic"):
-            (folder,) = (RECIPE / "exp" / f"lole_{tag}").glob(f"*_{scenario}")
-            score += ["--decoded", f"{self.system}_{variant}:{scenario}:{folder}"]
-        subprocess.run(score, cwd=RECIPE, check=True)
+            (folders[scenario],) = self.experiment(variant, seed).glob(f"*_{scenario}")
+        self.score(variant, seed, folders)
+
+    def score(self, variant: str, seed: int, decoded: Mapping[str, Path]) -> None:
+        """Score the decodings of a variant, one a scenario."""
+        command = [sys.executable, "-m", "espnet_lole.bin.lole_score", "--expdir", str(self.folder), "--dumpdir", "dump/raw"]
+        command += ["--test_sets", " ".join(folder.name for folder in test_sets()), "--seed", str(seed)]
+        for scenario, folder in decoded.items():
+            command += ["--decoded", f"{self.system}_{variant}:{scenario}:{folder}"]
+        subprocess.run(command, cwd=RECIPE, check=True)
 
 
-def spread(values: Sequence[float]) -> str:
+def test_sets() -> list[Path]:
+    """The formatted test sets."""
+    return sorted((RECIPE / "dump" / "raw").glob("test_*"))
+
+
+def spread(values: Sequence[float], digits: int = 1) -> str:
     """Mean and, of several, standard deviation."""
-    return f"{fmean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+    return f"{fmean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
 
 
 CURVES = (("aware", "error"), ("agnostic", "error"), ("agnostic", "lid_accuracy"))
@@ -88,10 +122,16 @@ def write_table(study: Study, head: str, variants: dict[str, str], path: Path) -
         variants: variant -> what the first column says of it.
         path: of the file.
     """
-    columns = " | ".join(f"{metric}, {scenario}" for scenario, metric in CURVES)
-    lines = [f"| {head} | {columns} | seeds |", "|---|" + "---|" * (len(CURVES) + 1)]
+    lines = []
     for variant, words in variants.items():
         values = [study.figures(variant, *curve) for curve in CURVES]
-        lines.append(f"| {words} | " + " | ".join(map(spread, values)) + f" | {len(values[0])} |")
-    path.write_text("\n".join(lines) + "\n")
+        lines.append([words, *map(spread, values), str(len(values[0]))])
+    return write_lines([head, *(f"{metric}, {scenario}" for scenario, metric in CURVES), "seeds"], lines, path)
+
+
+def write_lines(head: Sequence[str], lines: Sequence[Sequence[str]], path: Path) -> str:
+    """Write a table of Markdown, and return it."""
+    rows = [head, ["---"] * len(head), *lines]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join("| " + " | ".join(row) + " |\n" for row in rows))
     return path.read_text()

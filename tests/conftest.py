@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -74,3 +75,11 @@ def speech() -> tuple[torch.Tensor, torch.Tensor]:
     lengths = torch.tensor([16000, 9001, 12345, 5000])
     noise = torch.randn(4, 16000, generator=torch.Generator().manual_seed(0)) * 0.1
     return noise, lengths
+
+
+@pytest.fixture(scope="session")
+def recipe(tmp_path_factory) -> Path:
+    """A recipe's folder with trained systems; read only."""
+    from systems import make_recipe
+
+    return make_recipe(tmp_path_factory.mktemp("recipe"))

@@ -16,12 +16,12 @@ from espnet_lole.tasks.lole import LoLETask
 LANGS = ("de", "en", "fr", "zh")
 
 
-def make_model(seed=0, shared_layers=2, lid_weight=0.5) -> ESPnetMoLEModel:
+def make_model(seed=0, shared_layers=2, lid_weight=0.5, class_weights=None) -> ESPnetMoLEModel:
     backbone = Backbone(tiny_whisper()).eval().requires_grad_(False)
     bank = random_experts(ExpertBank(backbone.model, LANGS, ExpertConfig(rank=4, alpha=8.0)), seed)
     torch.manual_seed(0)
     mole = MoLE(backbone, bank, FusionConfig(shared_layers), ClassifierConfig(hidden=8, dropout=0.0))
-    return ESPnetMoLEModel(mole, WhisperTokens(51865), lid_weight)
+    return ESPnetMoLEModel(mole, WhisperTokens(51865), lid_weight, class_weights)
 
 
 def test_loss_is_text_through_the_true_expert_and_weighted_language(speech):
@@ -35,6 +35,17 @@ def test_loss_is_text_through_the_true_expert_and_weighted_language(speech):
     torch.testing.assert_close(plain(**batch)[1]["loss_asr"], experts(**batch)[1]["loss"])
     assert stats["lid_acc_fr"].isnan() and not stats["lid_acc_de"].isnan()
     assert stats["fusion_de"] == pytest.approx(0.25)
+
+
+def test_class_weights_are_those_of_a_weighted_mean(speech):
+    model = make_model(class_weights={"de": 3.0})
+    batch = make_batch(model, [0, 1, 2, 3], speech)
+    alone = [make_model()(**make_batch(model, [i], speech))[1]["loss_lid"] for i in range(4)]
+    weights = torch.tensor([3.0, 1.0, 3.0, 1.0])
+    torch.testing.assert_close(model(**batch)[1]["loss_lid"], (weights * torch.stack(alone)).sum() / weights.sum())
+    for wrong in ({"tr": 2.0}, {"de": 0.0}):
+        with pytest.raises(ValueError, match="expected lid_class_weights above 0 for languages of de en fr zh, got"):
+            make_model(class_weights=wrong)
 
 
 def test_only_fusion_and_classifier_train_and_are_saved(speech):

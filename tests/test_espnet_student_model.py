@@ -9,8 +9,9 @@ from espnet_lole.backbone.whisper import Backbone
 from espnet_lole.decode.search import SearchConfig
 from espnet_lole.decode.transcriber import PromptTranscriber
 from espnet_lole.espnet_student_model import STUDENT, DistillConfig, ESPnetStudentModel
-from espnet_lole.experts.adapters import save_expert, save_merged
+from espnet_lole.experts.adapters import save_expert
 from espnet_lole.experts.bank import ExpertBank, ExpertConfig
+from espnet_lole.export.whisper import save_merged
 from espnet_lole.tasks.lole import LoLETask
 
 CODES = ("de", "en", "fr", "zh")
@@ -93,7 +94,7 @@ def test_student_finds_languages_and_its_merged_checkpoint_is_a_stock_whisper(tm
     model = make_model(with_experts=False, kd="none")
     random_experts(model.student)
     save_expert(model.student, STUDENT, tmp_path / STUDENT, "tiny")
-    save_merged(load_backbone(str(tmp_path / "tiny")).model, tmp_path / STUDENT, tmp_path / "merged")
+    save_merged(load_backbone(str(tmp_path / "tiny")).model, tmp_path / STUDENT, tmp_path / "merged", CODES)
     rows = [row[:length] for row, length in zip(*speech, strict=True)]
     search = SearchConfig(maxlenratio=0.2)
     student = PromptTranscriber(model.backbone, model.tokens, model.student, CODES, search)

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from espnet2.bin import asr_inference
+from espnet2.tasks.asr import ASRTask
 
-from espnet_lole.bin.lole_inference import read_config
 from espnet_lole.data.corpora import load_corpus
+from espnet_lole.decode.system import read_decoding
 from espnet_lole.espnet_student_model import DistillConfig
 from espnet_lole.experts.bank import ExpertConfig
 from espnet_lole.fusion.layers import FusionConfig
@@ -24,6 +26,7 @@ MAY_IMPORT = {
     "fusion": {"backbone", "experts", "router"},
     "distill": {"experts"},
     "decode": {"backbone", "experts", "data", "fusion", "router"},
+    "export": {"backbone", "experts", "data", "decode"},
 }
 
 
@@ -49,14 +52,25 @@ def test_leaf_folders_import_no_espnet_and_nothing_above(folder):
                 assert rest.partition(".")[0] in MAY_IMPORT[folder] | {folder}, (file, name)
 
 
+def test_using_a_system_imports_no_espnet():
+    for name in imports(ROOT / "espnet_lole" / "speech2text.py"):
+        top, _, rest = name.partition(".")
+        assert top not in ("espnet", "espnet2") and (top != "espnet_lole" or rest.partition(".")[0] in MAY_IMPORT), name
+
+
 PARTS = {
     "experts": {"expert_conf": ExpertConfig},
     "mole": {"fusion_conf": FusionConfig, "classifier_conf": ClassifierConfig},
     "student": {"expert_conf": ExpertConfig, "distill_conf": DistillConfig},
+    "full": {},
 }
 
 
-@pytest.mark.parametrize("file", sorted(ROOT.glob("conf/**/train*.yaml")), ids=lambda f: str(f.relative_to(ROOT)))
+OWN = [file for file in sorted(ROOT.glob("conf/**/*.yaml")) if not file.stem.endswith("_espnet")]
+"""Configurations but those of ESPnet's own model."""
+
+
+@pytest.mark.parametrize("file", [file for file in OWN if file.stem.startswith("train")], ids=lambda f: str(f.relative_to(ROOT)))
 def test_training_configs_are_read_whole(file):
     args = LoLETask.get_parser().parse_args(["--config", str(file), "--langs", "de", "en", "--output_dir", "x"])
     written = yaml.safe_load(file.read_text())
@@ -68,10 +82,22 @@ def test_training_configs_are_read_whole(file):
     assert (args.optim == "expert_adamw") == (args.system == "experts")
 
 
-@pytest.mark.parametrize("file", sorted(ROOT.glob("conf/**/decode*.yaml")), ids=lambda f: str(f.relative_to(ROOT)))
+@pytest.mark.parametrize("file", [file for file in OWN if file.stem.startswith("decode")], ids=lambda f: str(f.relative_to(ROOT)))
 def test_decoding_configs_are_read_whole(file):
-    seconds, search, routing = read_config(file)
+    seconds, search, routing = read_decoding(file)
     assert seconds > 0 and search.beam_size >= 1 and routing.candidates >= 1
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("conf/**/train_espnet.yaml")), ids=lambda f: str(f.relative_to(ROOT)))
+def test_configs_of_espnets_own_model_are_read(file, tmp_path):
+    (tmp_path / "tokens.txt").write_text("<blank>\n<unk>\n<space>\na\n<sos/eos>\n")
+    options = ["--config", str(file), "--token_list", str(tmp_path / "tokens.txt"), "--output_dir", "x"]
+    assert ASRTask.build_model(ASRTask.get_parser().parse_args(options)).ctc_weight > 0
+    conf = ROOT / "conf" / "decode_espnet.yaml"
+    args = asr_inference.get_parser().parse_args(
+        ["--config", str(conf), "--output_dir", "x", "--key_file", "x", "--data_path_and_name_and_type", "x,speech,sound"]
+    )
+    assert {name: getattr(args, name) for name in yaml.safe_load(conf.read_text())} == yaml.safe_load(conf.read_text())
 
 
 @pytest.mark.parametrize("file", sorted(ROOT.glob("conf/corpora/*.yaml")), ids=lambda f: f.name)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from espnet_lole.backbone import openai
@@ -102,3 +104,26 @@ def fingerprint(backbone: Backbone) -> int:
         if name.endswith(("conv1.weight", "layer_norm.weight", "layer_norm.bias")):
             digest.update(name.encode() + weight.detach().float().cpu().numpy().tobytes())
     return int.from_bytes(digest.digest()[:6], "big")
+
+
+_FINGERPRINT = "_fingerprint"
+
+
+def add_fingerprints(state: Mapping[str, Tensor], fingerprints: Mapping[str, int]) -> dict[str, Tensor]:
+    """A checkpoint's tensors, and the fingerprint of each frozen part that it does not hold."""
+    return dict(state) | {f"{n}{_FINGERPRINT}": torch.tensor(v, dtype=torch.float64) for n, v in fingerprints.items()}
+
+
+def check_fingerprints(state: dict[str, Tensor], fingerprints: Mapping[str, int]) -> None:
+    """Take the fingerprints out of a checkpoint, and compare them.
+
+    Raises:
+        ValueError: the checkpoint was made on another frozen part.
+    """
+    for part, value in fingerprints.items():
+        found = state.pop(f"{part}{_FINGERPRINT}", None)
+        if found is None or int(found) != value:
+            raise ValueError(
+                f"expected a checkpoint trained on the same {part}, got one made on another: give the {part} of its training "
+                f"({part} in the config.yaml beside it)"
+            )

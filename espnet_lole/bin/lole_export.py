@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write trained experts, or a student, as ``peft`` adapters: a folder for each language, or one."""
+"""Write trained experts, or a student, as ``peft`` adapters, and a student or a fine-tuned Whisper for ``transformers``."""
 
 from __future__ import annotations
 
@@ -9,35 +9,56 @@ import sys
 from pathlib import Path
 
 from espnet_lole.backbone.load import load_backbone
-from espnet_lole.experts.adapters import save_expert, save_merged
+from espnet_lole.experts.adapters import save_expert
+from espnet_lole.export.whisper import save_merged, save_model
 
 
 def get_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--asr_model_file", type=Path, required=True, help="checkpoint; its config.yaml is beside it")
-    parser.add_argument("--output_dir", type=Path, required=True, help="gets a folder for each adapter")
-    parser.add_argument("--merged", type=Path, help="student: also a Whisper of transformers with the student in its weights")
+    parser.add_argument("--output_dir", type=Path, help="experts, student: gets a folder for each adapter")
+    parser.add_argument("--merged", type=Path, help="student, full: gets a Whisper of transformers with all in its weights")
     return parser
+
+
+def export(checkpoint: Path, adapters: Path | None, merged: Path | None) -> str:
+    """Write what a checkpoint holds, and return words on it.
+
+    Args:
+        checkpoint: of experts, of a student or of a fine-tuned Whisper.
+        adapters: gets a folder for each adapter.
+        merged: gets a Whisper of ``transformers``.
+
+    Raises:
+        ValueError: the folder that the system needs is not given.
+    """
+    from espnet_lole.espnet_student_model import STUDENT
+    from espnet_lole.tasks.lole import LoLETask
+
+    model, train_args = LoLETask.build_model_from_file(None, checkpoint)
+    needed, folder = ("--merged", merged) if train_args.system == "full" else ("--output_dir", adapters)
+    if folder is None:
+        raise ValueError(f"expected {needed} for a checkpoint of system {train_args.system}, got none")
+    if train_args.system == "full":
+        save_model(model.backbone.model, folder, train_args.langs)
+        return f"Whisper in {folder}"
+    bank = model.student if train_args.system == "student" else model.bank
+    for name in bank.languages:
+        save_expert(bank, name, folder / name, train_args.backbone)
+    if merged is not None:
+        save_merged(load_backbone(train_args.backbone).model, folder / STUDENT, merged, train_args.langs)
+    return f"adapters of {' '.join(bank.languages)} in {folder}"
 
 
 def main(cmd: list[str] | None = None) -> None:
     """Entry point."""
     args = get_parser().parse_args(cmd)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    from espnet_lole.espnet_student_model import STUDENT
-    from espnet_lole.tasks.lole import LoLETask
-
     try:
-        model, train_args = LoLETask.build_model_from_file(None, args.asr_model_file)
-        bank = model.student if train_args.system == "student" else model.bank
-        for name in bank.languages:
-            save_expert(bank, name, args.output_dir / name, train_args.backbone)
-        if args.merged is not None:
-            save_merged(load_backbone(train_args.backbone).model, args.output_dir / STUDENT, args.merged)
+        logging.info(export(args.asr_model_file, args.output_dir, args.merged))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    logging.info(f"adapters of {' '.join(bank.languages)} in {args.output_dir}")
 
 
 if __name__ == "__main__":

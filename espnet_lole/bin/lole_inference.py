@@ -10,13 +10,10 @@ from pathlib import Path
 
 import yaml
 
-from espnet_lole.backbone.load import PRECISIONS, load_backbone
-from espnet_lole.backbone.tokens import WhisperTokens
+from espnet_lole.backbone.load import PRECISIONS
 from espnet_lole.decode.inference import transcribe_sets
-from espnet_lole.decode.search import SearchConfig
-from espnet_lole.decode.transcriber import ExpertTranscriber, MoLETranscriber, PromptTranscriber, Transcriber
-from espnet_lole.experts.adapters import load_bank
-from espnet_lole.router.routing import RoutingConfig
+from espnet_lole.decode.system import System, adapters_in, load_system, read_decoding
+from espnet_lole.score.costs import peak_memory_gb, write_costs
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -26,6 +23,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output_dir", type=Path, required=True, help="<output_dir>_<scenario> gets a folder for each test set")
     parser.add_argument("--asr_model_file", type=Path, help="checkpoint of MoLE")
     parser.add_argument("--experts", type=Path, help="or a folder of peft adapters, one a language")
+    parser.add_argument("--resident", type=int, help="experts: at most this many in memory, the others on disk; default: all")
     parser.add_argument("--student", type=Path, help="or a peft adapter for all languages")
     parser.add_argument("--langs", nargs="+", default=[], help="those that a student or the backbone alone can find")
     parser.add_argument("--asr_train_config", type=Path, help="config.yaml of the training; default: beside the checkpoint")
@@ -42,49 +40,29 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def build_transcriber(
-    args: argparse.Namespace, search: SearchConfig, routing: RoutingConfig
-) -> tuple[Transcriber, WhisperTokens]:
-    """The system that the options describe, and its tokens.
+def described_system(args: argparse.Namespace) -> System:
+    """The system that the options describe.
 
     Raises:
-        ValueError: neither a checkpoint nor a backbone is given, or the checkpoint is of another backbone.
+        ValueError: neither a trained system nor a backbone is given.
         FileNotFoundError: a file is missing.
     """
-    device = "cuda" if args.ngpu > 0 else "cpu"
     config = args.asr_train_config or (args.asr_model_file.parent / "config.yaml" if args.asr_model_file else None)
     for file in (args.asr_model_file, config):
         if file is not None and not file.is_file():
             raise FileNotFoundError(f"expected a trained system, but {file} is not there: run stage 11")
-    if args.asr_model_file:
-        from espnet_lole.tasks.lole import LoLETask  # ESPnet's task takes seconds to import; the others need none
-
-        model, _ = LoLETask.build_model_from_file(config, args.asr_model_file, device)
-        return MoLETranscriber(model.eval().mole, model.tokens, search, routing), model.tokens
     trained = vars(args) | (yaml.safe_load(config.read_text()) if config else {})
+    trained["backbone"] = args.backbone or trained["backbone"]
     if not trained["backbone"]:
         raise ValueError("expected a system: --asr_model_file, --experts or --student with --asr_train_config, or --backbone")
-    backbone = load_backbone(trained["backbone"], trained["window"], trained["precision"])
-    tokens = WhisperTokens(backbone.model.config.vocab_size)
-    if args.experts:
-        bank = load_bank(backbone.model, args.experts)
-        return ExpertTranscriber(backbone.to(device).eval(), tokens, bank, search), tokens
-    bank = load_bank(backbone.model, args.student.parent, [args.student.name]) if args.student else None
-    return PromptTranscriber(backbone.to(device).eval(), tokens, bank, trained["langs"], search), tokens
-
-
-def read_config(file: Path | None) -> tuple[float, SearchConfig, RoutingConfig]:
-    """Seconds of audio of a batch, how to search and how to route, from a decoding YAML.
-
-    Raises:
-        ValueError: an unknown key.
-    """
-    conf = yaml.safe_load(file.read_text()) if file else {}
-    seconds, routing = conf.pop("batch_seconds", 160.0), conf.pop("routing", {})
-    for part, kind in ((conf, SearchConfig), (routing, RoutingConfig)):
-        if unknown := sorted(set(part) - set(kind.__dataclass_fields__)):
-            raise ValueError(f"expected in {file} keys of {sorted(kind.__dataclass_fields__)}, got {unknown}")
-    return seconds, SearchConfig(**conf), RoutingConfig(**routing)
+    kind, adapters, langs = "whisper", None, trained["langs"]
+    if args.asr_model_file:
+        kind, adapters = "mole", Path(trained["experts"])
+    elif args.experts:
+        kind, adapters, langs = "experts", args.experts, adapters_in(args.experts)
+    elif args.student:
+        kind, adapters = "student", args.student
+    return System(kind, trained["backbone"], tuple(langs), adapters, args.asr_model_file, trained)
 
 
 def main(cmd: list[str] | None = None) -> None:
@@ -92,11 +70,13 @@ def main(cmd: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s (%(module)s:%(lineno)d) %(levelname)s: %(message)s")
     args = get_parser().parse_args(cmd)
     try:
-        seconds, search, routing = read_config(args.config)
-        transcriber, tokens = build_transcriber(args, search, routing)
+        seconds, search, routing = read_decoding(args.config)
+        transcriber = load_system(described_system(args), "cuda" if args.ngpu > 0 else "cpu", search, routing, args.resident)
         for scenario in args.scenarios:
             output = args.output_dir.with_name(f"{args.output_dir.name}_{scenario}")
-            rtf = transcribe_sets(transcriber, tokens, args.test_dirs, output, scenario, seconds)
+            rtf = transcribe_sets(transcriber, args.test_dirs, output, scenario, seconds)
+            memory = peak_memory_gb(args.ngpu > 0)
+            write_costs(output, str(args.config), parameters=transcriber.num_parameters, memory_gb=memory)
             logging.info(f"{scenario}: real-time factor {rtf:.3f}; hypotheses in {output}")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -8,18 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from espnet_lole.score.files import write_atomic
 from espnet_lole.score.normalize import cer_languages
 from espnet_lole.score.rates import score_set
-from espnet_lole.score.report import (
-    Decoded,
-    SystemScore,
-    csv_rows,
-    results_md,
-    summary_table,
-    update_csv,
-    write_atomic,
-    write_result_txt,
-)
+from espnet_lole.score.report import results_md, summary_table, write_result_txt
+from espnet_lole.score.results import Decoded, SystemScore, csv_rows, update_csv
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -33,6 +26,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--optional_cer_languages", default="", help="languages to score by character beside the unspaced ones: ko"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the training, a column of results.csv")
+    parser.add_argument("--command", help="that the user gave, for RESULTS.md; default: this one")
     return parser
 
 
@@ -65,13 +59,13 @@ def score(args: argparse.Namespace, command: str) -> str:
     by_character = cer_languages(args.optional_cer_languages.split())
     scores = []
     for d in parse_decoded(args.decoded):
-        lid = d.scenario == "agnostic"
-        scores.append(SystemScore(d, [score_set(d.decode_dir, args.dumpdir, name, by_character, lid) for name in test_sets]))
+        sets = [score_set(d.decode_dir, args.dumpdir, name, by_character, d.finds_language) for name in test_sets]
+        scores.append(SystemScore(d, sets))
     for system in scores:
         write_result_txt(system)
-    write_atomic(args.expdir / "RESULTS.md", results_md(scores, by_character, command))
-    update_csv(args.expdir / "results.csv", [row for s in scores for row in csv_rows(s, by_character, args.seed)])
-    return summary_table(scores, by_character)
+    rows = update_csv(args.expdir / "results.csv", [row for s in scores for row in csv_rows(s, by_character, args.seed)])
+    write_atomic(args.expdir / "RESULTS.md", results_md(scores, rows, by_character, command))
+    return summary_table(scores, rows, by_character)
 
 
 def main(cmd: Sequence[str] | None = None) -> None:
@@ -79,7 +73,8 @@ def main(cmd: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if cmd is None else cmd)
     args = get_parser().parse_args(arguments)
     try:
-        print(score(args, shlex.join(["python", "-m", "espnet_lole.bin.lole_score", *arguments])), end="")
+        own = shlex.join(["python", "-m", "espnet_lole.bin.lole_score", *arguments])
+        print(score(args, args.command or own), end="")
     except (ValueError, OSError) as err:
         print(f"error: {' '.join(str(err).split())}", file=sys.stderr)
         raise SystemExit(1) from None

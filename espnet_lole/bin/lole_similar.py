@@ -7,10 +7,10 @@ import argparse
 import sys
 from pathlib import Path
 
-import soundfile
 import torch
 
-from espnet_lole.decode.inference import make_batches, read_items
+from espnet_lole.decode.inference import read_items
+from espnet_lole.decode.long import make_batches
 from espnet_lole.decode.transcriber import pad_speech
 
 
@@ -36,8 +36,8 @@ def main(cmd: list[str] | None = None) -> None:
         model.mole.merge()
         total = torch.zeros(len(model.bank.languages))
         items = read_items(args.data)
-        for batch in make_batches(items, args.batch_seconds):
-            speech = [torch.from_numpy(soundfile.read(item.wav, dtype="float32")[0]) for item in batch]
+        for rows in make_batches([item.samples for item in items], args.batch_seconds):
+            speech = [items[row].read() for row in rows]
             total += model.classifier(model.mole.shallow(*pad_speech(speech, model.backbone))).softmax(-1).sum(0)
         mean = total / max(len(items), 1)
         order = mean.argsort(descending=True).tolist()

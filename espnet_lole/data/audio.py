@@ -57,13 +57,23 @@ def read_audio(entry: str) -> tuple[np.ndarray, int]:
         elif split_ark(entry)[1] is not None:
             samples, rate = _read_ark(*split_ark(entry))
         else:
-            if not os.path.isfile(entry):
-                raise AudioError(f"missing file: {entry}")
-            if not os.path.getsize(entry):
-                raise AudioError(f"empty file: {entry}")
-            samples, rate = _decode(entry, entry)
+            return read_file(entry)
     except (soundfile.SoundFileError, OSError, ValueError, MemoryError) as error:
         raise AudioError(f"cannot be decoded: {entry}: {getattr(error, 'error_string', error)}") from error
+    return samples.mean(axis=1, dtype=np.float32), rate  # (T, channels) -> (T,)
+
+
+def read_file(file: str | BinaryIO) -> tuple[np.ndarray, int]:
+    """Reads an audio file, by its path or opened; samples and rate as `read_audio`, whose errors it raises."""
+    name = file if isinstance(file, str) else getattr(file, "name", "standard input")
+    if isinstance(file, str) and not os.path.isfile(file):
+        raise AudioError(f"missing file: {file}")
+    if isinstance(file, str) and not os.path.getsize(file):
+        raise AudioError(f"empty file: {file}")
+    try:
+        samples, rate = _decode(file, name)
+    except (soundfile.SoundFileError, OSError, MemoryError) as error:
+        raise AudioError(f"cannot be decoded: {name}: {getattr(error, 'error_string', error)}") from error
     return samples.mean(axis=1, dtype=np.float32), rate  # (T, channels) -> (T,)
 
 

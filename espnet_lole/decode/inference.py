@@ -4,29 +4,42 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import soundfile
 import torch
+from torch import Tensor
 
 from espnet_lole.backbone.features import MAX_SAMPLES, MIN_SAMPLES, SAMPLE_RATE
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.data.kaldi import read_table
+from espnet_lole.decode.long import join, make_batches, split
 from espnet_lole.decode.search import Hypothesis
 from espnet_lole.decode.transcriber import Transcriber, Transcription
 
 
 @dataclass(frozen=True)
 class Item:
-    """An utterance to transcribe."""
+    """An utterance to transcribe, or a piece of it."""
 
     test_set: str
     utt: str
     wav: str
     samples: int
     lang: str
+    start: int = 0
+
+    def read(self) -> Tensor:
+        """Its samples, shape (S,)."""
+        return torch.from_numpy(soundfile.read(self.wav, self.samples, self.start, dtype="float32")[0])
+
+    def pieces(self) -> list[Item]:
+        """The utterance, or its pieces, if it is longer than Whisper takes; none, if it is shorter (under 25 ms)."""
+        if MIN_SAMPLES <= self.samples <= MAX_SAMPLES:
+            return [self]
+        return [replace(self, start=start, samples=stop - start) for start, stop in split(self.read().numpy())]
 
 
 def read_items(folder: Path) -> list[Item]:
@@ -47,7 +60,6 @@ def read_items(folder: Path) -> list[Item]:
 
 def transcribe_sets(
     transcriber: Transcriber,
-    tokens: WhisperTokens,
     folders: Sequence[Path],
     output: Path,
     scenario: str,
@@ -56,12 +68,11 @@ def transcribe_sets(
 ) -> float:
     """Transcribe test sets together and write ``<output>/<set>/{text,token,token_int,score,lang,lang_confidence,rtf}``.
 
-    Audio that Whisper cannot take (under 25 ms, over 30 s) gets an empty hypothesis, which scoring counts as deletions, and a
-    warning.
+    Audio over 30 s is cut at silences, and its pieces' texts are joined. Audio under 25 ms gets an empty hypothesis, which
+    scoring counts as deletions, and a warning.
 
     Args:
         transcriber: the system.
-        tokens: its tokens.
         folders: formatted test sets.
         output: the decoding's folder.
         scenario: ``aware``: the language is given, or ``agnostic``: it is not.
@@ -72,37 +83,36 @@ def transcribe_sets(
         The real-time factor: seconds of work for a second of audio.
     """
     items = [item for folder in folders for item in read_items(folder)]
-    fit = [item for item in items if MIN_SAMPLES <= item.samples <= MAX_SAMPLES]
-    for item in set(items) - set(fit):
-        logging.warning(f"{item.utt}: expected 25 ms to 30 s, got {item.samples / SAMPLE_RATE:.2f} s: its hypothesis is empty")
-    found = {item: Transcription(Hypothesis([], 0.0), item.lang if scenario == "aware" else "-", None) for item in items}
-    total, started, said = sum(item.samples for item in fit), time.perf_counter(), time.perf_counter()
+    pieces = {item: item.pieces() for item in items}
+    for item in (item for item, of_item in pieces.items() if not of_item):
+        logging.warning(f"{item.utt}: expected 25 ms at least, got {item.samples} samples: its hypothesis is empty")
+    todo = [piece for of_item in pieces.values() for piece in of_item]
+    found: dict[Item, Transcription] = {}
+    total, started, said = sum(piece.samples for piece in todo), time.perf_counter(), time.perf_counter()
     read = 0
-    for batch in make_batches(fit, batch_seconds):
-        speech = [torch.from_numpy(soundfile.read(item.wav, dtype="float32")[0]) for item in batch]
-        langs = [item.lang for item in batch] if scenario == "aware" else None
-        found |= zip(batch, transcriber(speech, langs), strict=True)
-        read += sum(item.samples for item in batch)
+    for rows in make_batches([piece.samples for piece in todo], batch_seconds):
+        batch = [todo[row] for row in rows]
+        langs = [piece.lang for piece in batch] if scenario == "aware" else None
+        found |= zip(batch, transcriber([piece.read() for piece in batch], langs), strict=True)
+        read += sum(piece.samples for piece in batch)
         now = time.perf_counter()
         if now - said > log_every:
             said = now
             left = (now - started) * (total - read) / read
             logging.info(f"{100 * read / total:.0f} % of {total / SAMPLE_RATE / 60:.1f} min of audio; {left:.0f} s left")
     rtf = (time.perf_counter() - started) / max(total / SAMPLE_RATE, 1e-9)
+    whole = {item: _whole(item, of_item, found, scenario) for item, of_item in pieces.items()}
     for folder in folders:
         rows = sorted((i for i in items if i.test_set == folder.name), key=lambda i: i.utt)
-        _write(output / folder.name, [(i.utt, found[i]) for i in rows], tokens, rtf)
+        _write(output / folder.name, [(i.utt, whole[i]) for i in rows], transcriber.tokens, rtf)
     return rtf
 
 
-def make_batches(items: Sequence[Item], seconds: float) -> list[list[Item]]:
-    """Batches of similar length, the longest first, of at most ``seconds`` of audio with padding."""
-    batches: list[list[Item]] = []
-    for item in sorted(items, key=lambda i: (-i.samples, i.utt)):
-        if not batches or (len(batches[-1]) + 1) * batches[-1][0].samples > seconds * SAMPLE_RATE:
-            batches.append([])
-        batches[-1].append(item)
-    return batches
+def _whole(item: Item, pieces: Sequence[Item], found: Mapping[Item, Transcription], scenario: str) -> Transcription:
+    """The transcription of an utterance from those of its pieces; an empty one if it has none."""
+    if not pieces:
+        return Transcription(Hypothesis([], 0.0), item.lang if scenario == "aware" else "-", None)
+    return join([found[piece] for piece in pieces], [piece.samples for piece in pieces])
 
 
 def _write(folder: Path, rows: Sequence[tuple[str, Transcription]], tokens: WhisperTokens, rtf: float) -> None:

@@ -10,6 +10,9 @@ from transformers.cache_utils import EncoderDecoderCache
 
 from espnet_lole.backbone.whisper import Backbone, Encoded
 
+LOOP_PHRASES = 3
+"""How often a phrase is repeated, at least, in what counts as a loop."""
+
 
 @dataclass(frozen=True)
 class SearchConfig:
@@ -19,15 +22,20 @@ class SearchConfig:
         beam_size: K; 1 is greedy.
         maxlenratio: at most this many tokens per encoder frame (of 20 ms); 0: half of the decoder's positions, as in Whisper.
         length_penalty: a hypothesis is ranked by its log-probability over its length to this power.
+        loop_tokens: a hypothesis that repeats itself (a phrase three times or more) over this many tokens is ended, cut back
+            to the phrase said once, and ranked below those that do not; 0: none is.
     """
 
     beam_size: int = 1
     maxlenratio: float = 0.0
     length_penalty: float = 1.0
+    loop_tokens: int = 0
 
     def __post_init__(self) -> None:
         if self.beam_size < 1 or self.maxlenratio < 0 or self.length_penalty < 0:
             raise ValueError(f"expected beam_size >= 1, maxlenratio >= 0 and length_penalty >= 0, got {self}")
+        if 0 < self.loop_tokens < LOOP_PHRASES or self.loop_tokens < 0:
+            raise ValueError(f"expected loop_tokens of 0, or {LOOP_PHRASES} or more, got {self.loop_tokens}")
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,8 @@ def search(backbone: Backbone, encoded: Encoded, prompts: Tensor, end: int, conf
         logits = backbone.logits(backbone.decode(step_input, rows, cache)[:, -1]).float()  # (B K, V)
         allowed = logits[:, : end + 1].log_softmax(-1).view(batch, k, end + 1)
         must_end = done | (step >= limits)[:, None]
+        if step >= config.loop_tokens > 0 and step % (config.loop_tokens // LOOP_PHRASES) == 0:
+            must_end |= _in_loop(chosen[..., -config.loop_tokens :])
         scores, origin, tokens = _extend(scores, allowed, must_end, done, end)
         chosen = torch.cat([chosen.gather(1, origin[..., None].expand_as(chosen)), tokens[..., None]], dim=2)
         done = tokens == end
@@ -75,7 +85,7 @@ def search(backbone: Backbone, encoded: Encoded, prompts: Tensor, end: int, conf
         if k > 1:
             _reorder(cache, (origin + k * torch.arange(batch, device=origin.device)[:, None]).view(-1))
         step_input = tokens.view(-1, 1)
-    return _best(chosen, scores, end, config.length_penalty)
+    return _best(chosen, scores, end, config)
 
 
 def beam_rows(x: Tensor, beam_size: int) -> Tensor:
@@ -107,12 +117,33 @@ def _reorder(cache: EncoderDecoderCache, rows: Tensor) -> None:
     cache.self_attention_cache.reorder_cache(rows)
 
 
-def _best(chosen: Tensor, scores: Tensor, end: int, penalty: float) -> list[Hypothesis]:
+def _in_loop(tail: Tensor) -> Tensor:
+    """Does the end of a hypothesis (B, K, N) only repeat one phrase? Shape (B, K)."""
+    length = tail.shape[-1]
+    return torch.stack([(tail[..., p:] == tail[..., :-p]).all(-1) for p in range(1, length // LOOP_PHRASES + 1)]).any(0)
+
+
+def cut_loop(tokens: list[int], loop_tokens: int) -> list[int]:
+    """The tokens, with a phrase that is repeated at their end over ``loop_tokens`` or more said once."""
+    for period in range(1, loop_tokens // LOOP_PHRASES + 1):
+        start = len(tokens)
+        while start > period and tokens[start - 1] == tokens[start - 1 - period]:
+            start -= 1
+        if len(tokens) - start + period >= loop_tokens:
+            return tokens[:start]
+    return tokens
+
+
+def _best(chosen: Tensor, scores: Tensor, end: int, config: SearchConfig) -> list[Hypothesis]:
     lengths = (chosen != end).sum(-1) + 1  # (B, K), the end token counted
-    ranked = scores / lengths**penalty
-    top = ranked.argmax(1)
+    ranked = scores / lengths**config.length_penalty
     found = []
-    for i, row in enumerate(top.tolist()):
-        tokens = chosen[i, row].tolist()
-        found.append(Hypothesis(tokens[: int(lengths[i, row]) - 1], float(ranked[i, row])))
+    for rows, counts, values in zip(chosen.tolist(), lengths.tolist(), ranked.tolist(), strict=True):
+        tried = []
+        for row, count, value in zip(rows, counts, values, strict=True):
+            tokens = row[: count - 1]
+            kept = cut_loop(tokens, config.loop_tokens) if config.loop_tokens else tokens
+            tried.append((len(kept) == len(tokens), value, kept))
+        _, value, kept = max(tried, key=lambda t: t[:2])
+        found.append(Hypothesis(kept, value))
     return found

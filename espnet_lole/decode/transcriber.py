@@ -8,28 +8,40 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone, Encoded
 from espnet_lole.decode.search import Hypothesis, SearchConfig, beam_rows, search
 from espnet_lole.experts.bank import ExpertBank
+from espnet_lole.experts.cache import ExpertCache
 from espnet_lole.fusion.mole import MoLE
 from espnet_lole.router.routing import Plan, RoutingConfig, plan_found, plan_given
 
 
 @dataclass(frozen=True)
 class Transcription:
-    """What was said, in which language, and the posterior of that language; None: the system has no opinion on it."""
+    """What was said, in which language, and the posterior of each language; None: the system has no opinion on it."""
 
     hypothesis: Hypothesis
     lang: str
-    confidence: float | None
+    posteriors: dict[str, float] | None
+
+    @property
+    def confidence(self) -> float | None:
+        """The posterior of the language."""
+        return None if self.posteriors is None else self.posteriors[self.lang]
 
 
 class Transcriber(Protocol):
-    """A system."""
+    """A system, and the tokens of its backbone."""
+
+    tokens: WhisperTokens
+
+    @property
+    def num_parameters(self) -> int:
+        """How many parameters it holds."""
 
     def __call__(self, speech: Sequence[Tensor], langs: Sequence[str] | None) -> list[Transcription]:
         """Transcribe a batch.
@@ -54,14 +66,19 @@ class ExpertTranscriber:
     Attributes:
         backbone: in evaluation mode.
         tokens: its tokens.
-        bank: the experts in it.
+        bank: the experts in it, all in memory or read from disk when they are needed.
         search: how to search.
     """
 
     backbone: Backbone
     tokens: WhisperTokens
-    bank: ExpertBank
+    bank: ExpertBank | ExpertCache
     search: SearchConfig
+
+    @property
+    def num_parameters(self) -> int:
+        """Those of the backbone and its adapters."""
+        return count_parameters(self.backbone)
 
     @torch.no_grad()
     def __call__(self, speech: Sequence[Tensor], langs: Sequence[str] | None) -> list[Transcription]:
@@ -70,7 +87,7 @@ class ExpertTranscriber:
             raise ValueError("expected the language of each utterance, got none: experts alone do not find it, MoLE does")
         padded, lengths = pad_speech(speech, self.backbone)
         prompts = torch.tensor([self.tokens.prompt(lang) for lang in langs], device=padded.device)
-        expert = torch.tensor([self.bank.index(lang) for lang in langs], device=padded.device)
+        expert = torch.tensor(self.bank.indices(langs), device=padded.device)
         with self.bank.routed(expert):
             encoded = self.backbone.encode(padded, lengths)
         with self.bank.routed(beam_rows(expert, self.search.beam_size)):
@@ -96,6 +113,11 @@ class PromptTranscriber:
     languages: Sequence[str]
     search: SearchConfig
 
+    @property
+    def num_parameters(self) -> int:
+        """Those of the backbone and its adapters."""
+        return count_parameters(self.backbone)
+
     @torch.no_grad()
     def __call__(self, speech: Sequence[Tensor], langs: Sequence[str] | None) -> list[Transcription]:
         """Transcribe a batch; see ``Transcriber``."""
@@ -103,14 +125,13 @@ class PromptTranscriber:
         adapter = torch.zeros_like(lengths)  # (B,): the only one
         with nullcontext() if self.bank is None else self.bank.routed(adapter):
             encoded = self.backbone.encode(padded, lengths)
-            confidence: list[float | None] = [None] * len(speech)
+            posteriors: list[dict[str, float] | None] = [None] * len(speech)
             if langs is None:
-                posteriors = self._language_posteriors(encoded)
-                langs = [self.languages[i] for i in posteriors.argmax(1).tolist()]
-                confidence = posteriors.amax(1).tolist()
+                posteriors = name_posteriors(self.languages, self._language_posteriors(encoded))
+                langs = [max(row, key=row.get) for row in posteriors]
             prompts = torch.tensor([self.tokens.prompt(lang) for lang in langs], device=padded.device)
             hypotheses = search(self.backbone, encoded, prompts, self.tokens.end, self.search)
-        return [Transcription(h, lang, c) for h, lang, c in zip(hypotheses, langs, confidence, strict=True)]
+        return [Transcription(h, lang, p) for h, lang, p in zip(hypotheses, langs, posteriors, strict=True)]
 
     def _language_posteriors(self, encoded: Encoded) -> Tensor:
         """Probabilities of the languages' tokens after the start token, shape (B, L)."""
@@ -136,6 +157,11 @@ class MoLETranscriber:
         mole.merge()
         self.mole, self.tokens, self.search, self.routing = mole, tokens, search, routing
 
+    @property
+    def num_parameters(self) -> int:
+        """Those of the backbone with its merged layers, of the deep layers' experts and of the classifier."""
+        return count_parameters(self.mole.backbone, self.mole.classifier)
+
     @torch.no_grad()
     def __call__(self, speech: Sequence[Tensor], langs: Sequence[str] | None) -> list[Transcription]:
         """Transcribe a batch; see ``Transcriber``."""
@@ -145,14 +171,17 @@ class MoLETranscriber:
         if langs is None:
             plan = plan_found(posteriors, self.routing)
         else:
-            plan = plan_given(posteriors, torch.tensor([bank.index(lang) for lang in langs], device=posteriors.device))
+            plan = plan_given(torch.tensor([bank.index(lang) for lang in langs], device=posteriors.device))
         hypotheses = self._decode(shallow, plan)
-        best: dict[int, Transcription] = {}
-        rows = zip(plan.rows.tolist(), hypotheses, plan.language.tolist(), plan.confidence.tolist(), strict=True)
-        for row, hypothesis, language, confidence in rows:
-            if row not in best or hypothesis.score > best[row].hypothesis.score:
-                best[row] = Transcription(hypothesis, bank.languages[language], confidence)
-        return [best[row] for row in range(len(speech))]
+        log_posteriors = posteriors[plan.rows, plan.language].clamp(min=1e-30).log().cpu()  # (N,)
+        joint = torch.tensor([h.score for h in hypotheses]) + self.routing.posterior_weight * log_posteriors
+        best: dict[int, int] = {}
+        for i, row in enumerate(plan.rows.tolist()):
+            if row not in best or joint[i] > joint[best[row]]:
+                best[row] = i
+        languages = [bank.languages[i] for i in plan.language.tolist()]
+        named = name_posteriors(bank.languages, posteriors)
+        return [Transcription(hypotheses[i], languages[i], named[row]) for row, i in sorted(best.items())]
 
     def _decode(self, shallow: Encoded, plan: Plan) -> list[Hypothesis]:
         """One pass of the deep layers and one search for all rows of the plan."""
@@ -163,6 +192,16 @@ class MoLETranscriber:
             encoded = self.mole.deep(chosen)
         with bank.routed(beam_rows(plan.experts, k), None if plan.weights is None else beam_rows(plan.weights, k)):
             return search(backbone, encoded, prompts, self.tokens.end, self.search)
+
+
+def name_posteriors(languages: Sequence[str], posteriors: Tensor) -> list[dict[str, float]]:
+    """The posteriors of each utterance, shape (B, L), by language."""
+    return [dict(zip(languages, row, strict=True)) for row in posteriors.tolist()]
+
+
+def count_parameters(*modules: nn.Module) -> int:
+    """How many parameters modules have, shared ones once."""
+    return sum({id(p): p.numel() for module in modules for p in module.parameters()}.values())
 
 
 def pad_speech(speech: Sequence[Tensor], backbone: Backbone) -> tuple[Tensor, Tensor]:

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch import Tensor
 
 from espnet_lole.experts.bank import ExpertBank
 
 
-def truncated_average(a: Tensor, b: Tensor, weights: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
-    """Factors of the truncated SVD of ``sum_e w_e B_e A_e``, without forming that matrix.
+def average_svd(a: Tensor, b: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """SVD of ``sum_e w_e B_e A_e``, without forming that matrix.
 
     With the QR decompositions ``[w_e B_e] = Q1 R1`` and ``[A_e]^T = Q2 R2``, the singular values are those of the small core
-    ``R1 R2^T``, and the singular vectors are its own, turned by Q1 and Q2. No matrix of that rank is nearer (Eckart and Young).
+    ``R1 R2^T``, and the singular vectors are its own, turned by Q1 and Q2.
+
+    Args:
+        a: shape (E, R, in_dim).
+        b: shape (E, out_dim, R).
+        weights: shape (E,).
+
+    Returns:
+        U of shape (out_dim, k), the singular values of shape (k,) and V^T of shape (k, in_dim), for
+        ``k = min(E R, in_dim, out_dim)``.
+    """
+    left = (weights[:, None, None] * b).transpose(0, 1).flatten(1)  # (out_dim, E R)
+    q_left, r_left = torch.linalg.qr(left)
+    q_right, r_right = torch.linalg.qr(a.flatten(0, 1).mT)  # of (in_dim, E R)
+    u, s, vh = torch.linalg.svd(r_left @ r_right.mT, full_matrices=False)
+    return q_left @ u, s, vh @ q_right.mT
+
+
+def truncated_average(a: Tensor, b: Tensor, weights: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
+    """Factors of the truncated SVD of ``sum_e w_e B_e A_e``; no matrix of that rank is nearer (Eckart and Young).
 
     Args:
         a: shape (E, R, in_dim).
@@ -24,14 +45,33 @@ def truncated_average(a: Tensor, b: Tensor, weights: Tensor, rank: int) -> tuple
         A of shape (k, in_dim) and B of shape (out_dim, k) for ``k = min(K, E R, in_dim, out_dim)``, with the root of the singular
         values in each, and the share of the sum's energy (squared Frobenius norm) that they keep.
     """
-    left = (weights[:, None, None] * b).transpose(0, 1).flatten(1)  # (out_dim, E R)
-    q_left, r_left = torch.linalg.qr(left)
-    q_right, r_right = torch.linalg.qr(a.flatten(0, 1).mT)  # of (in_dim, E R)
-    u, s, vh = torch.linalg.svd(r_left @ r_right.mT)
+    u, s, vh = average_svd(a, b, weights)
     k = min(rank, len(s))
     root = s[:k].sqrt()
-    energy = float(s[:k].square().sum() / s.square().sum().clamp(min=torch.finfo(s.dtype).tiny))
-    return root[:, None] * (vh[:k] @ q_right.mT), (q_left @ u[:, :k]) * root, energy
+    return root[:, None] * vh[:k], u[:, :k] * root, float(kept_energy(s)[k - 1])
+
+
+def kept_energy(values: Tensor) -> Tensor:
+    """The share of the energy (squared Frobenius norm) in the first 1 .. k of the singular values, shape (k,)."""
+    energy = values.square().cumsum(0)
+    return energy / energy[-1].clamp(min=torch.finfo(values.dtype).tiny)
+
+
+@torch.no_grad()
+def energy_by_layer(experts: ExpertBank) -> dict[str, Tensor]:
+    """How much of the experts' average each rank keeps.
+
+    Returns:
+        ``enc1``, ..., ``dec1``, ... -> share of the energy at rank 1 .. k, the mean over the layer's linears, shape (k,); k is
+        the least over the layer's linears.
+    """
+    shares: dict[str, list[Tensor]] = {}
+    for name, layer in experts.layers.items():
+        part, number = re.fullmatch(r".*(enc|dec)oder\.layers\.(\d+)\..*", name).groups()
+        uniform = torch.full((len(experts.languages),), 1 / len(experts.languages)).to(layer.lora_A)
+        shares.setdefault(f"{part}{int(number) + 1}", []).append(kept_energy(average_svd(layer.lora_A, layer.lora_B, uniform)[1]))
+    ranks = {key: min(map(len, values)) for key, values in shares.items()}
+    return {key: torch.stack([v[: ranks[key]] for v in values]).mean(0) for key, values in shares.items()}
 
 
 @torch.no_grad()

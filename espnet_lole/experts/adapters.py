@@ -14,12 +14,11 @@ import torch
 from peft import LoraConfig, PeftConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import WhisperForConditionalGeneration
 
 from espnet_lole.experts.bank import ExpertBank, ExpertConfig
 
 _PREFIX = "base_model.model."  # peft's names of the modules of the model it wraps
-_WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
+WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
 def save_expert(bank: ExpertBank, lang: str, folder: Path, base_model: str) -> None:
@@ -47,33 +46,13 @@ def save_expert(bank: ExpertBank, lang: str, folder: Path, base_model: str) -> N
         base_model_name_or_path=base_model,
         inference_mode=True,
     )
-    with _whole_folder(folder) as made:
-        save_file(tensors, made / _WEIGHTS, metadata={"format": "pt"})
+    with whole_folder(folder) as made:
+        save_file(tensors, made / WEIGHTS, metadata={"format": "pt"})
         config.save_pretrained(made)
 
 
-def save_merged(model: WhisperForConditionalGeneration, adapter: Path, folder: Path) -> None:
-    """Write a Whisper of ``transformers`` with an adapter in its weights; the folder appears whole or not at all.
-
-    Args:
-        model: the backbone, changed in place.
-        adapter: folder of the ``peft`` adapter.
-        folder: of the checkpoint, replaced if it is there.
-
-    Raises:
-        FileNotFoundError: the folder has no adapter.
-        ValueError: it is not a plain LoRA, or does not fit the backbone.
-    """
-    bank = load_bank(model, adapter.parent, [adapter.name])
-    for name, layer in bank.layers.items():
-        layer.base.weight.data += layer.scale * layer.lora_B[0].detach() @ layer.lora_A[0].detach()
-        model.set_submodule(name, layer.base)
-    with _whole_folder(folder) as made:
-        model.save_pretrained(made)
-
-
 @contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
+def whole_folder(folder: Path) -> Iterator[Path]:
     """A new folder to write to, which takes the place of ``folder`` when the context ends without an error."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -103,9 +82,9 @@ class Adapter:
             FileNotFoundError: the folder has no adapter.
             ValueError: not a plain LoRA.
         """
-        for file in (_CONFIG, _WEIGHTS):
+        for file in (_CONFIG, WEIGHTS):
             if not (folder / file).is_file():
-                raise FileNotFoundError(f"expected a peft adapter with {_CONFIG} and {_WEIGHTS} in {folder}: {file} is not there")
+                raise FileNotFoundError(f"expected a peft adapter with {_CONFIG} and {WEIGHTS} in {folder}: {file} is not there")
         config = PeftConfig.from_pretrained(str(folder))
         _check_plain_lora(config, folder)
         return cls(folder, config, _read_factors(folder))
@@ -182,10 +161,10 @@ def _check_plain_lora(config: PeftConfig, folder: Path) -> None:
 def _read_factors(folder: Path) -> dict[str, dict[str, Tensor]]:
     """A and B of each adapted linear by the linear's name."""
     factors: dict[str, dict[str, Tensor]] = {}
-    for key, value in load_file(folder / _WEIGHTS).items():
+    for key, value in load_file(folder / WEIGHTS).items():
         name, dot, rest = key.removeprefix(_PREFIX).partition(".lora_")
         if not dot or rest not in ("A.weight", "B.weight"):
-            raise ValueError(f"expected weights of lora_A and lora_B, got {key!r} in {folder / _WEIGHTS}")
+            raise ValueError(f"expected weights of lora_A and lora_B, got {key!r} in {folder / WEIGHTS}")
         factors.setdefault(name, {})[rest[0]] = value
     return factors
 

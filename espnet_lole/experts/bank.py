@@ -78,6 +78,14 @@ class ExpertBank:
             )
         return self.languages.index(lang)
 
+    def indices(self, langs: Sequence[str]) -> list[int]:
+        """The index of each utterance's expert.
+
+        Raises:
+            ValueError: the bank has none for a language.
+        """
+        return [self.index(lang) for lang in langs]
+
     def fingerprint(self) -> int:
         """A 48-bit digest of every expert's language and factors; 0 on the meta device, where there are none."""
         if any(layer.lora_A.is_meta for layer in self.layers.values()):

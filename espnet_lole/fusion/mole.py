@@ -46,6 +46,7 @@ class MoLE:
         """Put the merged updates into the shallow layers' weights, so that they cost no more than the backbone's."""
         for name, fused in self._fused.items():
             self.backbone.model.set_submodule(name, fused.merged())
+            del self.bank.layers[name]
         self._fused = {}
 
     def shallow(self, speech: Tensor, lengths: Tensor) -> Encoded:

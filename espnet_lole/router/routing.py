@@ -15,18 +15,20 @@ class RoutingConfig:
     Attributes:
         experts: how many of the likeliest languages' experts are mixed by their posteriors; 1 is the paper's argmax,
             0 mixes all.
-        candidates: an unsure utterance is decoded under this many of its likeliest languages, of which the best-scoring
+        candidates: an unsure utterance is decoded under this many of its likeliest languages, of which the best
             hypothesis is kept (after Kwok et al., 2025); 1: off.
         threshold: an utterance is unsure if its likeliest language has a posterior below this.
+        posterior_weight: the best hypothesis has the largest score + this times the log posterior of its language.
     """
 
     experts: int = 1
     candidates: int = 1
     threshold: float = 0.9
+    posterior_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.experts < 0 or self.candidates < 1 or not 0 <= self.threshold <= 1:
-            raise ValueError(f"expected experts >= 0, candidates >= 1 and threshold in [0, 1], got {self}")
+        if min(self.experts, self.posterior_weight) < 0 or self.candidates < 1 or not 0 <= self.threshold <= 1:
+            raise ValueError(f"expected experts and posterior_weight >= 0, candidates >= 1 and threshold in [0, 1], got {self}")
         if self.experts != 1 and self.candidates > 1:
             raise ValueError(f"expected either a mixture of experts or several candidates, got {self}: set one of them to 1")
 
@@ -40,20 +42,18 @@ class Plan:
         language: index of the language whose token the prompt has, shape (N,).
         experts: the experts of each row, shape (N,), or (N, K) of a mixture.
         weights: of a mixture's experts, shape (N, K), or None.
-        confidence: posterior of each row's language, shape (N,).
     """
 
     rows: Tensor
     language: Tensor
     experts: Tensor
     weights: Tensor | None
-    confidence: Tensor
 
 
-def plan_given(posteriors: Tensor, language: Tensor) -> Plan:
+def plan_given(language: Tensor) -> Plan:
     """Every utterance through the expert of its given language, shape (B,)."""
     rows = torch.arange(len(language), device=language.device)
-    return Plan(rows, language, language, None, posteriors[rows, language])
+    return Plan(rows, language, language, None)
 
 
 def plan_found(posteriors: Tensor, config: RoutingConfig) -> Plan:
@@ -64,9 +64,9 @@ def plan_found(posteriors: Tensor, config: RoutingConfig) -> Plan:
         k = min(config.experts or num, num)
         weights = top[:, :k] / top[:, :k].sum(1, keepdim=True)
         rows = torch.arange(len(top), device=top.device)
-        return Plan(rows, order[:, 0], order[:, :k], weights, top[:, 0])
+        return Plan(rows, order[:, 0], order[:, :k], weights)
     k = min(config.candidates, num)
     wanted = torch.arange(k, device=top.device)[None] < torch.where(top[:, :1] < config.threshold, k, 1)  # (B, k)
     rows, rank = wanted.nonzero(as_tuple=True)
     language = order[rows, rank]
-    return Plan(rows, language, language, None, top[rows, rank])
+    return Plan(rows, language, language, None)

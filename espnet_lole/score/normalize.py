@@ -1,4 +1,4 @@
-"""Text normalisation before scoring, as in Whisper's paper (https://arxiv.org/abs/2212.04356, appendix C)."""
+"""How texts are compared: normalised as in Whisper's paper (https://arxiv.org/abs/2212.04356, C), by word or character."""
 
 from __future__ import annotations
 
@@ -39,9 +39,16 @@ def normalize(text: str, lang: str) -> str:
     return " ".join(_normalizer(lang == "en")(text).split())
 
 
-def remove_spaces(text: str) -> str:
-    """The text without white space, as languages written without spaces are scored by character."""
-    return "".join(text.split())
+def as_scored(text: str, lang: str, metric: str, by_character: Collection[str]) -> str:
+    """A normalised text as a metric takes it: the CER of languages ``by_character`` is without white space."""
+    return "".join(text.split()) if metric == "cer" and lang in by_character else text
+
+
+def unit_of(metric: str, lang: str, by_character: Collection[str]) -> str:
+    """``wer`` or ``cer``: what a metric means in a language; ``error`` is the CER of the languages ``by_character``."""
+    if metric != "error":
+        return metric
+    return "cer" if lang in by_character else "wer"
 
 
 def cer_languages(optional: Collection[str] = ()) -> frozenset[str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import jiwer
 
-from espnet_lole.score.normalize import normalize, remove_spaces
+from espnet_lole.score.normalize import as_scored, normalize
 
 METRICS = ("wer", "cer")
 
@@ -259,11 +259,10 @@ def score_set(decode_dir: Path, dumpdir: Path, test_set: str, by_character: Coll
     if lid:
         score.confusion.update(read_confusion(decode_dir / test_set / "lang", dumpdir / test_set / "utt2lang"))
     for metric in METRICS:
-        compared = pairs
-        if metric == "cer":
-            compared = [
-                Pair(p.utt, p.lang, remove_spaces(p.ref), remove_spaces(p.hyp)) if p.lang in by_character else p for p in pairs
-            ]
+        compared = [
+            replace(p, **{side: as_scored(getattr(p, side), p.lang, metric, by_character) for side in ("ref", "hyp")})
+            for p in pairs
+        ]
         groups: dict[str, list[Pair]] = {}
         for pair in compared:
             groups.setdefault(pair.lang, []).append(pair)

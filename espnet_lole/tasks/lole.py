@@ -27,6 +27,7 @@ from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone
 from espnet_lole.data.kaldi import read_table
 from espnet_lole.distill.start import start_student
+from espnet_lole.espnet_full_model import ESPnetFullModel
 from espnet_lole.espnet_model import IGNORE, ESPnetExpertModel, FrozenWhisperModel, describe
 from espnet_lole.espnet_mole_model import ESPnetMoLEModel
 from espnet_lole.espnet_student_model import STUDENT, DistillConfig, ESPnetStudentModel
@@ -115,6 +116,9 @@ class LoLETask(AbsTask):
         )
         group.add_argument("--lang_temperature", type=float, default=1.0, help="of languages, with iterator_type: task")
         group.add_argument("--lid_weight", type=float, default=1.0, help="mole: of the language's cross-entropy in the loss")
+        group.add_argument(
+            "--lid_class_weights", action=NestedDictAction, default={}, help="mole: language -> weight in that cross-entropy"
+        )
         group.add_argument("--model_conf", action=NestedDictAction, default={}, help="unused; ESPnet reads it")
         group.add_argument("--use_preprocessor", type=str2bool, default=True, help="ESPnet's; always true here")
 
@@ -239,7 +243,7 @@ def build_mole(args: argparse.Namespace, backbone: Backbone, tokens: WhisperToke
     bank = load_bank(backbone.model, Path(args.experts), args.langs)
     fusion = read_conf(FusionConfig, args.fusion_conf, "fusion_conf")
     classifier = read_conf(ClassifierConfig, args.classifier_conf, "classifier_conf")
-    model = ESPnetMoLEModel(MoLE(backbone, bank, fusion, classifier), tokens, args.lid_weight)
+    model = ESPnetMoLEModel(MoLE(backbone, bank, fusion, classifier), tokens, args.lid_weight, args.lid_class_weights)
     if args.mole_start is not None:
         start = Path(args.mole_start)
         languages = yaml.safe_load((start.parent / "config.yaml").read_text())["langs"]
@@ -270,10 +274,16 @@ def build_student(args: argparse.Namespace, backbone: Backbone, tokens: WhisperT
     return ESPnetStudentModel(backbone, args.langs, experts, student, tokens, conf, args.max_epoch)
 
 
+def build_full(args: argparse.Namespace, backbone: Backbone, tokens: WhisperTokens) -> ESPnetFullModel:
+    """The Whisper itself, to be fine-tuned as a whole."""
+    return ESPnetFullModel(backbone, args.langs, tokens)
+
+
 SYSTEMS: dict[str, Callable[[argparse.Namespace, Backbone, WhisperTokens], FrozenWhisperModel]] = {
     "experts": build_experts,
     "mole": build_mole,
     "student": build_student,
+    "full": build_full,
 }
 """What can be trained."""
 

@@ -16,12 +16,12 @@ from lole_mini.sentences import LANGUAGES
 from lole_mini.speech import split_texts, utterances
 
 LOW_RESOURCE = ("it", "tr")
-SPEAKERS = {"train": 12, "dev": 4, "test": 6}
+SPEAKERS = {"train": 45, "dev": 4, "test": 6}
 
 
 def sizes(lang: str, scale: float) -> dict[str, int]:
-    """Utterances of each set; the low-resource languages have a quarter of the training data."""
-    train = 60 if lang in LOW_RESOURCE else 240
+    """Utterances of each set; the low-resource languages have half of the training data."""
+    train = 105 if lang in LOW_RESOURCE else 210
     return {split: max(2, round(n * scale)) for split, n in {"train": train, "dev": 16, "test": 40}.items()}
 
 

@@ -20,7 +20,11 @@ VARIANTS = {
         "f1 f2 f4 m1 m3 m5 m7 klatt klatt3 Andrea Alicia Denis Mario boris linda paul rob steph victor zac "
         "grandpa grandma michel david Gene edward gustave Andy"
     ).split(),
-    "train": "f3 m2 m4 klatt2 Annie Diogo ed marcelo belinda quincy iven3 Lee".split(),
+    "train": (
+        "f3 m2 m4 klatt2 Annie Diogo ed marcelo belinda quincy iven3 Lee Alex Marco Michael Mike adam antonio benjamin "
+        "caleb iven2 john klatt5 max miguel pedro robert sandro travis Hugo "
+        "robosoft Jacky announcer croak fast ian iven iven4 kaukovalta klatt6 Reed Storm Tweaky Nguyen AnxiousAndy"
+    ).split(),
     "dev": "f5 m6 Henrique shelby".split(),
     "test": "m8 klatt4 aunty norbert pablo anika".split(),
 }

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from espnet_lole.decode.search import SearchConfig, beam_rows, search
+from espnet_lole.decode.search import SearchConfig, beam_rows, cut_loop, search
 
 PROMPT = torch.tensor([[50258, 50261, 50359, 50363]])
 END = 50257
@@ -77,3 +77,52 @@ def test_beam_rows_repeats_each_utterance():
 def test_impossible_searches_are_refused(wrong):
     with pytest.raises(ValueError, match="expected beam_size"):
         SearchConfig(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "kept"),
+    [
+        ([7, 1, 1, 1, 1, 1, 1], [7, 1]),
+        ([7, 1, 2, 1, 2, 1, 2], [7, 1, 2]),
+        ([7, 2, 1, 2, 1, 2, 1, 2], [7, 2, 1]),
+        ([7, 1, 1, 1, 1, 1], [7, 1, 1, 1, 1, 1]),  # five, not six
+        ([1, 2, 3, 1, 2, 3], [1, 2, 3, 1, 2, 3]),  # twice only
+        ([1, 1, 1, 1, 1, 1, 7], [1, 1, 1, 1, 1, 1, 7]),  # it went on
+        ([], []),
+    ],
+)
+def test_a_loop_is_cut_to_one_phrase(tokens, kept):
+    assert cut_loop(tokens, 6) == kept
+
+
+@torch.no_grad()
+def test_a_loop_ends_the_search(backbone, speech, monkeypatch):
+    """One token is made so likely that every hypothesis repeats it."""
+    steps = []
+
+    def logits(states):
+        steps.append(None)
+        return torch.zeros(*states.shape[:-1], END + 2).index_fill(-1, torch.tensor([11]), 9.0)
+
+    monkeypatch.setattr(backbone, "logits", logits)
+    encoded, prompts = backbone.encode(*speech), PROMPT.expand(4, -1)
+    assert [h.tokens for h in search(backbone, encoded, prompts, END, SearchConfig(loop_tokens=6))] == [[11]] * 4
+    assert len(steps) == 7
+    assert all(len(h.tokens) > 50 for h in search(backbone, encoded, prompts, END, SearchConfig()))
+
+
+@torch.no_grad()
+def test_a_hypothesis_without_a_loop_is_better(backbone, speech, monkeypatch):
+    def logits(states):
+        scores = torch.full((*states.shape[:-1], END + 1), -50.0)
+        scores[..., 11], scores[..., END] = 9.0, 0.0
+        return scores
+
+    monkeypatch.setattr(backbone, "logits", logits)
+    found = search(backbone, backbone.encode(*speech), PROMPT.expand(4, -1), END, SearchConfig(2, loop_tokens=6))
+    assert all(h.tokens.count(11) < 6 for h in found)
+
+
+def test_a_loop_of_less_than_three_phrases_is_refused():
+    with pytest.raises(ValueError, match="loop_tokens of 0, or 3 or more"):
+        SearchConfig(loop_tokens=2)

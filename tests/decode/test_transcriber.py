@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from conftest import random_experts, tiny_whisper
@@ -94,11 +96,13 @@ def test_sharp_mixture_is_the_argmax(speech):
     assert [mixed[i].hypothesis.tokens for i in sure] == [argmax[i].hypothesis.tokens for i in sure]
 
 
-def test_candidates_keep_the_best_scoring_language(speech):
-    mole, rows = make(2, candidates=8, threshold=1.0), eight(speech)
+@pytest.mark.parametrize("weight", [0.0, 0.5, 1e6])
+def test_candidates_keep_the_language_of_best_score_and_posterior(speech, weight):
+    mole, rows = make(2, candidates=8, threshold=1.0, posterior_weight=weight), eight(speech)
+    spread(mole, rows)
     by_language = {lang: mole(rows, [lang] * 8) for lang in LANGS}
     for i, found in enumerate(mole(rows, None)):
-        best = max(by_language.values(), key=lambda ts: ts[i].hypothesis.score)[i]
+        best = max((ts[i] for ts in by_language.values()), key=lambda t: t.hypothesis.score + weight * math.log(t.confidence))
         assert found.hypothesis.tokens == best.hypothesis.tokens and found.lang == best.lang
 
 

@@ -3,7 +3,7 @@ import torch
 from conftest import random_experts, tiny_whisper
 
 from espnet_lole.backbone.whisper import Backbone
-from espnet_lole.distill.start import start_student, truncated_average
+from espnet_lole.distill.start import energy_by_layer, start_student, truncated_average
 from espnet_lole.experts.bank import ExpertBank, ExpertConfig
 
 
@@ -53,3 +53,15 @@ def test_other_targets_are_refused():
     student = ExpertBank(model, ["student"], ExpertConfig(rank=2, targets=("fc1",)))
     with pytest.raises(ValueError, match="expected a student on the linears of the experts"):
         start_student(student, experts)
+
+
+def test_energy_of_a_layer_is_that_of_the_average_of_its_linears():
+    experts = random_experts(ExpertBank(tiny_whisper(), ["de", "en"], ExpertConfig(rank=3, alpha=6.0, targets=("fc1", "k_proj"))))
+    shares = energy_by_layer(experts)
+    assert list(shares) == ["enc1", "enc2", "enc3", "dec1", "dec2"]
+    wanted = []
+    for linear in ("fc1", "self_attn.k_proj"):
+        layer = experts.layers[f"model.encoder.layers.1.{linear}"]
+        s = torch.linalg.svdvals((layer.lora_B @ layer.lora_A).mean(0))[:6]
+        wanted.append(s.square().cumsum(0) / s.square().sum())
+    torch.testing.assert_close(shares["enc2"], torch.stack(wanted).mean(0), atol=1e-4, rtol=1e-4)

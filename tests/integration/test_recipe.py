@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import subprocess
@@ -27,22 +28,26 @@ class Recipe:
         source = ROOT / "egs2" / "lole" / "asr1"
         shutil.copytree(source, folder, ignore=shutil.ignore_patterns("data", "dump", "exp"))
         tiny_whisper().save_pretrained(folder / "tiny")
-        conf = yaml.safe_load((ROOT / "conf" / "mini" / "train_experts.yaml").read_text())
-        conf |= {"expert_conf": {"rank": 2, "alpha": 4.0}, "max_epoch": 2, "num_workers": 0}
-        (folder / "train_tiny.yaml").write_text(yaml.safe_dump(conf))
-        conf = yaml.safe_load((ROOT / "conf" / "mini" / "train_mole.yaml").read_text())
-        conf["fusion_conf"]["shared_layers"] = 2
-        conf |= {"max_epoch": 2, "num_workers": 0}
-        (folder / "train_mole_tiny.yaml").write_text(yaml.safe_dump(conf))
-        conf = yaml.safe_load((ROOT / "conf" / "mini" / "train_student.yaml").read_text())
-        conf |= {"expert_conf": {"rank": 4, "alpha": 8.0}, "max_epoch": 2, "num_workers": 0}
-        (folder / "train_student_tiny.yaml").write_text(yaml.safe_dump(conf))
+        small = {"max_epoch": 2, "num_workers": 0}
+        self.configure("train_experts", "train_tiny", small | {"expert_conf": {"rank": 2, "alpha": 4.0}})
+        self.configure("train_mole", "train_mole_tiny", small | {"fusion_conf": {"shared_layers": 2}})
+        self.configure("train_student", "train_student_tiny", small | {"expert_conf": {"rank": 4, "alpha": 8.0}})
+        self.configure("train_multilingual", "train_multilingual_tiny", small | {"expert_conf": {"rank": 2, "alpha": 4.0}})
+        self.configure("train_multilingual", "train_multilingual_tiny_r4", small | {"expert_conf": {"rank": 4, "alpha": 8.0}})
+        self.configure("train_full", "train_full_tiny", small)
+        self.configure("train_espnet", "train_espnet_tiny", small)
         (folder / "decode_tiny.yaml").write_text("{beam_size: 2, maxlenratio: 0.05, batch_seconds: 60.0}\n")
+
+    def configure(self, source: str, name: str, changes: dict) -> None:
+        conf = yaml.safe_load((ROOT / "conf" / "mini" / f"{source}.yaml").read_text()) | changes
+        (self.folder / f"{name}.yaml").write_text(yaml.safe_dump(conf))
 
     def run(self, *options: str, fails: bool = False) -> str:
         command = ["./run.sh", "--backbone", "tiny", "--inference_config", "decode_tiny.yaml", "--python", sys.executable]
         command += ["--asr_config", "train_tiny.yaml", "--mole_config", "train_mole_tiny.yaml"]
         command += ["--student_config", "train_student_tiny.yaml", "--nj", "2"]
+        command += ["--multilingual_config", "train_multilingual_tiny.yaml", "--full_config", "train_full_tiny.yaml"]
+        command += ["--espnet_config", "train_espnet_tiny.yaml"]
         command += [*([] if "--langs" in options else ["--langs", "de tr"]), *options]
         env = os.environ | {"LOLE_ROOT": str(ROOT), "HF_HUB_OFFLINE": "1"}
         done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, timeout=900)
@@ -122,6 +127,25 @@ def test_a_language_is_added_later(recipe):
     assert (adapters / "tr" / "adapter_model.safetensors").read_bytes() != before
     table = (recipe.folder / "exp_add" / "RESULTS.md").read_text()
     assert "|mole|agnostic|" in table and "test_tr" in table
+
+
+def test_baselines_are_systems_like_the_others(recipe):
+    systems = ["multilingual", "multilingual_r4", "full", "espnet"]
+    recipe.run("--stage", "5", "--systems", " ".join(systems), "--expdir", "exp_base")
+    exp = recipe.folder / "exp_base"
+    state = torch.load(exp / "lole_train_full_tiny_raw_lole_mini_seed0" / "valid.acc.ave.pth", weights_only=True)
+    merged = load_file(exp / "lole_train_full_tiny_raw_lole_mini_seed0" / "merged" / "model.safetensors")
+    assert {f"backbone.model.{name}" for name in merged} - set(state) == {"backbone.model.model.encoder.embed_positions.weight"}
+    before = load_file(recipe.folder / "tiny" / "model.safetensors")
+    assert sum(not torch.equal(before[name], merged[name]) for name in merged) > 0.9 * len(merged)
+    ranks = {f: load_file(f) for f in exp.glob("lole_train_multilingual_*/adapters/student/adapter_model.safetensors")}
+    assert sorted(next(v for k, v in t.items() if "lora_A" in k).shape[0] for t in ranks.values()) == [2, 4]
+    text = (exp / "RESULTS.md").read_text()
+    assert all(f"|{system}|agnostic|" in text for system in systems) and "|espnet|aware|" not in text
+    for folder in exp.glob("lole_train_*"):
+        costs = json.loads((folder / "costs.json").read_text())
+        assert costs["trained_parameters"] > 0 and costs["steps"] > 0 and costs["seconds"] > 0
+        assert json.loads((folder / "decode_tiny_agnostic" / "costs.json").read_text())["parameters"] > 0
 
 
 def test_mistakes_are_told(recipe):

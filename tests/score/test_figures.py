@@ -3,7 +3,7 @@ from collections import Counter
 import numpy as np
 from matplotlib import image
 
-from espnet_lole.score.figures import draw_confusion, draw_fusion
+from espnet_lole.score.figures import draw_confusion, draw_cosines, draw_energy, draw_fusion, draw_states
 
 
 def test_pictures_have_ink(tmp_path):
@@ -12,5 +12,9 @@ def test_pictures_have_ink(tmp_path):
     weights[0, 1] = 0.5, 0.3, 0.2
     groups = [f"model.encoder.layers.{i}.fc{j}" for i in (0, 1) for j in (1, 2)]
     draw_fusion(weights, groups, ["de", "en", "zh"], tmp_path / "fusion.png")
-    for file in (tmp_path / "made" / "confusion.png", tmp_path / "fusion.png"):
+    draw_energy({"enc1": np.array([0.5, 1.0]), "dec1": np.array([0.4, 0.9, 1.0])}, {"a rank": 2}, tmp_path / "energy.png")
+    draw_cosines({"student": {"enc1": 0.9, "dec1": 0.8}, "other": {"enc1": 0.7, "dec1": 0.6}}, tmp_path / "cosines.png")
+    places = np.random.default_rng(0).normal(size=(40, 2))
+    draw_states({"one": places, "two": -places}, ["de", "en"] * 20, {"one": "a", "two": "b"}, tmp_path / "states.png")
+    for file in (tmp_path / "made" / "confusion.png", *tmp_path.glob("*.png")):
         assert image.imread(file)[..., :3].std() > 0.05

@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from pathlib import Path
 
+import editdistance
 import pytest
 
 from espnet_lole.score.rates import Counts, Pair, count, detail, read_kaldi, read_rtf
-
-
-def distance(ref: Sequence[str], hyp: Sequence[str]) -> int:
-    """Levenshtein's distance, the full table."""
-    table = [[max(i, j) if 0 in (i, j) else 0 for j in range(len(hyp) + 1)] for i in range(len(ref) + 1)]
-    for i, r in enumerate(ref, 1):
-        for j, h in enumerate(hyp, 1):
-            table[i][j] = min(table[i - 1][j] + 1, table[i][j - 1] + 1, table[i - 1][j - 1] + (r != h))
-    return table[-1][-1]
 
 
 @pytest.mark.parametrize("metric", ["wer", "cer"])
@@ -29,7 +20,7 @@ def test_equals_an_independent_edit_distance(metric: str) -> None:
     counts = count([glue.join(ref) for ref, _ in pairs], [glue.join(hyp) for _, hyp in pairs], metric)
     assert counts.sentences == 200
     assert counts.units == sum(len(ref) for ref, _ in pairs) == counts.correct + counts.substitutions + counts.deletions
-    assert counts.substitutions + counts.deletions + counts.insertions == sum(distance(*pair) for pair in pairs)
+    assert counts.substitutions + counts.deletions + counts.insertions == sum(editdistance.eval(*pair) for pair in pairs)
     assert counts.sentence_errors == sum(ref != hyp for ref, hyp in pairs)
     assert counts.correct + counts.substitutions + counts.insertions == sum(len(hyp) for _, hyp in pairs)
 
@@ -40,6 +31,20 @@ def test_by_hand() -> None:
     assert count(refs, hyps, "wer") == Counts(4, 9, 6, 1, 2, 1, 3, 1)
     assert count(refs, hyps, "wer").error == pytest.approx(100 * 4 / 9)
     assert count(refs, hyps, "wer").sentence_error == 75.0
+
+
+def test_kinds_of_errors_as_sclite_counts_them() -> None:
+    """Counted by hand, by the alignments that sclite's weights make cheapest: 4 a substitution, 3 an insertion or deletion."""
+    for ref, hyp, substitutions, deletions, insertions in [
+        ("a b c d e", "a x c e", 1, 1, 0),
+        ("a b c", "x a b c y", 0, 0, 2),
+        ("a b c d", "d", 0, 3, 0),
+        ("a a b b", "a b", 0, 2, 0),
+        ("the cat is on the mat", "a cat on the red mat", 1, 1, 1),
+        ("one two", "three four five", 2, 0, 1),
+    ]:
+        counts = count([ref], [hyp], "wer")
+        assert (counts.substitutions, counts.deletions, counts.insertions) == (substitutions, deletions, insertions), ref
 
 
 def test_characters_by_hand() -> None:

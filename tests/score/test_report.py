@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from espnet_lole.bin.lole_score import main
-from espnet_lole.score.report import write_atomic
+from espnet_lole.score.costs import read_costs, write_costs
+from espnet_lole.score.files import write_atomic
+from espnet_lole.score.results import Decoded
 
 REFS = {
     "test_de": {"d1": ("de", "Der Hund bellt."), "d2": ("de", "Gut so!"), "d3": ("de", "...")},
@@ -64,11 +66,63 @@ def test_summary_is_micro_over_a_language_and_macro_over_languages(work: Path, c
     run(ZERO, EXPERTS)
     summary = capsys.readouterr().out.splitlines()
     assert summary == [
-        "|system|scenario|de|en|zh (CER)|average|",
-        "|---|---|---|---|---|---|",
-        "|zero_shot|aware|30.0|50.0|33.3|37.8|",
-        "|experts|aware|**10.0**|**0.0**|**0.0**|**3.3**|",
+        "|system|scenario|seeds|de|en|zh (CER)|average|real-time factor|",
+        "|---|---|---|---|---|---|---|---|",
+        "|zero_shot|aware|1|30.0|50.0|33.3|37.8||",
+        "|experts|aware|1|**10.0**|**0.0**|**0.0**|**3.3**|0.500|",
     ]
+
+
+def test_summary_over_seeds(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(EXPERTS)
+    write_decoded(work / "exp/lole_experts/decode_greedy", BAD)
+    capsys.readouterr()
+    run(ZERO, EXPERTS, seed=1)
+    zero, experts = capsys.readouterr().out.splitlines()[2:]
+    assert zero.startswith("|zero_shot|aware|1|30.0|50.0|")
+    assert experts.startswith("|experts|aware|2|**20.0 ± 14.1**|**25.0 ± 35.4**|**16.7 ± 23.6**|**20.6 ± 24.4**|")
+
+
+def test_the_users_command_is_told(work: Path) -> None:
+    main(
+        [
+            "--expdir",
+            "exp",
+            "--dumpdir",
+            "dump/raw",
+            "--test_sets",
+            "test_de",
+            "--decoded",
+            ZERO,
+            "--command",
+            "./lole.sh --seed 0",
+        ]
+    )
+    assert "Made by `./lole.sh --seed 0`" in Path("exp/RESULTS.md").read_text(encoding="utf-8")
+
+
+def test_espnets_own_model_finds_no_language(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("espnet:agnostic:exp/lole_zero/decode_greedy")
+    assert "LID accuracy" not in capsys.readouterr().out
+    assert not Decoded.parse("espnet_big:agnostic:x").finds_language and Decoded.parse("mole:agnostic:x").finds_language
+
+
+def test_costs_of_training_and_decoding(work: Path) -> None:
+    costs = {"trained_parameters": 12_345_678, "steps": 40, "seconds": 90.0}
+    write_costs(work / "exp/lole_experts", "conf/train.yaml", **costs)
+    write_costs(work / "exp/lole_experts/decode_greedy", "conf/decode.yaml", parameters=3400, memory_gb=0.5)
+    write_costs(work / "exp/lole_zero/decode_greedy", "conf/decode.yaml", parameters=900, memory_gb=0.7)
+    run(ZERO, EXPERTS)
+    text = Path("exp/RESULTS.md").read_text(encoding="utf-8")
+    assert "|system|trained parameters|steps|minutes to train|parameters at inference|memory at inference, GB|" in text
+    assert "|zero_shot||||**900**|0.70|\n|experts|12.3M|40|1.5|3.4k|**0.50**|\n" in text
+    assert "configurations: `conf/train.yaml` `conf/decode.yaml`" in text
+    (work / "exp/lole_experts/costs.json").write_text("{}}")
+    with pytest.raises(ValueError, match="expected JSON"):
+        read_costs(work / "exp/lole_experts")
+    (work / "exp/lole_experts/costs.json").write_text('{"speed": 1}')
+    with pytest.raises(ValueError, match="expected keys of"):
+        read_costs(work / "exp/lole_experts")
 
 
 def test_results_md(work: Path) -> None:
@@ -183,7 +237,7 @@ def test_lid_accuracy_of_agnostic_systems(work: Path, capsys: pytest.CaptureFixt
     assert value("mole", "all", "de", "lid_accuracy") == 50.0
     assert value("mole", "all", "average", "lid_accuracy") == pytest.approx((50 + 100 + 100) / 3, abs=1e-3)
     experts, mole = capsys.readouterr().out.splitlines()[2:]
-    assert experts.endswith("||") and mole.endswith("|**83.3**|")
+    assert experts.endswith("||0.500|") and mole.endswith("|83.3||")
     (folder / "test_mix/lang").write_text("e1 en\n")
     with pytest.raises(SystemExit):
         run("mole:agnostic:exp/lole_mole/decode_greedy")

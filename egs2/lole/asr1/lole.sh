@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Language experts from data to a table of error rates; stages 1-5 and 10-13 mean what they mean in ESPnet's asr.sh.
+# shellcheck disable=SC2034  # the options of a system are read by their names
 set -euo pipefail
 
 stage=1              # first stage to run
@@ -8,7 +9,8 @@ skip_stages=         # stages to leave out, e.g. "2 3"
 corpus=              # YAML: language -> Kaldi directories, or recipes of ESPnet
 langs=               # only these languages, e.g. "de en"; empty: all of the corpus
 backbone=            # hub name, folder of a transformers Whisper, or .pt file of OpenAI's
-systems="zero_shot experts mole student" # what to train and decode
+systems="zero_shot experts mole student" # what to train and decode; besides: multilingual full espnet. A variant of one,
+                     # multilingual_r64, has its configuration in <configuration of multilingual>_r64.yaml
 ngpu=0               # GPUs a node
 num_nodes=1          # nodes
 nj=4                 # threads and processes of the data preparation
@@ -32,10 +34,19 @@ expert_start=auto    # adapter its expert starts from: auto (the language it sou
 student_config=      # training configuration of the student
 student_args=        # more training options for it, e.g. "--distill_conf kd=layers"
 student_tag=         # name of its experiment; empty: from the configuration
+multilingual_config= # training configuration of the multilingual LoRA
+multilingual_args=   # more training options for it
+multilingual_tag=    # name of its experiment; empty: from the configuration
+full_config=         # training configuration of full fine-tuning
+full_args=           # more training options for it
+full_tag=            # name of its experiment; empty: from the configuration
+espnet_config=       # training configuration of ESPnet's own model
+espnet_args=         # more training options for it
+espnet_tag=          # name of its experiment; empty: from the configuration
 inference_config=    # decoding configuration
-inference_asr_model=valid.acc.ave.pth   # checkpoint of the experts to decode, and to build MoLE on
-inference_mole_model=valid.loss.ave.pth # checkpoint of MoLE to decode
-inference_student_model=valid.acc.ave.pth # checkpoint of the student to decode
+espnet_inference_config= # that of ESPnet's own model
+inference_asr_model=valid.acc.ave.pth   # checkpoint to decode
+inference_mole_model=valid.loss.ave.pth # that of MoLE
 seed=0               # of training
 
 log() { echo "$(date '+%H:%M:%S') $*"; }
@@ -44,6 +55,7 @@ fail() {
     exit 1
 }
 
+command="$0 ${*@Q}" # for RESULTS.md
 trap 'echo "error: line ${LINENO} of $0 failed: ${BASH_COMMAND}" >&2' ERR
 # shellcheck disable=SC1091
 . utils/parse_options.sh
@@ -56,31 +68,42 @@ export python
 for required in corpus backbone asr_config mole_config student_config inference_config; do
     [ -n "${!required}" ] || fail "expected --${required}, got none: start from run.sh"
 done
-for system in ${systems}; do
-    case "${system}" in
-    zero_shot | experts | mole | student) ;;
-    *) fail "expected systems of: zero_shot experts mole student, got '${system}'" ;;
-    esac
-done
 
 corpus_tag=raw_$(basename "${corpus}" .yaml)${speed_perturb_factors:+_sp}_seed${seed}
 train_data=data/train${speed_perturb_factors:+_sp}
 inference_tag=$(basename "${inference_config}" .yaml)
 stats_dir=${expdir}/lole_stats_raw
-zero_shot_exp=${expdir}/lole_zero_shot_$(basename "${backbone}")
-experts_exp=${expdir}/lole_${asr_tag:-$(basename "${asr_config}" .yaml)_${corpus_tag}}
-mole_exp=${expdir}/lole_${mole_tag:-$(basename "${mole_config}" .yaml)_${corpus_tag}}
-student_exp=${expdir}/lole_${student_tag:-$(basename "${student_config}" .yaml)_${corpus_tag}}
 raw=${dumpdir}/raw
-subsets=("") # endings of the names of the sets that systems are trained on
-if [ -n "${add_lang}" ]; then
-    subsets+=("_${add_lang}")
-    old_mole=${mole_exp}/${inference_mole_model}
-    mole_args="--mole_start ${old_mole} ${mole_args}"
-    mole_exp=${mole_exp}_${add_lang} student_exp=${student_exp}_${add_lang}
-fi
-declare -A experiment=([zero_shot]=${zero_shot_exp} [experts]=${experts_exp} [mole]=${mole_exp} [student]=${student_exp})
-declare -A scenarios=([zero_shot]="aware agnostic" [experts]="aware" [mole]="aware agnostic" [student]="aware agnostic")
+token_list=${dumpdir}/token_list/char/tokens.txt # of ESPnet's own model
+subsets=("")                                     # endings of the names of the sets that systems are trained on
+kinds="zero_shot experts mole student multilingual full espnet"
+declare -A scenarios=([zero_shot]="aware agnostic" [experts]=aware [mole]="aware agnostic" [student]="aware agnostic"
+    [multilingual]="aware agnostic" [full]="aware agnostic" [espnet]=agnostic)
+declare -A kind_of=() config_of=() args_of=() experiment=()
+describe() { # system $1 of kind $2: its configuration, options and experiment
+    local prefix=${2/experts/asr} variant=${1#"$2"} config args tag
+    kind_of[$1]=$2 experiment[$1]=${expdir}/lole_zero_shot_$(basename "${backbone}")
+    [ "$2" != zero_shot ] || return 0
+    config=${prefix}_config args=${prefix}_args tag=${prefix}_tag
+    config=${!config%.yaml} tag=${!tag}
+    [ -n "${config}" ] || fail "expected --${prefix}_config for system $1, got none: start from run.sh"
+    config_of[$1]=${config}${variant}.yaml args_of[$1]=${!args}
+    experiment[$1]=${expdir}/lole_${tag:-$(basename "${config}")}${variant}
+    [ -n "${tag}" ] || experiment[$1]+=_${corpus_tag}
+    [ -n "${add_lang}" ] && [ "$2" != experts ] || return 0
+    [ "$2" != mole ] || args_of[$1]="--mole_start ${experiment[$1]}/${inference_mole_model} ${!args}"
+    experiment[$1]+=_${add_lang}
+}
+for kind in experts mole; do describe "${kind}" "${kind}"; done # others are built on them
+ordered=()
+for kind in ${kinds}; do
+    for system in ${systems}; do
+        [[ ${system} != "${kind}" && ${system} != "${kind}"_* ]] || { describe "${system}" "${kind}" && ordered+=("${system}"); }
+    done
+done
+[ "${#ordered[@]}" -eq "$(wc -w <<<"${systems}")" ] || fail "expected systems of: ${kinds}, and variants of them, got '${systems}'"
+experts_exp=${experiment[experts]}
+[ -z "${add_lang}" ] || subsets+=("_${add_lang}")
 because() { # the last error in the logs, and where they are
     cat "$@" 2>/dev/null | grep -aE '^error: |Error: ' | tail -n 1 || true
     echo "log: $*"
@@ -97,58 +120,71 @@ test_sets() { # names of the formatted test sets of the languages to train, or o
     [ "${#found[@]}" -gt 0 ] || fail "expected formatted test sets of ${wanted} in ${raw}, found none: run stage 3"
     printf '%s\n' "${found[@]}"
 }
-has() { # is system $1 wanted?
-    [[ " ${systems} " == *" $1 "* ]]
-}
 logged() { # run module $2 with the options after it, output to log $1
     ${python} -m "${@:2}" >"$1" 2>&1 || fail "$2 failed: $(because "$1")"
 }
-train() { # system $1 with config $2 in experiment $3 on the sets train$4 and dev$4, more options after them
-    local src pair now shown='' data_options=() langs_found
-    langs_found=$(languages "$4")
+launch() { # training job $1 in experiment $2 on the sets train$3 and dev$3: config $4, module $5, the options after them
+    local src pair now shown='' data_options=()
     for pair in train:train dev:valid; do
-        src=${raw}/${pair%%:*}$4
+        src=${raw}/${pair%%:*}$3
         data_options+=(--"${pair##*:}"_data_path_and_name_and_type "${src}/wav.scp,speech,sound")
         data_options+=(--"${pair##*:}"_data_path_and_name_and_type "${src}/text,text,text")
-        data_options+=(--"${pair##*:}"_data_path_and_name_and_type "${src}/utt2lang,lang,text")
-        data_options+=(--"${pair##*:}"_shape_file "${stats_dir}$4/${pair##*:}/speech_shape")
+        data_options+=(--"${pair##*:}"_shape_file "${stats_dir}$3/${pair##*:}/speech_shape")
     done
-    log "$1 of ${langs_found}: $3, log in $3/train.log"
-    mkdir -p "$3"
-    # shellcheck disable=SC2086  # lists and options
-    ${python} -m espnet2.bin.launch --cmd "${cuda_cmd}" --log "$3/train.log" --ngpu "${ngpu}" \
-        --num_nodes "${num_nodes}" --init_file_prefix "$3/.dist_init_" --multiprocessing_distributed true -- \
-        ${python} -m espnet_lole.bin.lole_train --config "$2" --system "$1" --backbone "${backbone}" --langs ${langs_found} \
-        --resume true --seed "${seed}" --output_dir "$3" "${data_options[@]}" "${@:5}" 2>"$3/launch.log" &
+    log "$1: $2, log in $2/train.log"
+    mkdir -p "$2"
+    ${python} -m espnet2.bin.launch --cmd "${cuda_cmd}" --log "$2/train.log" --ngpu "${ngpu}" \
+        --num_nodes "${num_nodes}" --init_file_prefix "$2/.dist_init_" --multiprocessing_distributed true -- \
+        ${python} -m "$5" --config "$4" --resume true --seed "${seed}" --output_dir "$2" "${data_options[@]}" "${@:6}" 2>"$2/launch.log" &
     local trainer=$!
     while kill -0 "${trainer}" 2>/dev/null; do
         sleep 2
-        now=$(grep -ahoE '[0-9]+/[0-9]+epoch started.*' "$3/train.log" 2>/dev/null | tail -n 1 || true)
+        now=$(grep -ahoE '[0-9]+/[0-9]+epoch started.*' "$2/train.log" 2>/dev/null | tail -n 1 || true)
         [ "${now}" = "${shown}" ] || log "  ${now}"
         shown=${now}
     done
-    wait "${trainer}" || fail "training failed: $(because "$3/launch.log" "$3/train.log")"
+    wait "${trainer}" || fail "training failed: $(because "$2/launch.log" "$2/train.log")"
+}
+train() { # system $1 in experiment $2 on the sets train$3 and dev$3, more options after them
+    local langs_found
+    langs_found=$(languages "$3")
+    # shellcheck disable=SC2086  # lists and options
+    launch "$1 of ${langs_found}" "$2" "$3" "${config_of[$1]}" espnet_lole.bin.lole_train --system "${kind_of[$1]/multilingual/student}" \
+        --train_data_path_and_name_and_type "${raw}/train$3/utt2lang,lang,text" \
+        --valid_data_path_and_name_and_type "${raw}/dev$3/utt2lang,lang,text" \
+        --backbone "${backbone}" --langs ${langs_found} "${@:4}" ${args_of[$1]}
+}
+draw() { # in folder $1 with the options after it
+    mkdir -p "$1"
+    logged "$1/$2.log" espnet_lole.bin.lole_plot "${@:2}"
+    log "pictures in $1"
+}
+export_from() { # the checkpoint in experiment $1, the options after it
+    logged "$1/export.log" espnet_lole.bin.lole_export --asr_model_file "$1/${inference_asr_model}" "${@:2}"
 }
 start_of_expert() { # options for the start of an added language's expert
-    local start=${expert_start}
+    local start=${expert_start} similar=${experiment[mole]}_similar old_mole
     [ -n "${add_lang}" ] && [ "${start}" != none ] || return 0
     if [ "${start}" = auto ]; then
+        old_mole=${experiment[mole]%"_${add_lang}"}/${inference_mole_model}
         [ -s "${old_mole}" ] || fail "expected ${old_mole}, found none: train MoLE without ${add_lang} first, or give --expert_start"
-        logged "${mole_exp}_similar.log" espnet_lole.bin.lole_similar --mole "${old_mole}" --data "${raw}/dev_${add_lang}" \
-            --output "${mole_exp}_similar.txt"
-        start=$(head -n 1 "${mole_exp}_similar.txt" | cut -d' ' -f1)
-        log "${add_lang} sounds most like ${start}, see ${mole_exp}_similar.txt: its expert starts from that" >&2
+        logged "${similar}.log" espnet_lole.bin.lole_similar --mole "${old_mole}" --data "${raw}/dev_${add_lang}" --output "${similar}.txt"
+        start=$(head -n 1 "${similar}.txt" | cut -d' ' -f1)
+        log "${add_lang} sounds most like ${start}, see ${similar}.txt: its expert starts from that" >&2
     fi
     echo "--expert_start ${experts_exp}/adapters/${start}"
 }
-decode() { # system $1, the model's options after it
+decode() { # the test sets with system $1 by module $2, the options after it
     local out=${experiment[$1]}/${inference_tag} inference_ngpu=0
     [ "${gpu_inference}" = true ] && inference_ngpu=1
-    log "$1: ${#sets[@]} test sets, language ${scenarios[$1]}: ${out}_*, log in ${out}.log"
+    log "$1: ${#sets[@]} test sets, language ${scenarios[${kind_of[$1]}]}: ${out}_*, log in ${out}.log"
+    ${decode_cmd} --gpu "${inference_ngpu}" "${out}.log" "${python}" -m "$2" --ngpu "${inference_ngpu}" \
+        --test_dirs "${sets[@]/#/${raw}/}" "${@:3}" || fail "decoding failed: $(because "${out}.log")"
+}
+decode_whisper() { # with system $1, its options after it
     # shellcheck disable=SC2086  # scenarios
-    ${decode_cmd} --gpu "${inference_ngpu}" "${out}.log" \
-        "${python}" -m espnet_lole.bin.lole_inference --ngpu "${inference_ngpu}" --config "${inference_config}" "${@:2}" \
-        --scenarios ${scenarios[$1]} --test_dirs "${sets[@]/#/${raw}/}" --output_dir "${out}" || fail "decoding failed: $(because "${out}.log")"
+    decode "$1" espnet_lole.bin.lole_inference --config "${inference_config}" --scenarios ${scenarios[${kind_of[$1]}]} \
+        --output_dir "${experiment[$1]}/${inference_tag}" "${@:2}"
 }
 languages() { # languages of the training set train$1
     [ -s "${raw}/train$1/utt2lang" ] || fail "expected ${raw}/train$1/utt2lang, found none: run stages 1 to 4"
@@ -181,7 +217,13 @@ if runs 4 "drop training audio outside ${min_wav_duration}-${max_wav_duration} s
         "${bounds[@]}" --langs "${add_lang}"
 fi
 
-if runs 5 "token list: Whisper's own vocabulary, nothing to make"; then :; fi
+if runs 5 "token list: Whisper's own vocabulary; for ESPnet's own model, the characters of the training text"; then
+    if [[ " ${kind_of[*]} " == *" espnet "* ]]; then
+        mkdir -p "$(dirname "${token_list}")"
+        logged "${token_list%.txt}.log" espnet2.bin.tokenize_text --token_type char --field 2- --input "${raw}/train/text" --output "${token_list}" \
+            --write_vocabulary true --add_symbol "<blank>:0" --add_symbol "<unk>:1" --add_symbol "<sos/eos>:-1"
+    fi
+fi
 
 if runs 10 "lengths of the utterances to ${stats_dir}"; then
     for subset in "${subsets[@]}"; do
@@ -200,50 +242,78 @@ if runs 11 "train"; then
             [ -s "${stats_dir}${subset}/${name}/speech_shape" ] || fail "expected ${stats_dir}${subset}/${name}/speech_shape: run stage 10"
         done
     done
-    if has experts; then
-        exp=${experts_exp}${add_lang:+_${add_lang}}
-        start_options=$(start_of_expert)
-        # shellcheck disable=SC2086  # options
-        train experts "${asr_config}" "${exp}" "${add_lang:+_${add_lang}}" ${start_options} ${asr_args}
-        logged "${exp}/export.log" espnet_lole.bin.lole_export --asr_model_file "${exp}/${inference_asr_model}" \
-            --output_dir "${experts_exp}/adapters"
-        log "adapters in the format of peft: ${experts_exp}/adapters/<language>"
-    fi
-    if has mole; then
-        # shellcheck disable=SC2086  # options
-        train mole "${mole_config}" "${mole_exp}" "" --experts "${experts_exp}/adapters" ${mole_args}
-    fi
-    if has student; then
-        # shellcheck disable=SC2086  # options
-        train student "${student_config}" "${student_exp}" "" --experts "${experts_exp}/adapters" ${student_args}
-        logged "${student_exp}/export.log" espnet_lole.bin.lole_export --asr_model_file "${student_exp}/${inference_student_model}" \
-            --output_dir "${student_exp}/adapters" --merged "${student_exp}/merged"
-        log "student in the format of peft: ${student_exp}/adapters/student; merged into a transformers Whisper: ${student_exp}/merged"
-    fi
+    for system in "${ordered[@]}"; do
+        exp=${experiment[${system}]}
+        case "${kind_of[${system}]}" in
+        experts)
+            start_options=$(start_of_expert)
+            # shellcheck disable=SC2086  # options
+            train "${system}" "${exp}${add_lang:+_${add_lang}}" "${add_lang:+_${add_lang}}" ${start_options}
+            export_from "${exp}${add_lang:+_${add_lang}}" --output_dir "${exp}/adapters"
+            log "adapters in the format of peft: ${exp}/adapters/<language>"
+            ;;
+        mole) train "${system}" "${exp}" "" --experts "${experts_exp}/adapters" ;;
+        student | multilingual)
+            train "${system}" "${exp}" "" --experts "${experts_exp}/adapters"
+            export_from "${exp}" --output_dir "${exp}/adapters" --merged "${exp}/merged"
+            log "${system} in the format of peft: ${exp}/adapters/student; merged into a transformers Whisper: ${exp}/merged"
+            ;;
+        full)
+            train "${system}" "${exp}" ""
+            export_from "${exp}" --merged "${exp}/merged"
+            log "fine-tuned transformers Whisper: ${exp}/merged"
+            ;;
+        espnet)
+            [ -s "${token_list}" ] || fail "expected ${token_list}, found none: run stage 5 with --systems espnet"
+            # shellcheck disable=SC2086  # options
+            launch "${system}" "${exp}" "" "${config_of[${system}]}" espnet2.bin.asr_train --token_list "${token_list}" ${args_of[${system}]}
+            ;;
+        esac
+    done
 fi
 
 if runs 12 "decode with ${inference_config}"; then
     mapfile -t sets < <(test_sets)
     read -ra known <<<"$(languages "")"
-    has zero_shot && decode zero_shot --backbone "${backbone}" --langs "${known[@]}"
-    has experts && decode experts --experts "${experts_exp}/adapters" --asr_train_config "${experts_exp}/config.yaml"
-    has mole && decode mole --asr_model_file "${mole_exp}/${inference_mole_model}"
-    has student && decode student --student "${student_exp}/adapters/student" --asr_train_config "${student_exp}/config.yaml"
+    for system in "${ordered[@]}"; do
+        exp=${experiment[${system}]}
+        case "${kind_of[${system}]}" in
+        zero_shot) decode_whisper "${system}" --backbone "${backbone}" --langs "${known[@]}" ;;
+        experts) decode_whisper "${system}" --experts "${exp}/adapters" --asr_train_config "${exp}/config.yaml" ;;
+        mole) decode_whisper "${system}" --asr_model_file "${exp}/${inference_mole_model}" ;;
+        student | multilingual) decode_whisper "${system}" --student "${exp}/adapters/student" --asr_train_config "${exp}/config.yaml" ;;
+        full) decode_whisper "${system}" --backbone "${exp}/merged" --asr_train_config "${exp}/config.yaml" ;;
+        espnet)
+            [ -n "${espnet_inference_config}" ] || fail "expected --espnet_inference_config, got none: start from run.sh"
+            decode "${system}" espnet_lole.bin.lole_espnet --config "${espnet_inference_config}" \
+                --asr_model_file "${exp}/${inference_asr_model}" --output_dir "${exp}/${inference_tag}_agnostic"
+            ;;
+        esac
+    done
 fi
 
 if runs 13 "score"; then
-    decoded=()
-    for system in ${systems}; do
-        for scenario in ${scenarios[${system}]}; do
-            decoded+=(--decoded "${system}:${scenario}:${experiment[${system}]}/${inference_tag}_${scenario}")
+    decoded=() adapters=()
+    for system in "${ordered[@]}"; do
+        exp=${experiment[${system}]}
+        for scenario in ${scenarios[${kind_of[${system}]}]}; do
+            decoded+=(--decoded "${system}:${scenario}:${exp}/${inference_tag}_${scenario}")
         done
+        case "${kind_of[${system}]}" in
+        mole) draw "${exp}/images" mole --mole "${exp}/${inference_mole_model}" --decoded "${exp}/${inference_tag}_agnostic" \
+            --dumpdir "${raw}" --test_sets "$(test_sets | tr '\n' ' ')" --output_dir "${exp}/images" ;;
+        student) draw "${exp}/images" energy --config "${experts_exp}/config.yaml" --experts "${experts_exp}/adapters" \
+            --student "${exp}/adapters/student" --output "${exp}/images/energy.png" ;;
+        esac
+        [[ ${kind_of[${system}]} != student && ${kind_of[${system}]} != multilingual ]] || adapters+=("${system}=${exp}/adapters/student")
     done
-    if has mole; then
-        logged "${mole_exp}/plot.log" espnet_lole.bin.lole_plot --mole "${mole_exp}/${inference_mole_model}" --decoded "${mole_exp}/${inference_tag}_agnostic" \
-            --dumpdir "${raw}" --test_sets "$(test_sets | tr '\n' ' ')" --output_dir "${mole_exp}/images"
-        log "pictures of MoLE: ${mole_exp}/images"
+    if [[ " ${kind_of[*]} " == *" multilingual "* && " ${kind_of[*]} " == *" student "* ]]; then
+        mapfile -t sets < <(test_sets)
+        options=(--config "${experts_exp}/config.yaml" --adapters "${adapters[@]}")
+        draw "${expdir}/images" cosines "${options[@]}" --experts "${experts_exp}/adapters" --data "${raw}/dev" --output "${expdir}/images/cosines.png"
+        draw "${expdir}/images" states "${options[@]}" --data "${sets[@]/#/${raw}/}" --output "${expdir}/images/states.png"
     fi
     ${python} -m espnet_lole.bin.lole_score --expdir "${expdir}" --dumpdir "${raw}" --test_sets "$(test_sets | tr '\n' ' ')" \
-        --seed "${seed}" "${decoded[@]}"
+        --seed "${seed}" --command "${command}" "${decoded[@]}"
     log "results: ${expdir}/RESULTS.md and ${expdir}/results.csv"
 fi

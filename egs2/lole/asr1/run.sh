@@ -8,5 +8,9 @@ set -euo pipefail
     --asr_config conf/mini/train_experts.yaml \
     --mole_config conf/mini/train_mole.yaml \
     --student_config conf/mini/train_student.yaml \
+    --multilingual_config conf/mini/train_multilingual.yaml \
+    --full_config conf/mini/train_full.yaml \
+    --espnet_config conf/mini/train_espnet.yaml \
     --inference_config conf/mini/decode.yaml \
+    --espnet_inference_config conf/decode_espnet.yaml \
     "$@"

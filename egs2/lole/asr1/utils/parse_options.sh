@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 while [[ ${1:-} == --* ]]; do
     if [ "$1" = --help ]; then
-        sed -n '2,/^set /p' "$0" | grep '^#' || true
+        sed -n '2,/^set /p' "$0" | grep '^#' | grep -v '^# shellcheck' || true
         sed -n 's/^\([a-z_0-9]*=.*#.*\)$/  --\1/p' "$0"
         exit 0
     fi

@@ -1,0 +1,235 @@
+"""Decoding batches of many languages: a step, the encoder, and whole utterances."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import WhisperForConditionalGeneration
+
+from benchmarks.harness import Outcome, Size, Work
+from benchmarks.systems import END, LANGS, START, VOCAB, espnet, mel30, ours, stock, utterances
+from espnet_lole.backbone.tokens import WhisperTokens
+from espnet_lole.backbone.whisper import Backbone
+from espnet_lole.decode.search import SearchConfig
+from espnet_lole.decode.transcriber import ExpertTranscriber, PromptTranscriber
+from espnet_lole.experts.adapters import save_expert, save_merged
+from espnet_lole.experts.bank import ExpertBank
+from espnet_lole.fusion.layers import FusionConfig
+from espnet_lole.fusion.mole import MoLE
+from espnet_lole.router.classifier import ClassifierConfig
+
+Route = Callable[[], AbstractContextManager]
+STEPS = 8
+"""Tokens decoded one by one in a round of ``decode_step``."""
+
+
+def batch_langs(size: Size) -> list[str]:
+    """Languages of the utterances decoded together, taken in turn."""
+    return [LANGS[i % len(LANGS)] for i in range(size.decode_batch)]
+
+
+def merged(size: Size) -> WhisperForConditionalGeneration:
+    """The weights of the experts, which are the same in all languages, merged into a stock Whisper."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_expert(ours(size)[1], LANGS[0], Path(folder) / LANGS[0], "")
+        save_merged(stock(size), Path(folder) / LANGS[0], Path(folder) / "merged")
+        return WhisperForConditionalGeneration.from_pretrained(Path(folder) / "merged").eval()
+
+
+def with_peft(size: Size) -> PeftModel:
+    """The experts as adapters of ``peft``, read from the folders that the project writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        bank = ours(size)[1]
+        for lang in LANGS:
+            save_expert(bank, lang, Path(folder) / lang, "")
+        model = PeftModel.from_pretrained(stock(size), Path(folder) / LANGS[0], LANGS[0])
+        for lang in LANGS[1:]:
+            model.load_adapter(Path(folder) / lang, lang)
+        return model.eval()
+
+
+def contenders(size: Size) -> dict[str, tuple[Backbone, Route]]:
+    """Ways to run a batch of many languages, driven alike, so that they differ in the adapters alone."""
+    backbone, bank = ours(size)
+    single, one = ours(size, 1)
+    peft = with_peft(size)
+    index = torch.tensor([LANGS.index(lang) for lang in batch_langs(size)])
+    return {
+        "experts": (backbone, partial(bank.routed, index)),
+        "merged weights": (Backbone(merged(size)).eval(), nullcontext),
+        "one unmerged adapter": (single, partial(one.routed, torch.zeros_like(index))),
+        "peft adapter_names": (
+            Backbone(peft.get_base_model()).eval(),
+            partial(peft.base_model._enable_peft_forward_hooks, adapter_names=batch_langs(size)),
+        ),
+    }
+
+
+def decode_step(size: Size) -> Outcome:
+    """Cached steps of the decoder, one token for each utterance."""
+    speech = utterances(size.decode_batch, size.seconds)
+
+    @torch.no_grad()
+    def work(backbone: Backbone, route: Route, encoded: object) -> None:
+        with route():
+            cache, token = backbone.new_cache(), torch.full((size.decode_batch, 1), START)
+            for _ in range(STEPS):
+                backbone.logits(backbone.decode(token, encoded, cache))
+
+    out = Outcome()
+    parts = {}
+    for name, (backbone, route) in contenders(size).items():
+        with torch.no_grad():
+            parts[name] = partial(work, backbone, route, backbone.encode(*speech))
+    out.race("decode_step", parts, size.repeats)
+    claims(out, "decode_step", "<= 1.15")
+    return out
+
+
+def encode(size: Size) -> Outcome:
+    """The encoder."""
+    speech = utterances(size.decode_batch, size.seconds)
+
+    @torch.no_grad()
+    def work(backbone: Backbone, route: Route) -> None:
+        with route():
+            backbone.encode(*speech)
+
+    out = Outcome()
+    out.race("encode", {name: partial(work, *parts) for name, parts in contenders(size).items()}, size.repeats)
+    claims(out, "encode", "<= 1.10")
+    return out
+
+
+def claims(out: Outcome, name: str, bar: str) -> None:
+    """Experts against merged weights, with the bar, and against the others."""
+    out.claim(name, "experts", "merged weights", bar)
+    out.claim(name, "experts", "peft adapter_names")
+    out.claim(name, "experts", "one unmerged adapter")
+
+
+def searching(size: Size) -> SearchConfig:
+    """A search of ``size.tokens`` tokens for every utterance."""
+    return SearchConfig(size.beam, maxlenratio=(size.tokens + 0.5) / (50 * size.seconds))
+
+
+def with_experts(size: Size, speech: list[Tensor]) -> Callable[[], list[list[int]]]:
+    """Ours, in one batch of all languages."""
+    backbone, bank = ours(size)
+    system = ExpertTranscriber(backbone, WhisperTokens(VOCAB), bank, searching(size))
+    return lambda: [t.hypothesis.tokens for t in system(speech, batch_langs(size))]
+
+
+def plain(size: Size, speech: list[Tensor], model: WhisperForConditionalGeneration, bank: ExpertBank | None = None) -> Work:
+    """Our search on a Whisper without experts."""
+    system = PromptTranscriber(Backbone(model).eval(), WhisperTokens(VOCAB), bank, LANGS, searching(size))
+    return lambda: system(speech, batch_langs(size))
+
+
+def peft_generate(size: Size, speech: list[Tensor]) -> Work:
+    """``generate`` of ``transformers`` with ``peft``'s adapter names, on 30 s, as its Whisper takes no less."""
+    model, langs = with_peft(size), batch_langs(size)
+    options = {"num_beams": size.beam, "max_new_tokens": size.tokens, "task": "transcribe", "language": langs}
+
+    @torch.no_grad()
+    def work() -> None:
+        model.generate(input_features=mel30(torch.stack(speech)), adapter_names=langs, **options)
+
+    return work
+
+
+def espnet_search(size: Size, speech: list[Tensor]) -> Callable[[], list[list[int]]]:
+    """ESPnet's batch beam search, an utterance at a time, on merged weights."""
+    from espnet.nets.batch_beam_search import BatchBeamSearch
+
+    model, tokens = espnet(merged(size)).eval(), WhisperTokens(VOCAB)
+    search = BatchBeamSearch(
+        beam_size=size.beam, vocab_size=VOCAB, sos=START, eos=END, token_list=[str(i) for i in range(VOCAB)],
+        scorers={"decoder": model.decoder}, weights={"decoder": 1.0}, normalize_length=True,
+    )  # fmt: skip
+
+    @torch.no_grad()
+    def work() -> list[list[int]]:
+        found = []
+        for row, lang in zip(speech, batch_langs(size), strict=True):
+            search.set_hyp_primer(tokens.prompt(lang))
+            states, _ = model.encode(row[None], torch.tensor([len(row)]))
+            ids = search(states[0], maxlenratio=-size.tokens)[0].yseq.tolist()
+            found.append([i for i in ids if i < END])
+        return found
+
+    return work
+
+
+def whole_decode(size: Size) -> Outcome:
+    """Whole utterances of many languages, from samples to tokens, at equal beam."""
+    speech, out = list(utterances(size.decode_batch, size.seconds)[0]), Outcome()
+    mine, theirs = with_experts(size, speech), espnet_search(size, speech)
+    out.race("whole_decode", {"experts": mine, "peft generate": peft_generate(size, speech)}, size.repeats)
+    out.race("whole_decode, ESPnet", {"experts": mine, "ESPnet beam search": theirs}, max(2, size.repeats // 3))
+    same = [a == b for a, b in zip(mine(), theirs(), strict=True)]
+    out.add("whole_decode texts that differ", "experts and ESPnet", "%", [100 * (1 - sum(same) / len(same))])
+    out.claim("whole_decode", "experts", "peft generate", ">= 1.5")
+    out.claim("whole_decode, ESPnet", "experts", "ESPnet beam search", ">= 5")
+    return out
+
+
+def merged_student(size: Size) -> Outcome:
+    """A merged student against a stock Whisper, both in our search, and against its export to faster-whisper."""
+    speech, out = list(utterances(size.decode_batch, size.seconds)[0]), Outcome()
+    parts = {"merged student": plain(size, speech, merged(size)), "stock Whisper": plain(size, speech, stock(size))}
+    with tempfile.TemporaryDirectory() as folder:
+        out.race("merged_student", parts | {"faster-whisper": faster(size, speech, Path(folder))}, size.repeats)
+    out.claim("merged_student", "merged student", "stock Whisper", "<= 1.02")
+    out.claim("merged_student", "merged student", "faster-whisper")
+    return out
+
+
+def faster(size: Size, speech: list[Tensor], folder: Path) -> Work:
+    """The merged student as faster-whisper runs it: CTranslate2 in float32, on 30 s, all utterances in one batch."""
+    import ctranslate2
+    from ctranslate2.converters.transformers import TransformersConverter
+
+    merged(size).save_pretrained(folder / "merged")
+    TransformersConverter(str(folder / "merged")).convert(str(folder / "converted"))
+    model = ctranslate2.models.Whisper(str(folder / "converted"), intra_threads=torch.get_num_threads(), compute_type="float32")
+    tokens = WhisperTokens(VOCAB)
+    prompts = [tokens.prompt(lang) for lang in batch_langs(size)]
+    longest = len(prompts[0]) + size.tokens
+
+    def work() -> None:
+        features = ctranslate2.StorageView.from_array(mel30(torch.stack(speech)).numpy())
+        model.generate(features, prompts, beam_size=size.beam, max_length=longest, suppress_blank=False, suppress_tokens=[])
+
+    return work
+
+
+def mole(size: Size) -> Outcome:
+    """The shallow layers and the classifier of MoLE against the same layers of the backbone."""
+    speech, shared = utterances(size.decode_batch, size.seconds), max(1, size.layers // 2)
+    backbone, bank = ours(size)
+    system = MoLE(backbone, bank, FusionConfig(shared), ClassifierConfig())
+    system.merge()
+    system.classifier.eval()
+    bare, _ = ours(size, None)
+
+    @torch.no_grad()
+    def with_mole() -> None:
+        system.deep(shallow := system.shallow(*speech))
+        system.classifier(shallow)
+
+    @torch.no_grad()
+    def without() -> None:
+        bare.encode(*speech)
+
+    out = Outcome()
+    out.race("mole", {"MoLE": with_mole, "backbone": without}, size.repeats)
+    out.claim("mole", "MoLE", "backbone", "<= 1.02")
+    return out

@@ -1,0 +1,140 @@
+"""Our systems and their peers, with the same random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+import whisper
+from torch import Tensor, nn
+from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
+
+from benchmarks.harness import Size
+from espnet_lole.backbone.tokens import WhisperTokens
+from espnet_lole.backbone.whisper import Backbone
+from espnet_lole.espnet_model import ESPnetExpertModel
+from espnet_lole.experts.bank import ExpertBank, ExpertConfig
+
+LANGS = ("de", "en", "es", "fr", "it", "ru", "tr", "zh")
+VOCAB, END, START = 51865, 50257, 50258
+NANO = Path(__file__).resolve().parents[1] / "models" / "whisper-nano"
+ESPNET_TARGETS = ["query", "key", "value", "out", "mlp.0", "mlp.2"]
+_NAMES = (
+    ("blocks", "layers"), ("mlp.0", "fc1"), ("mlp.2", "fc2"), ("mlp_ln", "final_layer_norm"),
+    ("cross_attn_ln", "encoder_attn_layer_norm"), ("attn_ln", "self_attn_layer_norm"), ("cross_attn", "encoder_attn"),
+    (".attn.", ".self_attn."), (".query", ".q_proj"), (".key", ".k_proj"), (".value", ".v_proj"), (".out.", ".out_proj."),
+    ("ln_post", "layer_norm"), ("decoder.ln.", "decoder.layer_norm."), ("token_embedding", "embed_tokens"),
+    ("positional_embedding", "embed_positions.weight"),
+)  # fmt: skip
+
+
+def stock(size: Size) -> WhisperForConditionalGeneration:
+    """A random Whisper that never ends a text by itself, so that all decode the same number of tokens."""
+    torch.manual_seed(0)
+    config = WhisperConfig(
+        d_model=size.width, encoder_layers=size.layers, decoder_layers=size.layers, encoder_attention_heads=size.heads,
+        decoder_attention_heads=size.heads, encoder_ffn_dim=4 * size.width, decoder_ffn_dim=4 * size.width,
+        vocab_size=VOCAB, bos_token_id=END, eos_token_id=END, pad_token_id=END, decoder_start_token_id=START,
+        suppress_tokens=None, begin_suppress_tokens=None,
+    )  # fmt: skip
+    model = WhisperForConditionalGeneration(config)
+    with torch.no_grad():
+        model.model.decoder.embed_tokens.weight[END:] = 0.0
+    model.generation_config = GenerationConfig.from_pretrained(NANO)
+    return model.eval()
+
+
+def ours(size: Size, languages: int | None = len(LANGS), rank: int | None = None) -> tuple[Backbone, ExpertBank | None]:
+    """A backbone with random experts of as many languages, the same in all of them; None: without."""
+    backbone = Backbone(stock(size)).eval().requires_grad_(False)
+    if languages is None:
+        return backbone, None
+    codes = list(LANGS[:languages]) + [f"x{i}" for i in range(len(LANGS), languages)]
+    rank = rank or size.rank
+    bank = ExpertBank(backbone.model, codes, ExpertConfig(rank, 2.0 * rank))
+    generator = torch.Generator().manual_seed(1)
+    for layer in bank.layers.values():
+        layer.lora_A.data[:] = layer.lora_A.data[:1].clone()
+        layer.lora_B.data[:] = torch.randn(layer.lora_B.shape[1:], generator=generator) * 0.02
+    return backbone, bank
+
+
+def trainee(size: Size, languages: int = len(LANGS), rank: int | None = None) -> ESPnetExpertModel:
+    """Experts ready to train."""
+    backbone, bank = ours(size, min(languages, len(LANGS)), rank)
+    if languages > len(LANGS):
+        codes = list(WhisperTokens(VOCAB).languages)
+        backbone = Backbone(stock(size)).eval().requires_grad_(False)
+        bank = ExpertBank(backbone.model, codes[:languages], ExpertConfig(rank or size.rank, 2.0 * (rank or size.rank)))
+    return ESPnetExpertModel(backbone, bank, WhisperTokens(VOCAB)).train()
+
+
+def utterances(count: int, seconds: float) -> tuple[Tensor, Tensor]:
+    """Noise: samples (B, S) and lengths (B,)."""
+    samples = int(seconds * 16000)
+    return torch.randn(count, samples, generator=torch.Generator().manual_seed(2)) * 0.1, torch.full((count,), samples)
+
+
+def texts(count: int, tokens: int) -> Tensor:
+    """Random token ids of texts, shape (B, U)."""
+    return torch.randint(0, END, (count, tokens), generator=torch.Generator().manual_seed(3))
+
+
+def mel30(speech: Tensor) -> Tensor:
+    """Features of utterances padded to 30 s, (B, 80, 3000), as ``transformers`` wants them."""
+    return torch.stack([whisper.log_mel_spectrogram(whisper.pad_or_trim(row)) for row in speech])
+
+
+@contextmanager
+def openai_weights(model: WhisperForConditionalGeneration) -> Iterator[None]:
+    """Within the context, ``whisper.load_model`` gives this model instead of downloading one."""
+    config, state = model.config, model.model.state_dict()
+    made = whisper.model.Whisper(
+        whisper.model.ModelDimensions(
+            config.num_mel_bins, config.max_source_positions, config.d_model, config.encoder_attention_heads,
+            config.encoder_layers, config.vocab_size, config.max_target_positions, config.d_model,
+            config.decoder_attention_heads, config.decoder_layers,
+        )
+    )  # fmt: skip
+    made.load_state_dict({name: state[_theirs(name)] for name in made.state_dict()})
+    with (
+        patch.object(whisper, "load_model", lambda *_args, **_kwargs: made),
+        patch.object(whisper.audio, "N_MELS", config.num_mel_bins, create=True),  # ESPnet imports it; newer versions lack it
+    ):
+        yield
+
+
+def _theirs(name: str) -> str:
+    for ours_, theirs in _NAMES:
+        name = name.replace(ours_, theirs)
+    return name
+
+
+def espnet(model: WhisperForConditionalGeneration) -> nn.Module:
+    """ESPnet's own Whisper with these weights."""
+    from espnet2.asr.ctc import CTC
+    from espnet2.asr.decoder.whisper_decoder import OpenAIWhisperDecoder
+    from espnet2.asr.encoder.whisper_encoder import OpenAIWhisperEncoder
+    from espnet2.asr.espnet_model import ESPnetASRModel
+
+    with openai_weights(model):
+        encoder, decoder = OpenAIWhisperEncoder(whisper_model="base"), OpenAIWhisperDecoder(VOCAB, 1, whisper_model="base")
+    tokens = [str(i) for i in range(VOCAB)]
+    return ESPnetASRModel(
+        VOCAB, tokens, None, None, None, None, encoder, None, decoder, CTC(VOCAB, encoder.output_size()), None,
+        ctc_weight=0.0, report_cer=False, report_wer=False, sym_sos=str(START), sym_eos=str(END),
+    )  # fmt: skip
+
+
+def espnet_lora(size: Size) -> nn.Module:
+    """ESPnet's own Whisper with one LoRA of loralib."""
+    from espnet2.layers.create_adapter_fn import create_lora_adapter
+
+    model = espnet(stock(size))
+    create_lora_adapter(model, size.rank, 2 * size.rank, 0.0, ESPNET_TARGETS)
+    for name, p in model.named_parameters():
+        p.requires_grad_("lora_" in name)
+    return model.train()

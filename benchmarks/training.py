@@ -1,0 +1,126 @@
+"""Training steps: experts against ESPnet with loralib and ``transformers`` with ``peft``; distillation against none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.harness import Outcome, Size, Work, peak_memory
+from benchmarks.systems import END, LANGS, VOCAB, espnet_lora, mel30, ours, stock, texts, trainee, utterances
+from espnet_lole.backbone.tokens import WhisperTokens
+from espnet_lole.espnet_student_model import STUDENT, DistillConfig, ESPnetStudentModel
+from espnet_lole.experts.bank import DEFAULT_TARGETS, ExpertBank, ExpertConfig
+from espnet_lole.experts.optimizer import ExpertAdamW
+
+PRODUCTS = (
+    "aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::mkldnn_convolution", "aten::convolution_backward",
+    "aten::_scaled_dot_product_flash_attention_for_cpu", "aten::_scaled_dot_product_flash_attention_for_cpu_backward",
+)  # fmt: skip
+"""The operators that are matrix products, attention's among them."""
+
+
+def stepping(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Callable[[], torch.Tensor]) -> Work:
+    """A training step of a model."""
+
+    def work() -> None:
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+
+    return work
+
+
+def trained(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that train."""
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def batch(size: Size, languages: int = len(LANGS), count: int | None = None, seconds: float | None = None) -> dict:
+    """Utterances of as many languages, as ESPnet's collate function gives them."""
+    count = count or size.train_batch
+    speech, lengths = utterances(count, seconds or size.seconds)
+    return {
+        "speech": speech, "speech_lengths": lengths, "text": texts(count, size.tokens),
+        "text_lengths": torch.full((count,), size.tokens), "lang": (torch.arange(count) % languages)[:, None],
+    }  # fmt: skip
+
+
+def experts_step(size: Size, languages: int = len(LANGS), rank: int | None = None, **shape: float) -> Work:
+    """Ours: an expert for each language."""
+    model, data = trainee(size, languages, rank), batch(size, languages, **shape)
+    return stepping(model, ExpertAdamW(trained(model), max_grad_norm=1.0), lambda: model(**data)[0])
+
+
+def espnet_step(size: Size) -> Work:
+    """ESPnet's Whisper, one LoRA for all languages."""
+    model, data = espnet_lora(size), batch(size)
+    return stepping(model, torch.optim.AdamW(trained(model)), lambda: model(**data)[0])
+
+
+def peft_step(size: Size) -> Work:
+    """``transformers`` with ``peft``, one LoRA for all languages, utterances padded to 30 s."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=size.rank, lora_alpha=2 * size.rank, target_modules=list(DEFAULT_TARGETS))
+    model, data = get_peft_model(stock(size), config).train(), batch(size)
+    prompts = torch.tensor([WhisperTokens(VOCAB).prompt(LANGS[i]) for i in data["lang"][:, 0]])
+    ends = torch.full_like(prompts[:, :1], END)
+    inputs = torch.cat([prompts, data["text"]], 1)
+    labels = torch.cat([torch.full_like(prompts[:, 1:], -100), data["text"], ends], 1)
+
+    def loss() -> torch.Tensor:
+        return model(input_features=mel30(data["speech"]), decoder_input_ids=inputs, labels=labels).loss
+
+    return stepping(model, torch.optim.AdamW(trained(model)), loss)
+
+
+def student_step(size: Size, kd: str) -> Work:
+    """A student, with or without the experts as its teacher."""
+    backbone, teacher = ours(size, len(LANGS) if kd != "none" else None)
+    student = ExpertBank(backbone.model, [STUDENT], ExpertConfig(size.rank, 2.0 * size.rank))
+    tokens = WhisperTokens(VOCAB)
+    model = ESPnetStudentModel(backbone, LANGS, teacher, student, tokens, DistillConfig(kd=kd), epochs=1).train()
+    data = batch(size)
+    return stepping(model, torch.optim.AdamW(trained(model)), lambda: model(**data)[0])
+
+
+def train_step(size: Size) -> Outcome:
+    """A step of experts on a mixed-language batch, with its memory and the share of its matrix products."""
+    out = Outcome()
+    makers = {"experts": experts_step, "ESPnet + loralib": espnet_step, "transformers + peft": peft_step}
+    out.race("train_step", {name: make(size) for name, make in makers.items()}, size.repeats)
+    for name, make in makers.items():
+        out.add("train_step memory", name, "GB", [peak_memory(make, size)])
+    for peer, bar in (("ESPnet + loralib", ">= 1.3"), ("transformers + peft", ">= 6")):
+        out.claim("train_step", "experts", peer, bar)
+        out.claim("train_step memory", "experts", peer, "<= 1")
+    work = experts_step(size)
+    out.add("train_step outside matrix products", "experts", "%", [100 - product_share(work) for _ in range(size.repeats)])
+    out.add("train_step outside matrix products", "allowed", "%", [25.0])
+    out.claim("train_step outside matrix products", "experts", "allowed", "<= 1")
+    return out
+
+
+def product_share(work: Work) -> float:
+    """Percent of the processor time of a step that its matrix products take."""
+    work()
+    with profile(activities=[ProfilerActivity.CPU]) as record:
+        work()
+    events = record.key_averages()
+    total = sum(event.self_cpu_time_total for event in events)
+    return 100 * sum(event.self_cpu_time_total for event in events if event.key in PRODUCTS) / total
+
+
+def kd_step(size: Size) -> Outcome:
+    """A step of a student with a teacher against one without."""
+    out = Outcome()
+    kinds = {"with teacher": "both", "plain student": "none"}
+    out.race("kd_step", {name: student_step(size, kd) for name, kd in kinds.items()}, size.repeats)
+    for name, kd in kinds.items():
+        out.add("kd_step memory", name, "GB", [peak_memory(student_step, size, kd)])
+    out.claim("kd_step", *kinds, "<= 1.6")
+    out.claim("kd_step memory", *kinds)
+    return out

@@ -1,0 +1,1 @@
+"""The command ``lole``: a module for each subcommand."""

@@ -1,0 +1,111 @@
+"""Transcribe audio of any length and rate.
+
+Examples:
+  lole transcribe talk.wav --model exp/lole_train_mole_raw_lole_mini_seed0
+  lole transcribe a.wav b.flac --model DIR --lang de --output json > results.jsonl
+  lole transcribe talk.mp3 --model DIR --output srt > talk.srt
+  lole transcribe *.wav --model DIR --output vtt --output_dir subtitles
+  cat talk.wav | lole transcribe - --model DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from espnet_lole.decode.results import Result
+
+OUTPUTS = ("text", "json", "srt", "vtt")
+SEGMENT_SECONDS = {"text": 30.0, "json": 30.0, "srt": 8.0, "vtt": 8.0}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("files", nargs="+", help="audio files that libsndfile reads (wav, flac, ogg, mp3); -: standard input")
+    add_model_arguments(parser)
+    parser.add_argument("--lang", help="language of all files; default: the system finds it")
+    parser.add_argument(
+        "--output", default="text", choices=OUTPUTS, help="text (file, tab, text for several files), JSON lines, or subtitles"
+    )
+    parser.add_argument("--output_dir", type=Path, help="write <name>.<output> for each file there, instead of printing")
+    parser.add_argument(
+        "--max_segment", type=float, help="seconds of a segment, 1 to 30; default: 8 for subtitles, else 30; cut at silences"
+    )
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose a system."""
+    parser.add_argument("--model", type=Path, required=True, help="folder of a trained system, of adapters, or of a Whisper")
+    parser.add_argument("--backbone", help="folder or hub name of the Whisper; default: that of the training")
+    parser.add_argument("--config", type=Path, help="YAML of the decoding: beam_size, batch_seconds ...; see conf/decode.yaml")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N; default: a GPU if there is one")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Transcribe the files.
+
+    Raises:
+        ValueError: a file cannot be read, or the options do not go together.
+        FileNotFoundError: the system is not there.
+    """
+    names = [Path(file).stem for file in args.files]
+    if args.output in ("srt", "vtt") and len(names) > 1 and args.output_dir is None:
+        raise ValueError(f"expected --output_dir with {args.output} for several files, got none: each needs a file of its own")
+    if args.output_dir is not None and len(set(names)) < len(names):
+        raise ValueError("expected files of different names with --output_dir, got one twice: transcribe them apart")
+    from tqdm import tqdm
+
+    from espnet_lole import Speech2Text
+    from espnet_lole.data.audio import AudioError
+
+    s2t = Speech2Text.from_pretrained(args.model, args.backbone, device=args.device, config=args.config)
+    inputs = [_standard_input() if file == "-" else file for file in args.files]
+    longest = args.max_segment or SEGMENT_SECONDS[args.output]
+    try:
+        with tqdm(total=_seconds(args.files), unit="s", unit_scale=True, disable=None, desc="audio") as bar:
+            for name, result in zip(names, s2t.transcribe(inputs, args.lang, longest, bar.update), strict=True):
+                _write(_formed(result, args.output, len(names) > 1 and args.output_dir is None), name, args)
+    except AudioError as error:
+        raise ValueError(error) from error
+
+
+def _standard_input() -> io.BytesIO:
+    """Standard input as a file; libsndfile has to go back and forth in it."""
+    stream = io.BytesIO(sys.stdin.buffer.read())
+    stream.name = "-"
+    return stream
+
+
+def _seconds(files: list[str]) -> float | None:
+    """The audio in the files; None if a header does not tell."""
+    import soundfile
+
+    try:
+        return sum(soundfile.info(file).duration for file in files)
+    except (soundfile.SoundFileError, OSError):
+        return None
+
+
+def _formed(result: Result, output: str, named: bool) -> str:
+    from espnet_lole.decode.results import srt, vtt
+
+    if output == "text":
+        return f"{result.name}\t{result.text}\n" if named else f"{result.text}\n"
+    if output == "json":
+        return json.dumps(asdict(result), ensure_ascii=False) + "\n"
+    return {"srt": srt, "vtt": vtt}[output](result.segments)
+
+
+def _write(text: str, name: str, args: argparse.Namespace) -> None:
+    if args.output_dir is None:
+        print(text, end="", flush=True)
+        return
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    ending = {"text": "txt"}.get(args.output, args.output)
+    (args.output_dir / f"{name}.{ending}").write_text(text, encoding="utf-8")

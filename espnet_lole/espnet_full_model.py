@@ -1,0 +1,51 @@
+"""Full fine-tuning as ESPnet trains it: every weight of the Whisper learns, on all languages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from espnet_lole.backbone.tokens import WhisperTokens
+from espnet_lole.backbone.whisper import Backbone
+from espnet_lole.espnet_model import IGNORE, FrozenWhisperModel
+from espnet_lole.train.means import mean_over_ranks
+
+
+class ESPnetFullModel(FrozenWhisperModel):
+    """A Whisper of which only the encoder's positions, a fixed table of sines, stay as they are.
+
+    The loss is the mean cross-entropy of language, text and end; the language is found by Whisper's language token.
+
+    Args:
+        backbone: the Whisper.
+        languages: codes of the trained languages, in the order of their index.
+        tokens: its tokens.
+
+    Raises:
+        ValueError: the backbone keeps its matrices in less than float32, too coarse for the steps of a training.
+    """
+
+    def __init__(self, backbone: Backbone, languages: Sequence[str], tokens: WhisperTokens) -> None:
+        if backbone.precision != torch.float32:
+            raise ValueError(
+                f"expected precision: float32 for full fine-tuning, got {backbone.precision}: its weights train; "
+                "use_amp: true runs the products in less"
+            )
+        super().__init__(backbone, languages, None, tokens)
+        backbone.model.requires_grad_(True)
+        backbone.encoder.embed_positions.requires_grad_(False)
+
+    def forward(
+        self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor, lang: Tensor, **_: Any
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """The loss of a batch; arguments and results as in ``ESPnetExpertModel.forward``."""
+        language = lang[:, 0]
+        inputs, targets = self.teacher_forcing(text, text_lengths, language)
+        targets[:, 0] = inputs[:, 1]  # the language is to be found
+        states = self.backbone.decode(inputs, self.backbone.encode(speech, speech_lengths))
+        scores = self.backbone.logits(states[targets != IGNORE]).float()  # (N, V)
+        means = mean_over_ranks(self.prompt_parts(scores, targets, language), len(language))
+        return means.losses["loss_asr"], {"loss": means.stats["loss_asr"]} | means.stats, means.weight

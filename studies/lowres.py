@@ -1,0 +1,75 @@
+"""What helps languages with little data? MoLE trained with their share of the batches and their weight in the LID loss raised.
+
+    python studies/lowres.py --temperatures 1 2 inf --powers 0 0.5 1 --seeds 0 1 2
+
+The share of a language is hours ** (1 / temperature), its class weight (mean hours / hours) ** power. Runs the recipe's stages 11
+and 12 for each pair and seed (after stages 1 to 10), and scores. Writes exp/study_lowres/{results.csv,lowres.md} in the recipe's
+folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from statistics import fmean, median
+
+from study import RECIPE, Study, spread, write_lines
+
+from espnet_lole.data.kaldi import read_table
+
+COLUMNS = (("aware", "error"), ("agnostic", "error"), ("agnostic", "lid_accuracy"))
+
+
+def read_hours() -> dict[str, float]:
+    """Language -> hours of training speech."""
+    train, hours = RECIPE / "dump" / "raw" / "train", Counter[str]()
+    langs = read_table(train / "utt2lang")
+    for utt, samples in read_table(train / "utt2num_samples").items():
+        hours[langs[utt]] += int(samples) / 16000 / 3600
+    return dict(hours)
+
+
+def class_weights(hours: dict[str, float], power: float) -> str:
+    """Options for training: more weight to languages with fewer hours."""
+    mean = fmean(hours.values())
+    return " ".join(f"--lid_class_weights {lang}={(mean / value) ** power:.4f}" for lang, value in hours.items())
+
+
+def group_figures(study: Study, variant: str, scenario: str, metric: str, langs: Sequence[str]) -> list[float]:
+    """The mean of some languages' figures, one a seed."""
+    return [fmean(seed) for seed in zip(*(study.figures(variant, scenario, metric, lang) for lang in langs), strict=True)]
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--temperatures", nargs="+", default=["1", "2", "inf"])
+    parser.add_argument("--powers", type=float, nargs="+", default=[0.0, 0.5, 1.0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("options", nargs="*", help="options for run.sh, after --")
+    args = parser.parse_args()
+    study = Study("lowres", "mole", args.options)
+    pairs = [(temperature, power) for temperature in args.temperatures for power in args.powers]
+    for seed in args.seeds:
+        study.experts(seed)
+        for temperature, power in pairs:
+            options = f"--lang_temperature {temperature} {class_weights(read_hours(), power)}"
+            study.run(f"t{temperature}_w{power}", seed, options)
+    hours = read_hours()
+    low = [lang for lang, value in hours.items() if value < median(hours.values()) / 2]
+    if not low:
+        parser.error(f"expected languages with less than half of the median's hours, got none among {hours}")
+    groups = {f"little data ({' '.join(low)})": low, "the others": [lang for lang in hours if lang not in low]}
+    lines = []
+    for temperature, power in pairs:
+        variant = f"t{temperature}_w{power}"
+        figures = [spread(group_figures(study, variant, *column, langs)) for langs in groups.values() for column in COLUMNS]
+        lines.append([temperature, str(power), *figures])
+    head = [f"{name}: {metric}, {scenario}" for name in groups for scenario, metric in COLUMNS]
+    print(write_lines(["temperature", "power of the weights", *head], lines, study.folder / "lowres.md"))
+    print(f"in {study.folder}")
+
+
+if __name__ == "__main__":
+    main()

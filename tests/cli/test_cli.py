@@ -1,0 +1,172 @@
+import io
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import peft
+import pytest
+import soundfile
+from conftest import tiny_whisper
+from systems import CODES, make_recipe
+
+from espnet_lole.cli.main import COMMANDS, get_parser, main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def audio(tmp_path) -> list[str]:
+    """Two files of noise, the second with a silence in its middle."""
+    random = np.random.default_rng(0)
+    noise = [random.normal(0, 0.1, size).astype(np.float32) for size in (8000, 48_000)]
+    noise[1][20_000:28_000] = 0
+    for name, samples in zip(("a", "b"), noise, strict=True):
+        soundfile.write(tmp_path / f"{name}.wav", samples, 16_000)
+    return [str(tmp_path / "a.wav"), str(tmp_path / "b.wav")]
+
+
+@pytest.fixture
+def short(tmp_path) -> list[str]:
+    """Options for an untrained system, which would talk without end."""
+    (tmp_path / "decode.yaml").write_text("maxlenratio: 0.1\n")
+    return ["--config", str(tmp_path / "decode.yaml"), "--device", "cpu"]
+
+
+def test_help_is_quick_and_has_examples_that_parse():
+    code = "import sys; from espnet_lole.cli.main import get_parser; get_parser(); print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+    for name, module in COMMANDS.items():
+        examples = [line.strip() for line in module.__doc__.splitlines() if line.startswith("  lole ")]
+        assert any(shlex.split(line)[1] == name for line in examples)
+        for line in examples:
+            get_parser().parse_args(shlex.split(line.partition(" >")[0])[1:])
+
+
+def test_commands_in_the_documents_parse():
+    documents = [*ROOT.glob("docs/*.md"), ROOT / "README.md"]
+    lines = [line for file in documents for line in file.read_text().splitlines() if line.startswith("lole ")]
+    assert len(lines) > 10
+    for line in lines:
+        get_parser().parse_args(shlex.split(line.partition(" >")[0], comments=True)[1:])
+
+
+def test_usage_errors_exit_with_2(capsys):
+    for wrong in ([], ["nonsense"], ["transcribe", "a.wav"], ["score"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(wrong)
+        assert stopped.value.code == 2
+    assert "usage: lole" in capsys.readouterr().err
+
+
+def test_transcribing(recipe, audio, short, capsys, monkeypatch, tmp_path):
+    model = ["--model", str(recipe / "exp" / "mole"), *short]
+    assert main(["transcribe", *audio, *model, "--output", "json"]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [f["name"] for f in found] == audio and set(found[0]["posteriors"]) == set(CODES)
+    assert main(["transcribe", *audio, *model]) == 0
+    assert capsys.readouterr().out == "".join(f"{f['name']}\t{f['text']}\n" for f in found)
+    assert main(["transcribe", audio[0], *model]) == 0
+    assert capsys.readouterr().out == found[0]["text"] + "\n"
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(Path(audio[0]).read_bytes())))
+    assert main(["transcribe", "-", *model]) == 0
+    assert capsys.readouterr().out == found[0]["text"] + "\n"
+    assert main(["transcribe", *audio, *model, "--output_dir", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "b.txt").read_text() == found[1]["text"] + "\n"
+
+
+@pytest.mark.parametrize("form", ["srt", "vtt"])
+def test_a_player_reads_the_subtitles(recipe, audio, short, tmp_path, form):
+    av = pytest.importorskip("av", reason="needs PyAV, FFmpeg's reader of subtitles: pip install faster-whisper")
+    model = ["--model", str(recipe / "exp" / "student"), "--lang", "de", *short]
+    out = ["--output", form, "--max_segment", "2", "--output_dir", str(tmp_path)]
+    assert main(["transcribe", audio[1], *model, *out]) == 0
+    with av.open(str(tmp_path / f"b.{form}")) as subtitles:
+        shown = [(float(p.pts * p.time_base), float(p.duration * p.time_base), bytes(p)) for p in subtitles.demux() if p.size]
+    (first, second) = shown
+    assert first[0] == 0 and second[0] == pytest.approx(first[1]) and sum(second[:2]) == pytest.approx(3.0)
+    assert 20_000 / 16_000 < second[0] < 28_000 / 16_000  # cut in the silence
+    assert first[2] and second[2]
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("transcribe a.wav --model nowhere", "expected the folder of a trained system, but nowhere is not there"),
+        ("transcribe nowhere.wav --model {mole}", "missing file: nowhere.wav"),
+        ("transcribe a.wav b.wav --model {mole} --output srt", "expected --output_dir with srt for several files"),
+        ("transcribe a.wav x/a.wav --model {mole} --output_dir out", "got one twice"),
+        ("transcribe {audio} --model {experts}", "experts alone do not find it"),
+        ("info nowhere", "nowhere is not there"),
+        ("export {mole} out --format merged", "MoLE has no merged form"),
+        ("export {merged} out", "it can be used as it is"),
+        ("export {experts} out --format merged --lang tr", "experts and the language of one of them (de en fr zh)"),
+        ("add-expert {experts}/adapters/de --lang fr --model {experts}", "expected a language without an expert, got 'fr'"),
+        ("add-expert {experts}/adapters/de --lang xx --model {experts}", "expected a language code of Whisper, got 'xx'"),
+        (
+            "add-expert {experts}/adapters/de --lang it --model {mole}",
+            "expected a folder of experts, got a system of kind 'mole'",
+        ),
+        ("score --ref nowhere --hyp nowhere --lang de", "No such file"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_with_1(recipe, audio, capsys, command, message):
+    folders = {name: recipe / "exp" / name for name in ("mole", "experts")}
+    line = command.format(merged=recipe / "exp" / "student" / "merged", audio=audio[0], **folders)
+    assert main(shlex.split(line)) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert told[-1].startswith("error: ") and message in told[-1]
+
+
+def test_info(recipe, capsys):
+    assert main(["info", str(recipe / "exp" / "mole")]) == 0
+    told = capsys.readouterr().out
+    for part in ("mole", "de en fr zh", "fr: rank 4, ", "encoder layers 1 to 2 are shared"):
+        assert part in told
+    assert main(["info", str(recipe / "exp" / "student"), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["kind"] == "student" and facts["ranks"] == {"student": 6}
+    size = sum(6 * (layer.in_features + layer.out_features) for layer in _linears())
+    assert facts["parameters"] == {"student": size}
+
+
+def _linears():
+    ends = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+    return [module for name, module in tiny_whisper().named_modules() if name.endswith(ends)]
+
+
+def test_score(tmp_path, capsys):
+    (tmp_path / "ref").write_text("a Eins zwei, drei\nb vier\n")
+    (tmp_path / "hyp").write_text("some/where/b.wav\tvier\na.flac\teins drei\n")
+    command = ["score", "--ref", str(tmp_path / "ref"), "--hyp", str(tmp_path / "hyp"), "--lang"]
+    assert main([*command, "de"]) == 0
+    assert capsys.readouterr().out.startswith("wer 25.00 %: 0 substitutions, 1 deletions, 0 insertions in 4 words of 2")
+    assert main([*command, "zh"]) == 0
+    assert capsys.readouterr().out.startswith("cer ")
+    (tmp_path / "hyp").write_text("a eins\nc vier\n")
+    assert main([*command, "de"]) == 1 and "got 2 in one alone, such as ['b', 'c']" in capsys.readouterr().err
+    (tmp_path / "hyp").write_text("a eins\na vier\n")
+    assert main([*command, "de"]) == 1 and "expected each utterance once" in capsys.readouterr().err
+
+
+def test_adding_an_expert_leaves_the_others_alone(tmp_path, audio, short, capsys):
+    """An adapter of stock peft, of another rank and other targets."""
+    made = make_recipe(tmp_path / "made")
+    experts = made / "exp" / "experts"
+    config = peft.LoraConfig(r=6, lora_alpha=3, target_modules=["q_proj", "fc1"], use_rslora=True, init_lora_weights=False)
+    peft.get_peft_model(tiny_whisper(), config).save_pretrained(made / "foreign")
+
+    def said(lang: str) -> str:
+        assert main(["transcribe", *audio, "--model", str(experts), "--lang", lang, *short]) == 0
+        return capsys.readouterr().out
+
+    before = said("de")
+    assert main(["add-expert", str(made / "foreign"), "--lang", "it", "--model", str(experts)]) == 0
+    assert "it has an expert" in capsys.readouterr().out
+    assert said("de") == before != said("it")
+    assert main(["add-expert", str(made / "foreign"), "--lang", "de", "--model", str(experts), "--replace"]) == 0
+    capsys.readouterr()
+    assert said("de") != before
