@@ -57,15 +57,8 @@ def run(args: argparse.Namespace) -> None:
         train = LoLETask.get_parser().parse_args([*options, *(["--backbone", args.backbone] if args.backbone else [])])
         work = Workload.share(train.batch_bins, args.gpus, args.seconds, args.tokens_per_second)
         needs = measure(train, build_empty(train, args.expert_rank), work)
-        sizes = (
-            needs.weights,
-            needs.gradients,
-            needs.optimizer,
-            needs.activations,
-            needs.memory,
-            needs.model_file,
-            needs.checkpoint,
-        )
+        sizes = [needs.weights, needs.gradients, needs.optimizer, needs.activations, needs.memory]
+        sizes += [needs.model_file, needs.checkpoint]
         head = [config.stem, f"{needs.trained:,}", f"{needs.frozen:,}", f"{work.utterances} x {work.seconds:g} s"]
         columns.append([*head, *(f"{size / GIB:.2f}" for size in sizes), f"{needs.flops / 1e12:.2f}"])
     print(table(list(zip(*columns, strict=True))))
