@@ -1,5 +1,10 @@
 #!/usr/bin/env python3
-"""Say what trainings will need, before they are started: parameters, memory of a GPU, checkpoints, operations."""
+"""Say what trainings will need, before they are started: parameters, memory of a GPU, checkpoints, operations.
+
+Examples:
+  lole plan conf/train_experts.yaml conf/train_mole.yaml --gpus 8
+  lole plan conf/train_experts.yaml --backbone openai/whisper-large-v3 --train_args --precision bfloat16 --checkpointing true
+"""
 
 from __future__ import annotations
 
@@ -29,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def get_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     return parser
 
