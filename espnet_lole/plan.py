@@ -23,6 +23,7 @@ from espnet_lole.backbone.load import empty_backbone
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone, Encoded
 from espnet_lole.distill.losses import cosine_loss, js_loss
+from espnet_lole.espnet_full_model import ESPnetFullModel
 from espnet_lole.espnet_model import ESPnetExpertModel, FrozenWhisperModel
 from espnet_lole.espnet_mole_model import ESPnetMoLEModel
 from espnet_lole.espnet_student_model import STUDENT, DistillConfig, ESPnetStudentModel
@@ -167,7 +168,11 @@ def _student(args: argparse.Namespace, backbone: Backbone, tokens: WhisperTokens
     return ESPnetStudentModel(backbone, args.langs, teacher, student, tokens, conf, args.max_epoch)
 
 
-BUILD = {"experts": _experts, "mole": _mole, "student": _student}
+def _full(args: argparse.Namespace, backbone: Backbone, tokens: WhisperTokens, _: ExpertConfig) -> ESPnetFullModel:
+    return ESPnetFullModel(backbone, args.langs, tokens)
+
+
+BUILD = {"experts": _experts, "mole": _mole, "student": _student, "full": _full}
 """System -> what builds it without weights."""
 
 
@@ -277,9 +282,15 @@ def _student_step(model: ESPnetStudentModel, embedded: Encoded, inputs: Tensor) 
     return loss
 
 
+def _full_step(model: ESPnetFullModel, embedded: Encoded, inputs: Tensor) -> Tensor:
+    states = model.backbone.decode(inputs, model.backbone.finish(embedded, 0))
+    return _text_cost(model, states, inputs.shape[1] - 2)[0]  # with the language
+
+
 STEPS: dict[type, Callable[..., Tensor]] = {
     ESPnetExpertModel: _experts_step,
     ESPnetMoLEModel: _mole_step,
     ESPnetStudentModel: _student_step,
+    ESPnetFullModel: _full_step,
 }
 """Model -> the loss of its step on tensors without numbers."""

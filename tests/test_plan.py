@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from espnet_lole.backbone.load import precision
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone
-from espnet_lole.bin.lole_plan import main
+from espnet_lole.cli.main import main
+from espnet_lole.espnet_full_model import ESPnetFullModel
 from espnet_lole.espnet_model import ESPnetExpertModel
 from espnet_lole.espnet_mole_model import ESPnetMoLEModel
 from espnet_lole.espnet_student_model import STUDENT, DistillConfig, ESPnetStudentModel
@@ -25,18 +27,23 @@ from espnet_lole.plan import ATTENTION_ON_CPU, Needs, Workload, build_empty, mea
 from espnet_lole.router.classifier import ClassifierConfig
 from espnet_lole.tasks.lole import LoLETask
 
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = [file for file in sorted(ROOT.glob("conf/**/train*.yaml")) if file.stem != "train_espnet"]
 CODES, WIDTH, WORK = ("de", "en", "zh"), 64, Workload(utterances=4, seconds=4.0, tokens=20)
 OPTIONS = {
     "experts": "--optim expert_adamw --expert_conf rank=4".split(),
     "mole": "--optim adamw --fusion_conf shared_layers=2 --classifier_conf hidden=8 --classifier_conf dropout=0".split()
     + ["--optim_conf", "lr=0.01"],
     "student": "--optim adamw --expert_conf rank=8".split(),
+    "full": "--optim adamw".split(),
 }
 
 
 def real_model(system: str, dtype: torch.dtype):
     """The system with weights."""
     backbone, tokens = Backbone(tiny_whisper(width=WIDTH), "short", dtype).eval().requires_grad_(False), WhisperTokens(51865)
+    if system == "full":
+        return ESPnetFullModel(backbone, CODES, tokens)
     bank = random_experts(ExpertBank(backbone.model, CODES, ExpertConfig(rank=4)))
     if system == "experts":
         return ESPnetExpertModel(backbone, bank, tokens)
@@ -81,7 +88,13 @@ def planned(tmp_path, system: str, *more: str) -> Needs:
 
 @pytest.mark.parametrize(
     ("system", "name", "checkpointing"),
-    [("experts", "float32", False), ("experts", "bfloat16", True), ("mole", "bfloat16", False), ("student", "float32", True)],
+    [
+        ("experts", "float32", False),
+        ("experts", "bfloat16", True),
+        ("mole", "bfloat16", False),
+        ("student", "float32", True),
+        ("full", "float32", False),
+    ],
 )
 def test_plan_is_what_a_real_step_needs(tmp_path, system, name, checkpointing):
     needs = planned(tmp_path, system, "--precision", name, "--checkpointing", str(checkpointing).lower())
@@ -133,17 +146,42 @@ def test_command_prints_a_column_for_each_config(tmp_path, capsys):
     for name in ("one", "two"):
         (tmp_path / f"{name}.yaml").write_text("{optim: expert_adamw, batch_bins: 640000, expert_conf: {rank: 2}}")
     files = [str(tmp_path / "one.yaml"), str(tmp_path / "two.yaml")]
-    main([*files, "--backbone", str(tmp_path / "tiny"), "--gpus", "2", "--langs", "de", "--train_args", "--use_amp", "true"])
+    main(
+        [
+            "plan",
+            *files,
+            "--backbone",
+            str(tmp_path / "tiny"),
+            "--gpus",
+            "2",
+            "--langs",
+            "de",
+            "--train_args",
+            "--use_amp",
+            "true",
+        ]
+    )
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["one", "two"]
     assert "2 x 10 s" in next(line for line in lines if line.startswith("batch of a GPU"))
-    with pytest.raises(SystemExit, match="expected optim of .*, got 'adagrad'"):
-        main([files[0], "--backbone", str(tmp_path / "tiny"), "--train_args", "--optim", "adagrad"])
+    assert main(["plan", files[0], "--backbone", str(tmp_path / "tiny"), "--train_args", "--optim", "adagrad"]) == 1
+    assert "error: expected optim of ['adam', 'adamw', 'expert_adamw', 'sgd'] to plan, got 'adagrad'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda f: str(f.relative_to(ROOT)))
+def test_every_training_config_is_built(file):
+    args = LoLETask.get_parser().parse_args(["--config", str(file), "--langs", *CODES, "--output_dir", "-"])
+    args.backbone = str(ROOT / args.backbone.removeprefix("../../../")) if args.backbone.startswith("..") else args.backbone
+    model = build_empty(args, expert_rank=4)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if file == ROOT / "conf" / "train_experts.yaml":
+        assert trained == len(CODES) * 64 * (72 * 4 * 2 * 1024 + 48 * 2 * 5 * 1024)  # attention of 72 blocks, 48 feed-forwards
+    assert 0 < trained <= sum(p.numel() for p in model.parameters())
 
 
 def test_other_systems_are_refused(tmp_path):
     tiny_whisper().save_pretrained(tmp_path / "tiny")
     args = LoLETask.get_parser().parse_args(["--backbone", str(tmp_path / "tiny"), "--langs", "de", "--output_dir", "-"])
     args.system = "other"
-    with pytest.raises(ValueError, match="expected a system of \\['experts', 'mole', 'student'\\] to plan, got 'other'"):
+    with pytest.raises(ValueError, match="expected a system of \\['experts', 'full', 'mole', 'student'\\] to plan, got 'other'"):
         build_empty(args, expert_rank=4)

@@ -1,4 +1,4 @@
-"""Language experts on a frozen Whisper: use, inspect, export and extend trained systems."""
+"""Language experts on a frozen Whisper: use, inspect, export and extend trained systems, and plan trainings."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from espnet_lole.bin import lole_plan
 from espnet_lole.cli import add_expert, demo, export, info, score, transcribe
 
 COMMANDS = {
@@ -15,6 +16,7 @@ COMMANDS = {
     "export": export,
     "add-expert": add_expert,
     "score": score,
+    "plan": lole_plan,
     "demo": demo,
 }
 """A module a subcommand: its docstring is the help, ``add_arguments`` takes a parser, ``run`` the parsed arguments."""

@@ -40,7 +40,7 @@ def mean_over_ranks(parts: Mapping[str, tuple[Tensor, Tensor]], utterances: int)
         distributed.all_reduce(everything)
         ranks = distributed.get_world_size()
     totals, counted = everything[:-1].chunk(2)
-    losses, stats = ranks * sums / counted.clamp(min=1), totals / counted
+    losses, stats = ranks * sums / counted.where(counted > 0, 1), totals / counted
     return BatchMeans(
         dict(zip(parts, losses.unbind(), strict=True)), dict(zip(parts, stats.unbind(), strict=True)), everything[-1] / ranks
     )

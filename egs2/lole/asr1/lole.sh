@@ -6,9 +6,9 @@ set -euo pipefail
 stage=1              # first stage to run
 stop_stage=13        # last stage to run
 skip_stages=         # stages to leave out, e.g. "2 3"
-corpus=              # YAML: language -> Kaldi directories
+corpus=              # YAML: language -> Kaldi directories, or recipes of ESPnet
 langs=               # only these languages, e.g. "de en"; empty: all of the corpus
-backbone=            # hub name or folder of a transformers Whisper
+backbone=            # hub name, folder of a transformers Whisper, or .pt file of OpenAI's
 systems="zero_shot experts mole student" # what to train and decode; besides: multilingual full espnet. A variant of one,
                      # multilingual_r64, has its configuration in <configuration of multilingual>_r64.yaml
 ngpu=0               # GPUs a node
