@@ -235,4 +235,4 @@ def _pairs(inputs: Input | Iterable[Input], langs: str | Iterable[str | None] | 
 
 
 def _name(item: Input, number: int) -> str:
-    return fspath(item) if isinstance(item, str | PathLike) else getattr(item, "name", str(number))
+    return fspath(item) if isinstance(item, str | PathLike) else getattr(item, "name", None) or str(number)

@@ -147,7 +147,7 @@ def test_score(tmp_path, capsys):
     assert main([*command, "zh"]) == 0
     assert capsys.readouterr().out.startswith("cer ")
     (tmp_path / "hyp").write_text("a eins\nc vier\n")
-    assert main([*command, "de"]) == 1 and "got 2 in one alone, such as ['b', 'c']" in capsys.readouterr().err
+    assert main([*command, "de"]) == 1 and "got 2 in one alone: ['b', 'c']" in capsys.readouterr().err
     (tmp_path / "hyp").write_text("a eins\na vier\n")
     assert main([*command, "de"]) == 1 and "expected each utterance once" in capsys.readouterr().err
 

@@ -10,11 +10,12 @@ from conftest import tiny_whisper
 from espnet2.main_funcs.pack_funcs import unpack
 from huggingface_hub import ModelCard
 from safetensors import safe_open
-from systems import CODES, make_recipe
-from transformers import WhisperForConditionalGeneration
+from systems import make_recipe
+from transformers import pipeline
 
 from espnet_lole import Speech2Text
 from espnet_lole.backbone.features import LogMel
+from espnet_lole.backbone.load import load_backbone
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.cli.main import main
 from espnet_lole.decode.search import SearchConfig
@@ -24,6 +25,7 @@ from espnet_lole.experts.bank import ExpertBank, ExpertConfig
 from espnet_lole.export.card import card
 from espnet_lole.export.facts import Facts, gather
 from espnet_lole.export.whisper import save_merged, stock_tokenizer
+from lole_mini.speech import split_texts, utterances
 
 
 @pytest.fixture(scope="module")
@@ -136,29 +138,47 @@ def test_adapters_follow_the_rules_of_vllm(recipe):
                 assert config["r"] in weights.get_slice(key).get_shape()
 
 
-@pytest.mark.slow
-def test_faster_whisper_says_the_same(tmp_path):
-    """A merged student on the embedded backbone, converted by CTranslate2 and decoded by faster-whisper."""
-    pytest.importorskip("ctranslate2", reason="needs the extra formats: pip install 'espnet_lole[formats]'")
-    faster = pytest.importorskip("faster_whisper", reason="needs the extra formats: pip install 'espnet_lole[formats]'")
-    from lole_mini.speech import split_texts, utterances
-
-    backbone = WhisperForConditionalGeneration.from_pretrained("models/whisper-nano", dtype=torch.float32)
-    bank = ExpertBank(backbone, ["student"], ExpertConfig(rank=4, alpha=8.0))
+@pytest.fixture(scope="module")
+def merged(tmp_path_factory):
+    """A student merged into the embedded backbone, near enough to it to know synthetic speech."""
+    folder = tmp_path_factory.mktemp("merged")
+    nano = "models/whisper-nano"
+    bank = ExpertBank(load_backbone(nano).model, ["student"], ExpertConfig(rank=4, alpha=8.0))
     for layer in bank.layers.values():
         torch.nn.init.normal_(layer.lora_B, std=0.003)
-    save_expert(bank, "student", tmp_path / "student", "models/whisper-nano")
-    backbone = WhisperForConditionalGeneration.from_pretrained("models/whisper-nano", dtype=torch.float32)
-    save_merged(backbone, tmp_path / "student", tmp_path / "merged", CODES)
-    assert main(["export", str(tmp_path / "merged"), str(tmp_path / "ct2"), "--format", "ctranslate2"]) == 0
-    theirs = faster.WhisperModel(str(tmp_path / "ct2"), device="cpu", compute_type="float32")
-    ours = Speech2Text.from_pretrained(tmp_path / "merged", device="cpu")
+    save_expert(bank, "student", folder / "student", nano)
+    save_merged(load_backbone(nano).model, folder / "student", folder / "whisper", ("de", "fr", "zh"))
+    return folder / "whisper"
+
+
+@pytest.fixture(scope="module")
+def spoken(merged) -> list[tuple[str, np.ndarray, str]]:
+    """Languages, synthetic utterances with silence up to 30 s, and what the merged student hears in them."""
+    s2t, rows = Speech2Text.from_pretrained(merged, device="cpu"), []
     for lang in ("de", "fr", "zh"):
-        for utterance in utterances("atlas", "test", lang, split_texts("atlas", lang, {"test": 3})["test"], 1):
-            padded = np.pad(utterance.speech.astype(np.float32), (0, 480_000 - len(utterance.speech)))
-            segments, _ = theirs.transcribe(
-                padded, language=lang, beam_size=1, temperature=0.0, without_timestamps=True, max_new_tokens=100,
-                suppress_tokens=[], suppress_blank=False, condition_on_previous_text=False,
-            )  # fmt: skip
-            text = ours(padded, lang)[0][0]
-            assert text and "".join(s.text for s in segments).strip() == text
+        for said in utterances("atlas", "test", lang, split_texts("atlas", lang, {"test": 2})["test"], 1):
+            padded = np.pad(said.speech.astype(np.float32), (0, 480_000 - len(said.speech)))
+            rows.append((lang, padded, s2t(padded, lang)[0][0]))
+    assert all(text for _, _, text in rows)
+    return rows
+
+
+@pytest.mark.slow
+def test_the_pipeline_of_transformers_says_the_same(merged, spoken):
+    stock = pipeline("automatic-speech-recognition", str(merged), dtype=torch.float32)
+    for lang, padded, text in spoken:
+        assert stock(padded, generate_kwargs={"language": lang})["text"].strip() == text
+
+
+@pytest.mark.slow
+def test_faster_whisper_says_the_same(merged, spoken, tmp_path):
+    pytest.importorskip("ctranslate2", reason="needs the extra formats: pip install 'espnet_lole[formats]'")
+    faster = pytest.importorskip("faster_whisper", reason="needs the extra formats: pip install 'espnet_lole[formats]'")
+    assert main(["export", str(merged), str(tmp_path / "ct2"), "--format", "ctranslate2"]) == 0
+    theirs = faster.WhisperModel(str(tmp_path / "ct2"), device="cpu", compute_type="float32")
+    for lang, padded, text in spoken:
+        segments, _ = theirs.transcribe(
+            padded, language=lang, beam_size=1, temperature=0.0, without_timestamps=True, max_new_tokens=100,
+            suppress_tokens=[], suppress_blank=False, condition_on_previous_text=False,
+        )  # fmt: skip
+        assert "".join(s.text for s in segments).strip() == text
