@@ -57,9 +57,9 @@ def load_backbone(name: str, window: str = "short", precision_name: str = "float
     if config.model_type != "whisper":
         raise ValueError(f"expected a Whisper, got a checkpoint of {config.model_type!r} in {name}")
     try:
-        model = WhisperForConditionalGeneration.from_pretrained(name, dtype=torch.float32)
-    except OSError as error:
-        raise FileNotFoundError(f"expected the weights of a Whisper in {name}: {error}") from error
+        model = WhisperForConditionalGeneration.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
+    except OSError as error:  # weights in pickles, which could run code, are not looked for
+        raise FileNotFoundError(f"expected the weights of a Whisper as safetensors in {name}: {error}") from error
     return Backbone(model, window, precision(precision_name)).eval()
 
 

@@ -182,6 +182,11 @@ def _read_factors(folder: Path) -> dict[str, dict[str, Tensor]]:
                 f"{int((~value.isfinite()).sum())} values not finite, in {folder / _WEIGHTS}: train this expert again"
             )
         factors.setdefault(name, {})[rest[0]] = value
+    for name, found in factors.items():
+        if set(found) != {"A", "B"}:
+            raise ValueError(f"expected lora_A and lora_B of {name}, got only {sorted(found)} in {folder}")
+    if not factors:
+        raise ValueError(f"expected weights of lora_A and lora_B, got none in {folder / _WEIGHTS}")
     return factors
 
 
@@ -191,8 +196,6 @@ def _fit(bank: ExpertBank, name: str, adapter: Adapter) -> tuple[Tensor, Tensor]
     a, b = torch.zeros_like(layer.lora_A[0]), torch.zeros_like(layer.lora_B[0])
     if found is None:
         return a, b
-    if set(found) != {"A", "B"}:
-        raise ValueError(f"expected lora_A and lora_B of {name}, got only {sorted(found)} in {folder}")
     rank = found["A"].shape[0]
     if rank > bank.config.rank:
         raise ValueError(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,25 +17,32 @@ import yaml
 from conftest import tiny_whisper
 
 from espnet_lole.data.kaldi import write_table
+from espnet_lole.tasks.lole import LoLETask
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
 
-KILLED = """
-import os, signal, sys
-plain, calls = os.replace, []
-def replace(source, target):
-    if str(target).endswith(".pth"):
-        calls.append(target)
-        if len(calls) == int(sys.argv[1]):
-            if sys.argv[2] == "after":
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["espnet_lole.tasks.lole"])  # imported once for all the trainings of this file
+
+
+def train(options: list[str], log: Path, kill_at: int, moment: str) -> None:
+    """The command, in a process that kills itself at a write of a checkpoint, before or after the file has its name."""
+    with log.open("w") as out:
+        os.dup2(out.fileno(), 2)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, force=True)
+    plain, calls = os.replace, []
+
+    def replace(source: object, target: object) -> None:
+        calls.extend([target] if str(target).endswith(".pth") else [])
+        if calls and len(calls) == kill_at:
+            if moment == "after":
                 plain(source, target)
             os.kill(os.getpid(), signal.SIGKILL)
-    plain(source, target)
-os.replace = replace
-from espnet_lole.bin.lole_train import main
-main(sys.argv[3:])
-"""
+        plain(source, target)
+
+    os.replace = replace
+    LoLETask.main(cmd=options)
 
 
 class Training:
@@ -66,15 +74,18 @@ class Training:
                 made += [f"--{part}_data_path_and_name_and_type", f"{self.folder / 'data' / file},{name},{kind}"]
         return made
 
-    def run(self, *command: str, output: str) -> subprocess.CompletedProcess[str]:
-        env = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-        full = [sys.executable, *command, *self.options(output)]
-        return subprocess.run(full, env=env, capture_output=True, text=True, timeout=600, cwd=self.folder)
+    def run(self, output: str, *more: str, kill_at: int = 0, moment: str = "") -> tuple[int, str]:
+        """Exit status and log of a run."""
+        log = self.folder / f"{output}.log"
+        process = PROCESSES.Process(target=train, args=([*self.options(output), *more], log, kill_at, moment))
+        process.start()
+        process.join(600)
+        return process.exitcode, log.read_text()
 
-    def train(self, output: str) -> str:
-        done = self.run("-m", "espnet_lole.bin.lole_train", output=output)
-        assert done.returncode == 0, done.stderr[-3000:]
-        return done.stderr
+    def train(self, output: str, *more: str) -> str:
+        status, told = self.run(output, *more)
+        assert status == 0, told[-3000:]
+        return told
 
     def weights(self, output: str) -> dict[str, torch.Tensor]:
         return torch.load(self.folder / output / "valid.acc.ave.pth", weights_only=True)
@@ -96,12 +107,17 @@ def check_same(training: Training, output: str) -> None:
 def test_killed_at_every_write_it_ends_with_the_same_figures(training):
     """Three epochs write six files: each run is killed at one of its writes, before or after the file has its name."""
     for number, moment in ((1, "before"), (1, "after"), (2, "before"), (3, "after"), (2, "after")):
-        done = training.run("-c", KILLED, str(number), moment, output="killed")
-        assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+        status, told = training.run("killed", kill_at=number, moment=moment)
+        assert status == -signal.SIGKILL, told[-2000:]
     training.train("killed")
     check_same(training, "killed")
     left = [p.name for p in (training.folder / "killed").iterdir()]
     assert "latest.pth" in left and os.readlink(training.folder / "killed" / "latest.pth") == "3epoch.pth"
+
+
+def test_workers_that_read_do_not_change_the_figures(training):
+    training.train("workers", "--num_workers", "2")
+    check_same(training, "workers")
 
 
 def test_a_truncated_checkpoint_gives_way_to_the_one_before(training):
@@ -133,7 +149,7 @@ def test_a_missing_audio_file_is_named(training):
     wav = training.folder / "data" / "u2.wav"
     hidden = wav.rename(wav.with_suffix(".hidden"))
     try:
-        done = training.run("-m", "espnet_lole.bin.lole_train", output="missing")
+        status, told = training.run("missing")
     finally:
         hidden.rename(wav)
-    assert done.returncode != 0 and "u2.wav" in done.stderr
+    assert status != 0 and "u2.wav" in told
