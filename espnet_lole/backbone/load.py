@@ -74,9 +74,9 @@ def _read_model(name: str) -> WhisperForConditionalGeneration:
     if name.endswith(openai.SUFFIX):
         return openai.read_model(Path(name))
     try:
-        return WhisperForConditionalGeneration.from_pretrained(name, dtype=torch.float32)
-    except OSError as error:
-        raise FileNotFoundError(f"expected the weights of a Whisper in {name}: {error}") from error
+        return WhisperForConditionalGeneration.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
+    except OSError as error:  # weights in pickles, which could run code, are not looked for
+        raise FileNotFoundError(f"expected the weights of a Whisper as safetensors in {name}: {error}") from error
 
 
 def empty_backbone(name: str, window: str = "short", precision_name: str = "float32") -> Backbone:

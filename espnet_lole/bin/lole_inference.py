@@ -8,9 +8,8 @@ import logging
 import sys
 from pathlib import Path
 
-import yaml
-
 from espnet_lole.backbone.load import PRECISIONS
+from espnet_lole.config import load_yaml
 from espnet_lole.decode.inference import transcribe_sets
 from espnet_lole.decode.system import System, adapters_in, load_system, read_decoding
 from espnet_lole.score.costs import peak_memory_gb, write_costs
@@ -51,7 +50,7 @@ def described_system(args: argparse.Namespace) -> System:
     for file in (args.asr_model_file, config):
         if file is not None and not file.is_file():
             raise FileNotFoundError(f"expected a trained system, but {file} is not there: run stage 11")
-    trained = vars(args) | (yaml.safe_load(config.read_text()) if config else {})
+    trained = vars(args) | (load_yaml(config) if config else {})
     trained["backbone"] = args.backbone or trained["backbone"]
     if not trained["backbone"]:
         raise ValueError("expected a system: --asr_model_file, --experts or --student with --asr_train_config, or --backbone")

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors.torch import load_file
 
 from espnet_lole.backbone.load import check_fingerprints, fingerprint, load_backbone, load_config
 from espnet_lole.backbone.tokens import WhisperTokens
+from espnet_lole.config import load_yaml, read_conf
 from espnet_lole.decode.search import SearchConfig
 from espnet_lole.decode.transcriber import ExpertTranscriber, MoLETranscriber, PromptTranscriber, Transcriber
 from espnet_lole.experts.adapters import load_bank
@@ -133,19 +133,18 @@ def read_decoding(file: Path | None) -> tuple[float, SearchConfig, RoutingConfig
     """Seconds of audio of a batch, how to search and how to route, from a decoding YAML.
 
     Raises:
-        ValueError: an unknown key.
+        ValueError: it is no YAML of these keys and their types.
     """
-    conf = yaml.safe_load(file.read_text()) if file else {}
+    conf = load_yaml(file) if file else {}
     seconds, routing = conf.pop("batch_seconds", 160.0), conf.pop("routing", {})
-    for part, kind in ((conf, SearchConfig), (routing, RoutingConfig)):
-        if unknown := sorted(set(part) - set(kind.__dataclass_fields__)):
-            raise ValueError(f"expected in {file} keys of {sorted(kind.__dataclass_fields__)}, got {unknown}")
-    return seconds, SearchConfig(**conf), RoutingConfig(**routing)
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+        raise ValueError(f"expected batch_seconds of {file} to be a number above 0, got {seconds!r}")
+    return seconds, read_conf(SearchConfig, conf, str(file)), read_conf(RoutingConfig, routing, f"routing of {file}")
 
 
 def _experiment(folder: Path, backbone: str | None, languages: Sequence[str] | None) -> System:
     """The system in a folder with a ``config.yaml``."""
-    conf = yaml.safe_load((folder / "config.yaml").read_text())
+    conf = load_yaml(folder / "config.yaml")
     kind, checkpoint = conf.get("system"), None
     if kind not in ("experts", "mole", "student", "full"):
         raise ValueError(f"expected system: experts, mole, student or full in {folder / 'config.yaml'}, got {kind!r}")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftConfig
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -67,7 +68,10 @@ class Adapter:
         for file in (_CONFIG, WEIGHTS):
             if not (folder / file).is_file():
                 raise FileNotFoundError(f"expected a peft adapter with {_CONFIG} and {WEIGHTS} in {folder}: {file} is not there")
-        config = PeftConfig.from_pretrained(str(folder))
+        try:
+            config = PeftConfig.from_pretrained(str(folder))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:  # what peft raises for a broken file
+            raise ValueError(f"expected a configuration of peft in {folder / _CONFIG}, got: {error!r}") from error
         _check_plain_lora(config, folder)
         return cls(folder, config, _read_factors(folder))
 
@@ -143,11 +147,25 @@ def _check_plain_lora(config: PeftConfig, folder: Path) -> None:
 def _read_factors(folder: Path) -> dict[str, dict[str, Tensor]]:
     """A and B of each adapted linear by the linear's name."""
     factors: dict[str, dict[str, Tensor]] = {}
-    for key, value in load_file(folder / WEIGHTS).items():
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise ValueError(f"expected whole safetensors in {folder / WEIGHTS}, got: {error}: copy or export them again") from error
+    for key, value in tensors.items():
         name, dot, rest = key.removeprefix(_PREFIX).partition(".lora_")
         if not dot or rest not in ("A.weight", "B.weight"):
             raise ValueError(f"expected weights of lora_A and lora_B, got {key!r} in {folder / WEIGHTS}")
+        if value.dim() != 2 or not value.is_floating_point() or not value.isfinite().all():
+            raise ValueError(
+                f"expected finite matrices, got {key} of {value.dtype}, shape {tuple(value.shape)}, "
+                f"{int((~value.isfinite()).sum())} values not finite, in {folder / WEIGHTS}: train this expert again"
+            )
         factors.setdefault(name, {})[rest[0]] = value
+    for name, found in factors.items():
+        if set(found) != {"A", "B"}:
+            raise ValueError(f"expected lora_A and lora_B of {name}, got only {sorted(found)} in {folder}")
+    if not factors:
+        raise ValueError(f"expected weights of lora_A and lora_B, got none in {folder / WEIGHTS}")
     return factors
 
 
@@ -157,8 +175,6 @@ def _fit(bank: ExpertBank, name: str, adapter: Adapter) -> tuple[Tensor, Tensor]
     a, b = torch.zeros_like(layer.lora_A[0]), torch.zeros_like(layer.lora_B[0])
     if found is None:
         return a, b
-    if set(found) != {"A", "B"}:
-        raise ValueError(f"expected lora_A and lora_B of {name}, got only {sorted(found)} in {folder}")
     rank = found["A"].shape[0]
     if rank > bank.config.rank:
         raise ValueError(

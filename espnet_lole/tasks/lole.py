@@ -6,10 +6,9 @@ import argparse
 import logging
 import math
 from collections.abc import Callable, Collection
-from dataclasses import MISSING
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from espnet_lole.backbone.features import MAX_SAMPLES, MIN_SAMPLES
 from espnet_lole.backbone.load import PRECISIONS, load_backbone, load_config
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone
+from espnet_lole.config import read_conf
 from espnet_lole.data.kaldi import read_table
 from espnet_lole.distill.start import start_student
 from espnet_lole.espnet_full_model import ESPnetFullModel
@@ -39,11 +39,11 @@ from espnet_lole.fusion.layers import FusionConfig
 from espnet_lole.fusion.mole import MoLE
 from espnet_lole.router.classifier import ClassifierConfig
 from espnet_lole.train.balanced import BalancedIterFactory
+from espnet_lole.train.checkpoints import read_checkpoint
 from espnet_lole.train.specaug import Augment
 from espnet_lole.train.trainer import LoLETrainer
 
 optim_classes["expert_adamw"] = ExpertAdamW  # ESPnet looks optimizers up here
-Conf = TypeVar("Conf")
 STARTS = ("average", "random")
 """Of a student: the average of the experts, or random weights."""
 
@@ -190,6 +190,23 @@ class LoLETask(AbsTask):
         return model
 
     @classmethod
+    def build_model_from_file(
+        cls, config_file: Path | str | None = None, model_file: Path | str | None = None, device: str = "cpu"
+    ) -> tuple[FrozenWhisperModel, argparse.Namespace]:
+        """A trained model and its options; unlike ESPnet's own, this runs no code that the checkpoint may hold.
+
+        Raises:
+            FileNotFoundError: a file is missing.
+            ValueError: the checkpoint is broken, holds more than tensors, or is of another model.
+        """
+        config_file = Path(model_file).parent / "config.yaml" if config_file is None else Path(config_file)
+        args = argparse.Namespace(**yaml.safe_load(config_file.read_text(encoding="utf-8")))
+        model = cls.build_model(args).to(device)
+        if model_file is not None:
+            model.load_state_dict(read_checkpoint(model_file))
+        return model, args
+
+    @classmethod
     def build_optimizers(cls, args: argparse.Namespace, model: FrozenWhisperModel) -> list[torch.optim.Optimizer]:
         """The optimizer of the trained parameters.
 
@@ -244,7 +261,7 @@ def build_mole(args: argparse.Namespace, backbone: Backbone, tokens: WhisperToke
     if args.mole_start is not None:
         start = Path(args.mole_start)
         languages = yaml.safe_load((start.parent / "config.yaml").read_text())["langs"]
-        model.start_from(torch.load(start, map_location="cpu", weights_only=True), languages)
+        model.start_from(read_checkpoint(start), languages)
     return model
 
 
@@ -283,18 +300,3 @@ SYSTEMS: dict[str, Callable[[argparse.Namespace, Backbone, WhisperTokens], Froze
     "full": build_full,
 }
 """What can be trained."""
-
-
-def read_conf(kind: type[Conf], conf: dict[str, Any], name: str) -> Conf:
-    """A part's configuration.
-
-    Raises:
-        ValueError: an unknown or missing key, or a value that the part refuses.
-    """
-    known = kind.__dataclass_fields__
-    needed = {key for key, field in known.items() if field.default is MISSING}
-    if unknown := sorted(set(conf) - set(known)) or sorted(needed - set(conf)):
-        raise ValueError(
-            f"expected in {name} keys of {sorted(known)}, {sorted(needed)} among them, got {sorted(conf)}: {unknown}"
-        )
-    return kind(**conf)

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from espnet2.train.reporter import Reporter
 
 from espnet_lole.files import whole_file
 
 CHECKPOINT, PREVIOUS = "checkpoint.pth", "previous.pth"
+_PLAIN = [timedelta, np.dtype, *(kind for x in (np.float32(0), np.float64(0)) for kind in (type(x.dtype), x.__reduce__()[0]))]
+"""What ESPnet's reporter keeps beside tensors and plain values; none of it runs code."""
 
 
 @contextmanager
@@ -56,6 +61,27 @@ def intact(path: Path) -> bool:
         return False
 
 
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """What ``torch.save`` wrote, on the CPU, without running code that the file may hold.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is broken, or holds more than tensors and plain values.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"expected a checkpoint at {path}, found none: train first (stage 11)")
+    if not intact(Path(path)):
+        raise ValueError(f"expected a whole checkpoint, got a broken one in {path}: copy it again, or train it again")
+    try:
+        with torch.serialization.safe_globals(_PLAIN):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"expected a checkpoint of tensors and plain values, got other objects in {path}, which were not loaded, as they "
+            f"could run code: take it from another source ({str(error).splitlines()[0]})"
+        ) from error
+
+
 def recover(folder: Path, criteria: Sequence[Sequence[str]]) -> None:
     """Complete what a killed training left: a broken checkpoint gives way to the one before, and its epoch's files are there.
 
@@ -75,7 +101,7 @@ def recover(folder: Path, criteria: Sequence[Sequence[str]]) -> None:
         logging.warning(f"{checkpoint} is broken: training goes on from the one before it")
         checkpoint.unlink()
         os.link(previous, checkpoint)
-    states = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    states = read_checkpoint(checkpoint)
     reporter = Reporter()
     reporter.load_state_dict(states["reporter"])
     epoch = reporter.get_epoch()

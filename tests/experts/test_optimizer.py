@@ -67,3 +67,35 @@ def test_state_is_resumed():
 def test_parameters_of_one_bank_only():
     with pytest.raises(ValueError, match="one number of experts"):
         ExpertAdamW([nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.zeros(3, 3))])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_an_expert_without_a_finite_gradient_is_dropped_alone(bad):
+    """Its gradient in every parameter goes; the others move as if it had been absent."""
+
+    def moved(spoil: bool) -> tuple[list[torch.Tensor], tuple[list[int], bool]]:
+        params = [nn.Parameter(torch.ones(3, 2, 4)), nn.Parameter(torch.ones(3, 4))]
+        optimizer = ExpertAdamW(params, lr=0.1, max_grad_norm=1.0)
+        for p in params:
+            p.grad = torch.full_like(p, 0.5)
+            if not spoil:
+                p.grad[1] = 0.0
+        if spoil:
+            params[1].grad[1, 2] = bad
+        dropped = optimizer.drop_broken()
+        optimizer.step()
+        return [p.detach() for p in params], dropped
+
+    spoilt, dropped = moved(True)
+    absent, none = moved(False)
+    assert (dropped, none) == (([1], True), ([], True))
+    assert all(torch.equal(a, b) for a, b in zip(spoilt, absent, strict=True))
+    assert all((p[1] == 1).all() and (p[0] != 1).all() for p in spoilt)
+
+
+def test_nothing_is_left_where_every_expert_is_broken():
+    p = nn.Parameter(torch.ones(2, 3))
+    optimizer = ExpertAdamW([p])
+    assert optimizer.drop_broken() == ([], False)
+    p.grad = torch.full_like(p, torch.nan)
+    assert optimizer.drop_broken() == ([0, 1], False)
