@@ -167,7 +167,7 @@ def spoken(merged) -> list[tuple[str, np.ndarray, str]]:
 def test_the_pipeline_of_transformers_says_the_same(merged, spoken):
     stock = pipeline("automatic-speech-recognition", str(merged), dtype=torch.float32)
     for lang, padded, text in spoken:
-        assert stock(padded, generate_kwargs={"language": lang})["text"].strip() == text
+        assert stock(padded, generate_kwargs={"language": lang, "num_beams": 1})["text"].strip() == text
 
 
 @pytest.mark.slow
