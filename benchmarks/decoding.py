@@ -21,8 +21,9 @@ from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone
 from espnet_lole.decode.search import SearchConfig
 from espnet_lole.decode.transcriber import ExpertTranscriber, PromptTranscriber
-from espnet_lole.experts.adapters import save_expert, save_merged
+from espnet_lole.experts.adapters import save_expert
 from espnet_lole.experts.bank import ExpertBank
+from espnet_lole.export.whisper import save_merged
 from espnet_lole.fusion.layers import FusionConfig
 from espnet_lole.fusion.mole import MoLE
 from espnet_lole.router.classifier import ClassifierConfig
@@ -41,7 +42,7 @@ def merged(size: Size) -> WhisperForConditionalGeneration:
     """The weights of the experts, which are the same in all languages, merged into a stock Whisper."""
     with tempfile.TemporaryDirectory() as folder:
         save_expert(ours(size)[1], LANGS[0], Path(folder) / LANGS[0], "")
-        save_merged(stock(size), Path(folder) / LANGS[0], Path(folder) / "merged")
+        save_merged(stock(size), Path(folder) / LANGS[0], Path(folder) / "merged", LANGS)
         return WhisperForConditionalGeneration.from_pretrained(Path(folder) / "merged").eval()
 
 
