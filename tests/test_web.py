@@ -33,7 +33,6 @@ def test_without_gradio_the_page_says_what_to_install(recipe, monkeypatch, capsy
 
 
 def test_two_systems_of_one_name_are_refused(recipe, capsys):
-    pytest.importorskip("gradio", reason=NO_GRADIO)
     assert main(["demo", "--model", str(recipe / "exp" / "mole"), "--model", str(recipe / "exp" / "mole")]) == 1
     assert "expected folders of different names" in capsys.readouterr().err
 

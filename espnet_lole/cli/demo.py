@@ -32,6 +32,9 @@ def run(args: argparse.Namespace) -> None:
         ValueError: gradio is not installed, or a folder holds no system.
         FileNotFoundError: a system is not there.
     """
+    names = [model.name for model in args.model]
+    if len(set(names)) < len(names):
+        raise ValueError(f"expected folders of different names, got {names}: copy or link one")
     from espnet_lole import Speech2Text
 
     try:
@@ -41,6 +44,4 @@ def run(args: argparse.Namespace) -> None:
             raise
         raise ValueError("expected gradio for the web page, which is not installed: pip install 'espnet_lole[web]'") from error
     systems = {model.name: Speech2Text.from_pretrained(model, device=args.device, config=args.config) for model in args.model}
-    if len(systems) < len(args.model):
-        raise ValueError(f"expected folders of different names, got {[model.name for model in args.model]}: copy or link one")
     serve(build_page(systems, args.max_minutes), args.host, args.port, args.max_mb, args.queue)
