@@ -19,7 +19,7 @@ from espnet_lole.experts.bank import ExpertBank, ExpertConfig
 
 LANGS = ("de", "en", "es", "fr", "it", "ru", "tr", "zh")
 VOCAB, END, START = 51865, 50257, 50258
-ESPNET_TARGETS = ["query", "key", "value", "out", "mlp.0", "mlp.2"]
+ESPNET_TARGETS = ["query", "key", "value", "attn.out", "mlp.0", "mlp.2"]
 _NAMES = (
     ("blocks", "layers"), ("mlp.0", "fc1"), ("mlp.2", "fc2"), ("mlp_ln", "final_layer_norm"),
     ("cross_attn_ln", "encoder_attn_layer_norm"), ("attn_ln", "self_attn_layer_norm"), ("cross_attn", "encoder_attn"),
