@@ -41,6 +41,5 @@ def mean_over_ranks(parts: Mapping[str, tuple[Tensor, Tensor]], utterances: int)
         ranks = distributed.get_world_size()
     totals, counted = everything[:-1].chunk(2)
     losses, stats = ranks * sums / counted.where(counted > 0, 1), totals / counted
-    return BatchMeans(
-        dict(zip(parts, losses.unbind(), strict=True)), dict(zip(parts, stats.unbind(), strict=True)), everything[-1] / ranks
-    )
+    each = list(enumerate(parts))  # not unbind: ESPnet's trainer scales the loss in place, which autograd forbids for its views
+    return BatchMeans({name: losses[i] for i, name in each}, {name: stats[i] for i, name in each}, everything[-1] / ranks)
