@@ -18,7 +18,7 @@ from torch import Tensor
 
 from espnet_lole.experts.optimizer import ExpertAdamW
 from espnet_lole.score.costs import write_costs
-from espnet_lole.train.checkpoints import recover, whole_saves
+from espnet_lole.train.checkpoints import CHECKPOINT, read_checkpoint, recover, whole_saves
 
 
 class LoLETrainer(Trainer):
@@ -94,8 +94,7 @@ def write_training_costs(folder: Path, model: torch.nn.Module) -> None:
         folder: of the experiment, with ``config.yaml`` and ``checkpoint.pth``.
         model: what was trained.
     """
-    checkpoint = torch.load(folder / "checkpoint.pth", map_location="cpu", weights_only=False, mmap=True)
-    epochs = checkpoint["reporter"]["stats"]
+    epochs = read_checkpoint(folder / CHECKPOINT)["reporter"]["stats"]
     write_costs(
         folder,
         yaml.safe_load((folder / "config.yaml").read_text())["config"],
