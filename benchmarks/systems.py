@@ -9,9 +9,11 @@ from unittest.mock import patch
 import torch
 import whisper
 from torch import Tensor, nn
-from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
+from transformers import GenerationConfig, WhisperForConditionalGeneration
 
 from benchmarks.harness import Size
+from espnet_lole.backbone.openai import rename
+from espnet_lole.backbone.sizes import Size as Shape
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone
 from espnet_lole.espnet_model import ESPnetExpertModel
@@ -20,24 +22,13 @@ from espnet_lole.experts.bank import ExpertBank, ExpertConfig
 LANGS = ("de", "en", "es", "fr", "it", "ru", "tr", "zh")
 VOCAB, END, START = 51865, 50257, 50258
 ESPNET_TARGETS = ["query", "key", "value", "attn.out", "mlp.0", "mlp.2"]
-_NAMES = (
-    ("blocks", "layers"), ("mlp.0", "fc1"), ("mlp.2", "fc2"), ("mlp_ln", "final_layer_norm"),
-    ("cross_attn_ln", "encoder_attn_layer_norm"), ("attn_ln", "self_attn_layer_norm"), ("cross_attn", "encoder_attn"),
-    (".attn.", ".self_attn."), (".query", ".q_proj"), (".key", ".k_proj"), (".value", ".v_proj"), (".out.", ".out_proj."),
-    ("ln_post", "layer_norm"), ("decoder.ln.", "decoder.layer_norm."), ("token_embedding", "embed_tokens"),
-    ("positional_embedding", "embed_positions.weight"),
-)  # fmt: skip
 
 
 def stock(size: Size) -> WhisperForConditionalGeneration:
     """A random Whisper that never ends a text by itself, so that all decode the same number of tokens."""
     torch.manual_seed(0)
-    config = WhisperConfig(
-        d_model=size.width, encoder_layers=size.layers, decoder_layers=size.layers, encoder_attention_heads=size.heads,
-        decoder_attention_heads=size.heads, encoder_ffn_dim=4 * size.width, decoder_ffn_dim=4 * size.width,
-        vocab_size=VOCAB, bos_token_id=END, eos_token_id=END, pad_token_id=END, decoder_start_token_id=START,
-        suppress_tokens=None, begin_suppress_tokens=None,
-    )  # fmt: skip
+    config = Shape(size.width, size.heads, size.layers, size.layers).config()
+    config.suppress_tokens = config.begin_suppress_tokens = None
     model = WhisperForConditionalGeneration(config)
     with torch.no_grad():
         model.model.decoder.embed_tokens.weight[END:] = 0.0
@@ -102,18 +93,12 @@ def openai_weights(model: WhisperForConditionalGeneration) -> Iterator[None]:
             config.decoder_attention_heads, config.decoder_layers,
         )
     )  # fmt: skip
-    made.load_state_dict({name: state[_theirs(name)] for name in made.state_dict()})
+    made.load_state_dict({name: state[rename(name)] for name in made.state_dict()})
     with (
         patch.object(whisper, "load_model", lambda *_args, **_kwargs: made),
         patch.object(whisper.audio, "N_MELS", config.num_mel_bins, create=True),  # ESPnet imports it; newer versions lack it
     ):
         yield
-
-
-def _theirs(name: str) -> str:
-    for ours_, theirs in _NAMES:
-        name = name.replace(ours_, theirs)
-    return name
 
 
 def espnet(model: WhisperForConditionalGeneration) -> nn.Module:

@@ -24,24 +24,20 @@ from statistics import fmean, quantiles
 import torch
 from safetensors.torch import save_file
 from study import RECIPE, write_lines
-from transformers import WhisperConfig, WhisperForConditionalGeneration
+from transformers import WhisperForConditionalGeneration
 
+from espnet_lole.backbone.sizes import SIZES
 from espnet_lole.backbone.whisper import Backbone
 from espnet_lole.experts.adapters import WEIGHTS, save_expert
 from espnet_lole.experts.bank import ExpertBank, ExpertConfig
 from espnet_lole.experts.cache import ExpertCache
 
-SMALL = {
-    "d_model": 768, "encoder_layers": 12, "decoder_layers": 12, "encoder_attention_heads": 12, "decoder_attention_heads": 12,
-    "encoder_ffn_dim": 3072, "decoder_ffn_dim": 3072,
-}  # fmt: skip
-"""Whisper-small."""
-
 
 def make_model(layers: int) -> WhisperForConditionalGeneration:
     """The random Whisper, with as many layers on either side."""
     torch.manual_seed(0)
-    return WhisperForConditionalGeneration(WhisperConfig(**SMALL | {"encoder_layers": layers, "decoder_layers": layers})).eval()
+    size = SIZES["openai/whisper-small"]._replace(encoder_layers=layers, decoder_layers=layers)
+    return WhisperForConditionalGeneration(size.config()).eval()
 
 
 def write_experts(folder: Path, number: int, rank: int, layers: int) -> float:

@@ -14,11 +14,12 @@ from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean, median
 
-from study import RECIPE, Study, spread, write_lines
+from study import CURVES, RECIPE, Study, spread, write_lines
 
 from espnet_lole.data.kaldi import read_table
 
-COLUMNS = (("aware", "error"), ("agnostic", "error"), ("agnostic", "lid_accuracy"))
+SCARCE = 0.75
+"""A language has little data if its hours are less than this times the median's."""
 
 
 def read_hours() -> dict[str, float]:
@@ -51,22 +52,22 @@ def main() -> None:
     args = parser.parse_args()
     study = Study("lowres", "mole", args.options)
     pairs = [(temperature, power) for temperature in args.temperatures for power in args.powers]
-    for seed in args.seeds:
-        study.experts(seed)
-        for temperature, power in pairs:
-            options = f"--lang_temperature {temperature} {class_weights(read_hours(), power)}"
-            study.run(f"t{temperature}_w{power}", seed, options)
+    study.experts(args.seeds[0])
     hours = read_hours()
-    low = [lang for lang, value in hours.items() if value < median(hours.values()) / 2]
+    low = [lang for lang, value in hours.items() if value < SCARCE * median(hours.values())]
     if not low:
-        parser.error(f"expected languages with less than half of the median's hours, got none among {hours}")
+        parser.error(f"expected languages with less than {SCARCE} of the median's hours, got none among {hours}")
+    for seed in args.seeds:
+        for temperature, power in pairs:
+            options = f"--lang_temperature {temperature} {class_weights(hours, power)}"
+            study.run(f"t{temperature}_w{power}", seed, options)
     groups = {f"little data ({' '.join(low)})": low, "the others": [lang for lang in hours if lang not in low]}
     lines = []
     for temperature, power in pairs:
         variant = f"t{temperature}_w{power}"
-        figures = [spread(group_figures(study, variant, *column, langs)) for langs in groups.values() for column in COLUMNS]
+        figures = [spread(group_figures(study, variant, *column, langs)) for langs in groups.values() for column in CURVES]
         lines.append([temperature, str(power), *figures])
-    head = [f"{name}: {metric}, {scenario}" for name in groups for scenario, metric in COLUMNS]
+    head = [f"{name}: {metric}, {scenario}" for name in groups for scenario, metric in CURVES]
     print(write_lines(["temperature", "power of the weights", *head], lines, study.folder / "lowres.md"))
     print(f"in {study.folder}")
 

@@ -19,10 +19,10 @@ from statistics import fmean
 
 import matplotlib
 import torch
-import yaml
 from study import RECIPE, Study, spread, test_sets, write_lines
 
 from espnet_lole.backbone.load import load_backbone
+from espnet_lole.config import load_yaml
 from espnet_lole.experts.adapters import load_bank, save_expert
 from espnet_lole.experts.bank import ExpertBank, ExpertConfig
 from espnet_lole.experts.compress import BYTES, METHODS
@@ -100,7 +100,7 @@ def main() -> None:
     study, sizes = Study("memory", "experts", args.options), {}
     for seed in args.seeds:
         experts = study.experts(seed)
-        config = yaml.safe_load((experts / "config.yaml").read_text())
+        config = load_yaml(experts / "config.yaml")
         rank = config["expert_conf"]["rank"]
         for family, small in [("svd", rank), *choose(rank, args.ranks, args.bases)]:
             work = study.folder / f"{family}{small}_seed{seed}"

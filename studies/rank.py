@@ -16,16 +16,17 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import matplotlib
-import yaml
 from kd import VARIANTS
 from study import CURVES, RECIPE, Study, spread, write_lines
 
 from espnet_lole.backbone.load import load_backbone
 from espnet_lole.backbone.tokens import WhisperTokens
+from espnet_lole.config import load_yaml
 from espnet_lole.distill.start import energy_by_layer, start_student
 from espnet_lole.espnet_student_model import STUDENT, DistillConfig, ESPnetStudentModel
 from espnet_lole.experts.adapters import load_bank
 from espnet_lole.experts.bank import ExpertBank, ExpertConfig
+from espnet_lole.files import whole_file
 from espnet_lole.probe import compare_outputs, gradient_norms
 
 matplotlib.use("Agg")
@@ -40,7 +41,7 @@ def energies(study: Study, ranks: Sequence[int], seeds: Sequence[int]) -> dict[i
     kept: dict[int, list[float]] = {rank: [] for rank in ranks}
     for seed in seeds:
         folder = study.experts(seed)
-        model = load_backbone(read_config(folder)["backbone"]).model
+        model = load_backbone(load_yaml(folder / "config.yaml")["backbone"]).model
         shares = energy_by_layer(load_bank(model, folder / "adapters")).values()
         for rank in ranks:
             kept[rank].append(100 * fmean(float(share[min(rank, len(share)) - 1]) for share in shares))
@@ -62,7 +63,8 @@ def draw(study: Study, kept: dict[int, list[float]], path: Path) -> None:
     left.minorticks_off()
     right.set(ylabel="energy in percent", ylim=(0, 102))
     figure.legend(loc="outside upper center", ncols=3, fontsize=8)
-    figure.savefig(path, dpi=120)
+    with whole_file(path) as made:
+        figure.savefig(made, dpi=120)
 
 
 def measure(experts: Path, student: Path | None, config: dict) -> dict[str, float]:
@@ -87,11 +89,6 @@ def measure(experts: Path, student: Path | None, config: dict) -> dict[str, floa
     return compare_outputs(models["none"], dev) | gradient_norms(models, dev)
 
 
-def read_config(experiment: Path) -> dict:
-    """The options of a training."""
-    return yaml.safe_load((experiment / "config.yaml").read_text())
-
-
 def study_logits(study: Study, seeds: Sequence[int]) -> str:
     """Measure the students of the study of distillation that learn from the outputs alone, before and after."""
     kd = Study("kd", "student", study.options)
@@ -99,8 +96,9 @@ def study_logits(study: Study, seeds: Sequence[int]) -> str:
     for seed in seeds:
         kd.run("logits", seed, VARIANTS["logits"][1])
         adapters, trained = study.experts(seed) / "adapters", kd.experiment("logits", seed)
-        measured["start"].append(measure(adapters, None, read_config(trained)))
-        measured["after"].append(measure(adapters, trained / "adapters" / STUDENT, read_config(trained)))
+        config = load_yaml(trained / "config.yaml")
+        measured["start"].append(measure(adapters, None, config))
+        measured["after"].append(measure(adapters, trained / "adapters" / STUDENT, config))
     heads = {
         "entropy": "teacher's entropy, nats a token",
         "agreement": "tokens likeliest for both, %",

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_lole.data.kaldi import read_table
+from espnet_lole.decode.transcriber import count_parameters
 from espnet_lole.files import write_whole
 from espnet_lole.score.costs import peak_memory_gb, write_costs
 
@@ -26,7 +27,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def decode(args: argparse.Namespace) -> None:
-    """Run ``asr_inference`` once over all test sets, and write ``<output_dir>/<set>/{text,rtf}`` and ``costs.json``.
+    """Run ``asr_inference`` once over all test sets; write ``<output_dir>/<set>/{text,rtf}`` and what training and decoding cost.
 
     The real-time factor counts the loading of the model too, which is inside ``asr_inference``.
 
@@ -34,6 +35,9 @@ def decode(args: argparse.Namespace) -> None:
         ValueError: an utterance is in two test sets.
     """
     from espnet2.bin import asr_inference
+    from espnet2.tasks.asr import ASRTask
+
+    from espnet_lole.train.trainer import write_training_costs
 
     work = args.output_dir / "asr_inference"
     join_sets(args.test_dirs, work / "wav.scp")
@@ -45,7 +49,9 @@ def decode(args: argparse.Namespace) -> None:
     rtf = (time.perf_counter() - started) / seconds_of(args.test_dirs)
     split_sets(work / "1best_recog" / "text", args.test_dirs, args.output_dir, rtf)
     memory = peak_memory_gb(args.ngpu > 0)
-    write_costs(args.output_dir, str(args.config), parameters=count_parameters(args.asr_model_file), memory_gb=memory)
+    model, _ = ASRTask.build_model_from_file(None, args.asr_model_file)
+    write_training_costs(args.asr_model_file.parent, model)
+    write_costs(args.output_dir, str(args.config), parameters=count_parameters(model), memory_gb=memory)
 
 
 def join_sets(folders: Sequence[Path], file: Path) -> None:
@@ -75,17 +81,6 @@ def split_sets(text: Path, folders: Sequence[Path], output: Path, rtf: float) ->
         lines = [f"{utt} {hypotheses[utt]}".rstrip() + "\n" for utt in read_table(folder / "wav.scp")]
         write_whole(output / folder.name / "text", "".join(lines))
         write_whole(output / folder.name / "rtf", f"{rtf:.6f}\n")
-
-
-def count_parameters(checkpoint: Path) -> int:
-    """How many parameters ESPnet's model has; its training's costs are written beside it on the way."""
-    from espnet2.tasks.asr import ASRTask
-
-    from espnet_lole.train.trainer import write_training_costs
-
-    model, _ = ASRTask.build_model_from_file(None, checkpoint)
-    write_training_costs(checkpoint.parent, model)
-    return sum(p.numel() for p in model.parameters())
 
 
 def main(cmd: list[str] | None = None) -> None:

@@ -8,12 +8,11 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import yaml
-
 from espnet_lole.backbone.load import load_backbone
 from espnet_lole.backbone.tokens import WhisperTokens
+from espnet_lole.config import load_yaml
 from espnet_lole.distill.start import energy_by_layer
-from espnet_lole.experts.adapters import load_bank
+from espnet_lole.experts.adapters import Adapter, load_bank
 from espnet_lole.score.figures import draw_confusion, draw_cosines, draw_energy, draw_fusion, draw_states
 from espnet_lole.score.rates import read_confusion
 
@@ -60,11 +59,10 @@ def draw_mole(args: argparse.Namespace) -> None:
 
 def draw_ranks(args: argparse.Namespace) -> None:
     """Energy of the averaged experts."""
-    experts = load_bank(load_backbone(read_config(args)["backbone"]).model, args.experts)
+    experts = load_bank(load_backbone(load_yaml(args.config)["backbone"]).model, args.experts)
     ranks = {"an expert's rank": experts.config.rank}
     if args.student is not None:
-        student = load_bank(load_backbone(read_config(args)["backbone"]).model, args.student.parent, [args.student.name])
-        ranks["the student's rank"] = student.config.rank
+        ranks["the student's rank"] = Adapter.read(args.student).config.r
     draw_energy({name: share.numpy() for name, share in energy_by_layer(experts).items()}, ranks, args.output)
 
 
@@ -73,7 +71,7 @@ def draw_nearness(args: argparse.Namespace) -> None:
     from espnet_lole.espnet_student_model import DistillConfig, ESPnetStudentModel
     from espnet_lole.probe import layer_cosines
 
-    config, cosines = read_config(args), {}
+    config, cosines = load_yaml(args.config), {}
     for name, folder in named(args.adapters).items():
         backbone = load_backbone(config["backbone"], config["window"])
         tokens = WhisperTokens(backbone.model.config.vocab_size)
@@ -88,7 +86,7 @@ def draw_languages(args: argparse.Namespace) -> None:
     """Principal components of the pooled states of the backbone and of each adapter."""
     from espnet_lole.probe import pooled_states, project, separability
 
-    config, points, notes = read_config(args), {}, {}
+    config, points, notes = load_yaml(args.config), {}, {}
     for name, folder in ({"backbone": None} | named(args.adapters)).items():
         backbone = load_backbone(config["backbone"], config["window"])
         adapter = None if folder is None else load_bank(backbone.model, folder.parent, [folder.name])
@@ -96,11 +94,6 @@ def draw_languages(args: argparse.Namespace) -> None:
         points[name] = project(states).numpy()
         notes[name] = f"{separability(states, langs):.1f} % nearest to their language's mean"
     draw_states(points, langs, notes, args.output)
-
-
-def read_config(args: argparse.Namespace) -> dict[str, str]:
-    """The options of a training."""
-    return yaml.safe_load(args.config.read_text())
 
 
 def named(texts: list[str]) -> dict[str, Path]:

@@ -40,7 +40,10 @@ class SearchConfig:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """Token ids without prompt and end, and their log-probability over their length to the power ``length_penalty``."""
+    """Token ids without prompt and end, and their log-probability over their length to the power ``length_penalty``.
+
+    Both count what was cut off a loop.
+    """
 
     tokens: list[int]
     score: float

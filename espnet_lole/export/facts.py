@@ -8,10 +8,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from safetensors import safe_open
 
 from espnet_lole.backbone.features import SAMPLE_RATE
+from espnet_lole.config import load_yaml
 from espnet_lole.data.kaldi import read_table
 from espnet_lole.decode.system import System
 
@@ -51,7 +51,7 @@ def gather(folder: Path, system: System) -> Facts:
     ranks = {name: max(shape[0] for key, shape in found.items() if ".lora_A." in key) for name, found in adapters.items()}
     parameters = {name: sum(rows * columns for rows, columns in found.values()) for name, found in adapters.items()}
     config = folder / "config.yaml"
-    conf = yaml.safe_load(config.read_text()) if config.is_file() else {}
+    conf = load_yaml(config) if config.is_file() else {}
     epochs, training = _training(folder / "train.log")
     kept = folder / "facts.json"  # of an export, whose training is elsewhere
     if kept.is_file():

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from espnet2.tasks.abs_task import AbsTask, IteratorOptions, optim_classes
 from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.collate_fn import CommonCollateFn
@@ -24,7 +23,7 @@ from espnet_lole.backbone.features import MAX_SAMPLES, MIN_SAMPLES
 from espnet_lole.backbone.load import PRECISIONS, load_backbone, load_config
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone
-from espnet_lole.config import read_conf
+from espnet_lole.config import load_yaml, read_conf
 from espnet_lole.data.kaldi import read_table
 from espnet_lole.distill.start import start_student
 from espnet_lole.espnet_full_model import ESPnetFullModel
@@ -108,9 +107,7 @@ class LoLETask(AbsTask):
         group.add_argument("--fusion_conf", action=NestedDictAction, default={}, help="mole: shared_layers and their fusion")
         group.add_argument("--fusion_lr_factor", type=float, default=1.0, help="mole: times the learning rate, for the fusion")
         group.add_argument("--classifier_conf", action=NestedDictAction, default={}, help="mole: pooling, hidden, dropout")
-        group.add_argument(
-            "--student_start", type=str, default="average", choices=["average", "random"], help="student: its start"
-        )
+        group.add_argument("--student_start", type=str, default="average", choices=STARTS, help="student: its start")
         group.add_argument(
             "--distill_conf", action=NestedDictAction, default={}, help="student: kd and the weights of its losses"
         )
@@ -200,7 +197,7 @@ class LoLETask(AbsTask):
             ValueError: the checkpoint is broken, holds more than tensors, or is of another model.
         """
         config_file = Path(model_file).parent / "config.yaml" if config_file is None else Path(config_file)
-        args = argparse.Namespace(**yaml.safe_load(config_file.read_text(encoding="utf-8")))
+        args = argparse.Namespace(**load_yaml(config_file))
         model = cls.build_model(args).to(device)
         if model_file is not None:
             model.load_state_dict(read_checkpoint(model_file))
@@ -260,7 +257,7 @@ def build_mole(args: argparse.Namespace, backbone: Backbone, tokens: WhisperToke
     model = ESPnetMoLEModel(MoLE(backbone, bank, fusion, classifier), tokens, args.lid_weight, classifier.class_weights)
     if args.mole_start is not None:
         start = Path(args.mole_start)
-        languages = yaml.safe_load((start.parent / "config.yaml").read_text())["langs"]
+        languages = load_yaml(start.parent / "config.yaml")["langs"]
         model.start_from(read_checkpoint(start), languages)
     return model
 

@@ -10,12 +10,12 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-import yaml
 from espnet2.train.distributed_utils import DistributedOption
 from espnet2.train.reporter import SubReporter
 from espnet2.train.trainer import Trainer, TrainerOptions
 from torch import Tensor
 
+from espnet_lole.config import load_yaml
 from espnet_lole.experts.optimizer import ExpertAdamW
 from espnet_lole.score.costs import write_costs
 from espnet_lole.train.checkpoints import CHECKPOINT, read_checkpoint, recover, whole_saves
@@ -97,7 +97,7 @@ def write_training_costs(folder: Path, model: torch.nn.Module) -> None:
     epochs = read_checkpoint(folder / CHECKPOINT)["reporter"]["stats"]
     write_costs(
         folder,
-        yaml.safe_load((folder / "config.yaml").read_text())["config"],
+        load_yaml(folder / "config.yaml")["config"],
         trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         steps=epochs[max(epochs)]["train"]["total_count"],
         seconds=sum(phase["time"].total_seconds() for epoch in epochs.values() for phase in epoch.values()),
