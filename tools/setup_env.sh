@@ -84,7 +84,7 @@ install() {
     fi
     touch "${unfinished}"
     say "installing the packages of constraints.txt (5 GB; what was downloaded before is not downloaded again)"
-    "${uv}" pip install -p "${venv}/bin/python" -c constraints.txt ${again[@]+"${again[@]}"} -e '.[full,mini,test]'
+    "${uv}" pip install --compile-bytecode -p "${venv}/bin/python" -c constraints.txt ${again[@]+"${again[@]}"} -e '.[full,mini,test]'
     rm "${unfinished}"
     echo "${wanted}" > "${stamp}"
 }

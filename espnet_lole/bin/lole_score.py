@@ -12,7 +12,7 @@ from espnet_lole.files import write_whole
 from espnet_lole.score.normalize import cer_languages
 from espnet_lole.score.rates import score_set
 from espnet_lole.score.report import results_md, summary_table, write_result_txt
-from espnet_lole.score.results import Decoded, SystemScore, csv_rows, update_csv
+from espnet_lole.score.results import Decoded, SystemScore, csv_rows, update_csv, write_csv
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -61,9 +61,11 @@ def score(args: argparse.Namespace, command: str) -> str:
     for d in parse_decoded(args.decoded):
         sets = [score_set(d.decode_dir, args.dumpdir, name, by_character, d.finds_language) for name in test_sets]
         scores.append(SystemScore(d, sets))
-    for system in scores:
+    new = [csv_rows(s, by_character, args.seed) for s in scores]
+    for system, own in zip(scores, new, strict=True):
         write_result_txt(system)
-    rows = update_csv(args.expdir / "results.csv", [row for s in scores for row in csv_rows(s, by_character, args.seed)])
+        write_csv(system.decoded.decode_dir / "results.csv", own)
+    rows = update_csv(args.expdir / "results.csv", [row for own in new for row in own])
     write_whole(args.expdir / "RESULTS.md", results_md(scores, rows, by_character, command))
     return summary_table(scores, rows, by_character)
 

@@ -95,4 +95,5 @@ def join(pieces: Sequence[Transcription], samples: Sequence[int]) -> Transcripti
         mean = shares @ np.array([list(p.posteriors.values()) for p in pieces])
         posteriors = dict(zip(pieces[0].posteriors, mean.tolist(), strict=True))
     tokens = [token for piece in pieces for token in piece.hypothesis.tokens]
-    return Transcription(Hypothesis(tokens, score), max(spoken, key=spoken.get), posteriors)
+    looped = any(piece.hypothesis.looped for piece in pieces)
+    return Transcription(Hypothesis(tokens, score, looped), max(spoken, key=spoken.get), posteriors)

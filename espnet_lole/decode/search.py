@@ -40,13 +40,17 @@ class SearchConfig:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """Token ids without prompt and end, and their log-probability over their length to the power ``length_penalty``.
+    """What was found.
 
-    Both count what was cut off a loop.
+    Attributes:
+        tokens: ids without prompt and end, and without what was cut off a loop.
+        score: log-probability over length to the power ``length_penalty``; both count what was cut off.
+        looped: was something cut off?
     """
 
     tokens: list[int]
     score: float
+    looped: bool = False
 
 
 @torch.no_grad()
@@ -146,7 +150,6 @@ def _best(chosen: Tensor, scores: Tensor, end: int, config: SearchConfig) -> lis
         for row, count, value in zip(rows, counts, values, strict=True):
             tokens = row[: count - 1]
             kept = cut_loop(tokens, config.loop_tokens) if config.loop_tokens else tokens
-            tried.append((len(kept) == len(tokens), value, kept))
-        _, value, kept = max(tried, key=lambda t: t[:2])
-        found.append(Hypothesis(kept, value))
+            tried.append(Hypothesis(kept, value, len(kept) < len(tokens)))
+        found.append(max(tried, key=lambda h: (not h.looped, h.score)))
     return found

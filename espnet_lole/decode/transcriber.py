@@ -175,9 +175,10 @@ class MoLETranscriber:
         hypotheses = self._decode(shallow, plan)
         log_posteriors = posteriors[plan.rows, plan.language].clamp(min=1e-30).log().cpu()  # (N,)
         joint = torch.tensor([h.score for h in hypotheses]) + self.routing.posterior_weight * log_posteriors
+        ranks = [(not h.looped, value) for h, value in zip(hypotheses, joint.tolist(), strict=True)]
         best: dict[int, int] = {}
         for i, row in enumerate(plan.rows.tolist()):
-            if row not in best or joint[i] > joint[best[row]]:
+            if row not in best or ranks[i] > ranks[best[row]]:
                 best[row] = i
         languages = [bank.languages[i] for i in plan.language.tolist()]
         named = name_posteriors(bank.languages, posteriors)

@@ -59,7 +59,7 @@ def gather(folder: Path, system: System) -> Facts:
         errors = {tuple(key.split()): value for key, value in known["errors"].items()}
         epochs, training, hours = known["epochs"], known["training"], known["hours"]
     else:
-        hours, errors = _hours(conf, folder), _errors(folder.parent / "results.csv", system.kind)
+        hours, errors = _hours(conf, folder), _errors(folder)
     shared = system.conf.get("fusion_conf", {}).get("shared_layers")
     return Facts(system.kind, system.backbone, system.languages, ranks, parameters, shared, epochs, training, hours, errors)
 
@@ -100,9 +100,11 @@ def _hours(conf: dict, folder: Path) -> dict[str, float]:
     return dict(sorted(hours.items()))
 
 
-def _errors(results: Path, kind: str) -> dict[tuple[str, str], float]:
-    if not results.is_file():
-        return {}
-    with results.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["system"] == kind and row["metric"] == "error"]
-    return {(row["scenario"], row["language"]): float(row["value"]) for row in rows}
+def _errors(folder: Path) -> dict[tuple[str, str], float]:
+    """Error rates from the scored decodings in the folder; of two of a scenario, the later."""
+    errors = {}
+    for results in sorted(folder.glob("*/results.csv"), key=lambda path: path.stat().st_mtime):
+        with results.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if (row["set"], row["metric"]) == ("all", "error")]
+        errors |= {(row["scenario"], row["language"]): float(row["value"]) for row in rows}
+    return errors

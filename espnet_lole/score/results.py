@@ -140,9 +140,14 @@ def update_csv(path: Path, rows: Sequence[dict[str, str]]) -> list[dict[str, str
                     f"{path}: expected the columns {','.join(CSV_FIELDS)}, got {reader.fieldnames}: move the file away"
                 )
             kept = [row for row in reader if (row["system"], row["scenario"], row["seed"]) not in new]
+    write_csv(path, [*kept, *rows])
+    return [*kept, *rows]
+
+
+def write_csv(path: Path, rows: Sequence[dict[str, str]]) -> None:
+    """Write rows of results.csv."""
     out = io.StringIO()
     writer = csv.DictWriter(out, CSV_FIELDS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows([*kept, *rows])
+    writer.writerows(rows)
     write_whole(path, out.getvalue())
-    return [*kept, *rows]

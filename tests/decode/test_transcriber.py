@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from conftest import random_experts, tiny_whisper
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone
 from espnet_lole.decode.search import SearchConfig
-from espnet_lole.decode.transcriber import ExpertTranscriber, MoLETranscriber, pad_speech
+from espnet_lole.decode.transcriber import ExpertTranscriber, MoLETranscriber, Transcription, pad_speech
 from espnet_lole.experts.bank import ExpertBank, ExpertConfig
 from espnet_lole.fusion.layers import FusionConfig
 from espnet_lole.fusion.mole import MoLE
@@ -18,14 +19,14 @@ LANGS = ("de", "en", "fr", "es", "it", "ru", "tr", "zh")
 SEARCH = SearchConfig(beam_size=2, maxlenratio=0.2)
 
 
-def make(shared_layers: int, **routing) -> MoLETranscriber:
+def make(shared_layers: int, search: SearchConfig = SEARCH, **routing) -> MoLETranscriber:
     backbone = Backbone(tiny_whisper()).eval().requires_grad_(False)
     bank = random_experts(ExpertBank(backbone.model, LANGS, ExpertConfig(rank=4, alpha=8.0)))
     torch.manual_seed(0)
     mole = MoLE(backbone, bank, FusionConfig(shared_layers), ClassifierConfig(hidden=8))
     mole.classifier.eval()
     torch.nn.init.normal_(mole.classifier.mlp[-1].weight)
-    return MoLETranscriber(mole, WhisperTokens(51865), SEARCH, RoutingConfig(**routing))
+    return MoLETranscriber(mole, WhisperTokens(51865), search, RoutingConfig(**routing))
 
 
 def eight(speech) -> list[torch.Tensor]:
@@ -97,13 +98,21 @@ def test_sharp_mixture_is_the_argmax(speech):
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5, 1e6])
-def test_candidates_keep_the_language_of_best_score_and_posterior(speech, weight):
-    mole, rows = make(2, candidates=8, threshold=1.0, posterior_weight=weight), eight(speech)
+@pytest.mark.parametrize("loop_tokens", [0, 3])
+def test_candidates_keep_the_language_of_best_score_and_posterior(speech, weight, loop_tokens):
+    search = replace(SEARCH, loop_tokens=loop_tokens)
+    mole, rows = make(2, search, candidates=8, threshold=1.0, posterior_weight=weight), eight(speech)
     spread(mole, rows)
     by_language = {lang: mole(rows, [lang] * 8) for lang in LANGS}
+
+    def rank(said: Transcription) -> tuple[bool, float]:
+        return not said.hypothesis.looped, said.hypothesis.score + weight * math.log(said.confidence)
+
     for i, found in enumerate(mole(rows, None)):
-        best = max((ts[i] for ts in by_language.values()), key=lambda t: t.hypothesis.score + weight * math.log(t.confidence))
+        best = max((said[i] for said in by_language.values()), key=rank)
         assert found.hypothesis.tokens == best.hypothesis.tokens and found.lang == best.lang
+    looped = {said.hypothesis.looped for all_said in by_language.values() for said in all_said}
+    assert looped == ({True, False} if loop_tokens else {False})
 
 
 def test_who_needs_languages_says_so(speech):

@@ -78,7 +78,11 @@ def test_figures_survive_the_export(tmp_path):
     made = make_recipe(tmp_path)
     folder = made / "exp" / "mole"
     (folder / "train.log").write_text("x 1epoch results: [train] loss=1, [valid] loss=0.5, acc=0.75, time=1 minute\n")
-    (made / "exp" / "results.csv").write_text("system,scenario,set,language,metric,value\nmole,aware,t,de,error,12.5\n")
+    (folder / "greedy_aware").mkdir()
+    head = "system,scenario,set,language,metric,value\n"
+    lines = "mole_l3,aware,test_de,de,error,1.0\nmole_l3,aware,all,de,error,12.5\nmole_l3,aware,all,de,wer,13.0\n"
+    (folder / "greedy_aware" / "results.csv").write_text(head + lines)
+    (made / "exp" / "results.csv").write_text(head + "mole,aware,all,de,error,99.0\n")
     raw = made / "dump" / "raw" / "train"
     raw.mkdir(parents=True)
     (raw / "utt2lang").write_text("a de\nb fr\n")

@@ -146,6 +146,7 @@ def test_results_md(work: Path) -> None:
         places.append(start)
     assert places == sorted(places)
     assert "empty after it: zero_shot aware 1, experts aware 1." in text
+    assert [row for row in rows() if row["system"] == "experts"] == rows("exp/lole_experts/decode_greedy/results.csv")
 
 
 def test_result_txt(work: Path) -> None:
