@@ -58,16 +58,21 @@ def with_peft(size: Size) -> PeftModel:
         return model.eval()
 
 
-def contenders(size: Size) -> dict[str, tuple[Backbone, Route]]:
-    """Ways to run a batch of many languages, driven alike, so that they differ in the adapters alone."""
+def contenders(size: Size, lead: Callable[[ExpertBank, Tensor], AbstractContextManager]) -> dict[str, tuple[Backbone, Route]]:
+    """Ways to run a batch of many languages, driven alike, so that they differ in the adapters alone.
+
+    Args:
+        size: of the work.
+        lead: how the bank routes a batch.
+    """
     backbone, bank = ours(size)
     single, one = ours(size, 1)
     peft = with_peft(size)
     index = torch.tensor([LANGS.index(lang) for lang in batch_langs(size)])
     return {
-        "experts": (backbone, partial(bank.routed, index)),
+        "experts": (backbone, partial(lead, bank, index)),
         "merged weights": (Backbone(merged(size)).eval(), nullcontext),
-        "one unmerged adapter": (single, partial(one.routed, torch.zeros_like(index))),
+        "one unmerged adapter": (single, partial(lead, one, torch.zeros_like(index))),
         "peft adapter_names": (
             Backbone(peft.get_base_model()).eval(),
             partial(peft.base_model._enable_peft_forward_hooks, adapter_names=batch_langs(size)),
@@ -88,7 +93,7 @@ def decode_step(size: Size) -> Outcome:
 
     out = Outcome()
     parts = {}
-    for name, (backbone, route) in contenders(size).items():
+    for name, (backbone, route) in contenders(size, ExpertBank.routed_steps).items():
         with torch.no_grad():
             parts[name] = partial(work, backbone, route, backbone.encode(*speech))
     out.race("decode_step", parts, size.repeats)
@@ -106,7 +111,7 @@ def encode(size: Size) -> Outcome:
             backbone.encode(*speech)
 
     out = Outcome()
-    out.race("encode", {name: partial(work, *parts) for name, parts in contenders(size).items()}, size.repeats)
+    out.race("encode", {name: partial(work, *parts) for name, parts in contenders(size, ExpertBank.routed).items()}, size.repeats)
     claims(out, "encode", "<= 1.10")
     return out
 

@@ -90,7 +90,7 @@ class ExpertTranscriber:
         expert = torch.tensor(self.bank.indices(langs), device=padded.device)
         with self.bank.routed(expert):
             encoded = self.backbone.encode(padded, lengths)
-        with self.bank.routed(beam_rows(expert, self.search.beam_size)):
+        with self.bank.routed_steps(beam_rows(expert, self.search.beam_size)):
             hypotheses = search(self.backbone, encoded, prompts, self.tokens.end, self.search)
         return [Transcription(h, lang, None) for h, lang in zip(hypotheses, langs, strict=True)]
 
@@ -191,7 +191,9 @@ class MoLETranscriber:
         prompts = torch.tensor([self.tokens.prompt(lang) for lang in bank.languages], device=plan.rows.device)[plan.language]
         with bank.routed(plan.experts, plan.weights):
             encoded = self.mole.deep(chosen)
-        with bank.routed(beam_rows(plan.experts, k), None if plan.weights is None else beam_rows(plan.weights, k)):
+        experts = beam_rows(plan.experts, k)
+        mixture = plan.weights is not None
+        with bank.routed(experts, beam_rows(plan.weights, k)) if mixture else bank.routed_steps(experts):
             return search(backbone, encoded, prompts, self.tokens.end, self.search)
 
 

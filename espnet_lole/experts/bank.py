@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from espnet_lole.experts.layers import ExpertLinear, Route
+from espnet_lole.experts.layers import Chosen, ExpertLinear, Grouped, Route
 
 DEFAULT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 """Every attention projection and both feed-forward linears, of encoder and decoder."""
@@ -103,7 +103,11 @@ class ExpertBank:
             index: expert of each utterance, shape (B,), or the K experts of a mixture, shape (B, K).
             weights: of a mixture's experts, shape (B, K): the update is ``sum_k weights[i, k] B_k A_k``.
         """
-        return self._route.led(index, weights)
+        return self._route.led(None if index is None else Chosen(index, weights))
+
+    def routed_steps(self, index: Tensor) -> AbstractContextManager[None]:
+        """As ``routed``, without a mixture; faster where each utterance has few frames, such as the steps of a search."""
+        return self._route.led(Grouped(index))
 
 
 def find_targets(model: nn.Module, targets: Sequence[str]) -> list[str]:

@@ -79,6 +79,10 @@ class ExpertCache:
         """As ``ExpertBank.routed``, of the places that ``indices`` gave last."""
         return self._bank.routed(index, weights)
 
+    def routed_steps(self, index: Tensor) -> AbstractContextManager[None]:
+        """As ``ExpertBank.routed_steps``, of the places that ``indices`` gave last."""
+        return self._bank.routed_steps(index)
+
 
 def _shape(folders: Iterable[Path]) -> tuple[int, tuple[str, ...]]:
     """The largest rank and the targets of adapters, from the heads of their files."""

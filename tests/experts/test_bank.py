@@ -78,7 +78,27 @@ def test_route_is_restored_after_an_error():
     _, bank = with_experts()
     with pytest.raises(RuntimeError), bank.routed(torch.tensor([0])):
         raise RuntimeError
-    assert bank._route.index is None
+    assert bank._route.way is None
+
+
+@pytest.mark.parametrize("langs", [("de", "en", "zh"), ("de",)])
+@pytest.mark.parametrize("index", [[0, 1, 2, 1], [2, 2, 2, 0], [1, 1, 1, 1], [0, 2, 2, 1, 0, 0, 2]])
+def test_grouped_utterances_go_where_chosen_factors_lead(langs, index):
+    _, bank = with_experts(langs=langs)
+    layer, index = next(iter(bank.layers.values())), torch.tensor(index).clamp(max=len(langs) - 1)
+    x = torch.randn(len(index), 3, layer.in_features)
+    results = []
+    for lead in (bank.routed, bank.routed_steps):
+        layer.lora_A.requires_grad_(True).grad = layer.lora_B.requires_grad_(True).grad = None
+        with lead(index):
+            y = layer(x)
+        y.square().sum().backward()
+        results.append((y.detach(), layer.lora_A.grad, layer.lora_B.grad))
+    loop = torch.stack(
+        [layer.base(x[i]) + layer.scale * x[i] @ layer.lora_A[e].T @ layer.lora_B[e].T for i, e in enumerate(index)]
+    )
+    torch.testing.assert_close(results[0], results[1])
+    torch.testing.assert_close(results[0][0], loop)
 
 
 def test_targets_choose_the_linears():
