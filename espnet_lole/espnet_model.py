@@ -95,13 +95,18 @@ class FrozenWhisperModel(AbsESPnetModel):
         return {"feats": mel.transpose(1, 2), "feats_lengths": frames}
 
     def trained_names(self) -> list[str]:
-        """Names of the parameters that train: what a checkpoint holds."""
+        """Names of the parameters that train."""
         return [name for name, p in self.named_parameters() if p.requires_grad]
 
+    def learned(self) -> dict[str, Tensor]:
+        """What a checkpoint holds: the parameters that train, and persistent buffers."""
+        state = super().state_dict()
+        buffers = (name for name, _ in self.named_buffers() if name in state)
+        return {name: state[name] for name in (*self.trained_names(), *buffers)}
+
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """The trained parameters and the fingerprints of what is frozen, which is left out."""
-        state = super().state_dict(*args, **kwargs)
-        return add_fingerprints({name: state[name] for name in self.trained_names()}, self.fingerprints)
+        """What was learned, and the fingerprints of what is frozen, which is left out."""
+        return add_fingerprints(self.learned(), self.fingerprints)
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
         """Load what ``state_dict`` gave; compares every name, whatever ``strict`` says.
@@ -111,7 +116,7 @@ class FrozenWhisperModel(AbsESPnetModel):
         """
         state = dict(state_dict)
         check_fingerprints(state, self.fingerprints)
-        expected = {name: self.get_parameter(name).shape for name in self.trained_names()}
+        expected = {name: value.shape for name, value in self.learned().items()}
         got = {name: value.shape for name, value in state.items()}
         if wrong := sorted(n for n in expected | got if expected.get(n) != got.get(n)):
             raise ValueError(

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.espnet_model import IGNORE, FrozenWhisperModel, sum_by_expert
 from espnet_lole.fusion.mole import MoLE
+from espnet_lole.router.classifier import StatisticsMemory
 from espnet_lole.train.means import mean_over_ranks
 
 
@@ -19,21 +20,19 @@ class ESPnetMoLEModel(FrozenWhisperModel):
     """Fusion weights and language classifier, trained with the mean cross-entropy of the text + lambda * that of the language.
 
     The text goes through the expert of its true language in the deep layers; its gradient reaches only the fusion weights.
+    With a replay, the classifier learns from utterances of earlier batches too, each of which counts as one of the batch.
 
     Args:
         mole: the system on prepared experts.
         tokens: the backbone's tokens.
         lid_weight: lambda.
-        class_weights: language -> its weight in that cross-entropy, a weighted mean; 1 for those that are left out.
 
     Raises:
         ValueError: a class weight is of an unknown language, or not positive.
     """
 
-    def __init__(
-        self, mole: MoLE, tokens: WhisperTokens, lid_weight: float, class_weights: Mapping[str, float] | None = None
-    ) -> None:
-        class_weights = class_weights or {}
+    def __init__(self, mole: MoLE, tokens: WhisperTokens, lid_weight: float) -> None:
+        class_weights = mole.classifier.config.class_weights
         if set(class_weights) - set(mole.bank.languages) or min(class_weights.values(), default=1.0) <= 0:
             raise ValueError(
                 f"expected class_weights above 0 for languages of {' '.join(mole.bank.languages)}, got {class_weights}"
@@ -42,9 +41,14 @@ class ESPnetMoLEModel(FrozenWhisperModel):
         self.mole, self.bank = mole, mole.bank
         self.fusion, self.classifier = mole.fusion, mole.classifier
         self.lid_weight = lid_weight
+        self.memory = StatisticsMemory()
         weights = torch.tensor([float(class_weights.get(lang, 1.0)) for lang in mole.bank.languages])
         self.register_buffer("class_weights", weights, persistent=False)  # (L,)
         self.fingerprints |= {"experts": mole.bank.fingerprint()}
+
+    def start_epoch(self, epoch: int) -> None:
+        """Forget the epoch before: a training that goes on after a stop is as one without."""
+        self.memory.forget()
 
     @torch.no_grad()
     def start_from(self, state: Mapping[str, Tensor], languages: Sequence[str]) -> None:
@@ -62,9 +66,8 @@ class ESPnetMoLEModel(FrozenWhisperModel):
                 f"expected a MoLE of some of the languages {' '.join(self.bank.languages)}, got one of {missing} too"
             )
         rows = torch.tensor([self.bank.languages.index(lang) for lang in languages])
-        own = {name: self.get_parameter(name) for name in self.trained_names()}
         last = f"classifier.mlp.{len(self.classifier.mlp) - 1}"
-        for name, p in own.items():
+        for name, p in self.learned().items():
             axis = {"fusion.raw": 2, f"{last}.weight": 0, f"{last}.bias": 0}.get(name)
             before = state[name].to(p)
             shape = list(p.shape)
@@ -85,7 +88,8 @@ class ESPnetMoLEModel(FrozenWhisperModel):
         """The loss of a batch; arguments and results as in ``ESPnetExpertModel.forward``."""
         expert = lang[:, 0]
         shallow = self.mole.shallow(speech, speech_lengths)
-        scores = self.classifier(shallow)  # (B, E)
+        statistics = self.classifier.pool(shallow)
+        scores = self.classifier.score(statistics)  # (B, E)
         inputs, targets = self.teacher_forcing(text, text_lengths, expert)
         with self.bank.routed(expert):
             states = self.backbone.decode(inputs, self.mole.deep(shallow))
@@ -95,7 +99,7 @@ class ESPnetMoLEModel(FrozenWhisperModel):
         found = (scores.argmax(1) == expert).float()
         parts = {
             "loss_asr": (costs.sum(), tokens),
-            "loss_lid": (F.cross_entropy(scores, expert, self.class_weights, reduction="sum"), self.class_weights[expert].sum()),
+            "loss_lid": self._language_cost(statistics, scores, expert),
             "acc": (hits.sum(), tokens),
             "lid_acc": (found.sum(), utterances),
         }
@@ -107,3 +111,13 @@ class ESPnetMoLEModel(FrozenWhisperModel):
         stats = {"loss": total} | means.stats
         stats |= {f"fusion_{code}": value for code, value in zip(self.languages, weights, strict=True)}
         return loss, stats, means.weight
+
+    def _language_cost(self, statistics: Tensor, scores: Tensor, language: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum and count of the weighted cross-entropy of a batch's statistics (B, S), scores (B, E) and languages (B,)."""
+        config, weights = self.classifier.config, self.class_weights
+        if self.training and config.replay:
+            self.memory.add(statistics, language)
+            again, of_language = self.memory.draw(config.replay)
+            scores, language = torch.cat([scores, self.classifier.score(again)]), torch.cat([language, of_language])
+        smoothing = config.label_smoothing if self.training else 0.0
+        return F.cross_entropy(scores, language, weights, reduction="sum", label_smoothing=smoothing), weights[language].sum()

@@ -16,12 +16,12 @@ from espnet_lole.tasks.lole import LoLETask
 LANGS = ("de", "en", "fr", "zh")
 
 
-def make_model(seed=0, shared_layers=2, lid_weight=0.5, class_weights=None) -> ESPnetMoLEModel:
+def make_model(seed=0, shared_layers=2, lid_weight=0.5, **classifier) -> ESPnetMoLEModel:
     backbone = Backbone(tiny_whisper()).eval().requires_grad_(False)
     bank = random_experts(ExpertBank(backbone.model, LANGS, ExpertConfig(rank=4, alpha=8.0)), seed)
     torch.manual_seed(0)
-    mole = MoLE(backbone, bank, FusionConfig(shared_layers), ClassifierConfig(hidden=8, dropout=0.0))
-    return ESPnetMoLEModel(mole, WhisperTokens(51865), lid_weight, class_weights)
+    mole = MoLE(backbone, bank, FusionConfig(shared_layers), ClassifierConfig(hidden=8, dropout=0.0, **classifier))
+    return ESPnetMoLEModel(mole, WhisperTokens(51865), lid_weight)
 
 
 def test_loss_is_text_through_the_true_expert_and_weighted_language(speech):
@@ -38,9 +38,9 @@ def test_loss_is_text_through_the_true_expert_and_weighted_language(speech):
 
 
 def test_class_weights_are_those_of_a_weighted_mean(speech):
-    model = make_model(class_weights={"de": 3.0})
+    model = make_model(class_weights={"de": 3.0}).eval()
     batch = make_batch(model, [0, 1, 2, 3], speech)
-    alone = [make_model()(**make_batch(model, [i], speech))[1]["loss_lid"] for i in range(4)]
+    alone = [make_model().eval()(**make_batch(model, [i], speech))[1]["loss_lid"] for i in range(4)]
     weights = torch.tensor([3.0, 1.0, 3.0, 1.0])
     torch.testing.assert_close(model(**batch)[1]["loss_lid"], (weights * torch.stack(alone)).sum() / weights.sum())
     for wrong in ({"tr": 2.0}, {"de": 0.0}):
@@ -53,8 +53,44 @@ def test_only_fusion_and_classifier_train_and_are_saved(speech):
     model(**make_batch(model, [0, 1, 2, 3], speech))[0].backward()
     with_gradient = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert {name.partition(".")[0] for name in with_gradient} == {"fusion", "classifier"}
+    counted = {f"classifier.norm.{name}" for name in ("count", "mean", "variance")}
     prints = {"backbone_fingerprint", "experts_fingerprint"}
-    assert set(model.state_dict()) == with_gradient | prints
+    assert set(model.state_dict()) == with_gradient | counted | prints
+
+
+def test_replay_is_of_this_epoch(speech):
+    model = make_model(replay=5)
+    batches = [make_batch(model, langs, speech) for langs in ([0, 0, 0, 0], [3, 3, 3, 3])]
+    model(**batches[0])
+    model.start_epoch(2)
+    for batch in batches[1:] * 2:
+        model(**batch)
+        assert (model.memory.draw(20)[1] == 3).all()
+    statistics = model.eval().classifier.pool(model.mole.shallow(*speech))
+    assert model.classifier.norm.count == 12
+    again = make_model().eval()
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(again.classifier.score(statistics), model.classifier.score(statistics))
+
+
+def test_replay_and_smoothing_are_of_training(speech):
+    """Utterances that are alike cost the same however often they are drawn, with the loss that torch gives."""
+    speech = speech[0][:1].expand(4, -1), speech[1][:1].expand(4)
+    for options, smoothing in (
+        ({}, 0.0),
+        ({"replay": 7}, 0.0),
+        ({"label_smoothing": 0.2}, 0.2),
+        ({"replay": 7, "label_smoothing": 0.2}, 0.2),
+    ):
+        model = make_model(**options)
+        batch = make_batch(model, [1, 1, 1, 1], speech)
+        cost = model(**batch)[1]["loss_lid"]
+        scores = model.eval().classifier(model.mole.shallow(*speech))
+        wanted = torch.nn.functional.cross_entropy(scores, torch.tensor([1] * 4), label_smoothing=smoothing)
+        torch.testing.assert_close(cost, wanted)
+        torch.testing.assert_close(
+            model(**batch)[1]["loss_lid"], torch.nn.functional.cross_entropy(scores, torch.tensor([1] * 4))
+        )
 
 
 def test_learns_the_languages(speech):
@@ -110,14 +146,14 @@ def test_starts_from_a_mole_of_fewer_languages(speech):
     model = make_model()
     torch.nn.init.normal_(model.fusion.raw)
     old = model.state_dict()
-    for name in ("fusion.raw", "classifier.mlp.5.weight", "classifier.mlp.5.bias"):
+    for name in ("fusion.raw", "classifier.mlp.4.weight", "classifier.mlp.4.bias"):
         old[name] = old[name][..., :3] if name == "fusion.raw" else old[name][:3]
     new = make_model()
     new.start_from(old, ["zh", "de", "en"])  # in another order than in the new system
     assert torch.equal(new.fusion.raw[..., [3, 0, 1]], old["fusion.raw"])
     torch.testing.assert_close(new.fusion.raw[..., 2], old["fusion.raw"].mean(-1))
     scores = new.classifier(new.mole.shallow(*speech))
-    torch.testing.assert_close(new.classifier.mlp[5].bias[[3, 0, 1]], old["classifier.mlp.5.bias"])
+    torch.testing.assert_close(new.classifier.mlp[4].bias[[3, 0, 1]], old["classifier.mlp.4.bias"])
     assert scores.shape == (4, 4)
     with pytest.raises(ValueError, match="got one of \\['tr'\\] too"):
         new.start_from(old, ["zh", "de", "tr"])

@@ -10,6 +10,11 @@ from torch import Tensor, nn
 
 from espnet_lole.backbone.whisper import Encoded
 
+EPSILON = 1e-5
+"""Added to variances, in units of the states squared."""
+REMEMBERED = 4096
+"""Utterances whose statistics are remembered, those of the first batches of an epoch first forgotten."""
+
 
 class MeanPooling(nn.Module):
     """The mean over frames, (B, T, D) to (B, D)."""
@@ -34,7 +39,25 @@ class MeanStdPooling(nn.Module):
         """Pool states (B, T, D) with weights (B, T, 1) that are 1 for speech and 0 for padding."""
         mean = _mean(states, weights)
         variance = _mean((states - mean[:, None]) ** 2, weights)
-        return torch.cat([mean, (variance + 1e-5).sqrt()], dim=1)
+        return torch.cat([mean, (variance + EPSILON).sqrt()], dim=1)
+
+
+class MeanStdChangePooling(nn.Module):
+    """Mean, standard deviation and root mean square of the change over two frames, (B, T, D) to (B, 3 D).
+
+    Two speakers of a language differ in how the sounds sound, less in how they follow each other.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.out_dim = 3 * width
+        self.statistics = MeanStdPooling(width)
+
+    def forward(self, states: Tensor, weights: Tensor) -> Tensor:
+        """Pool states (B, T, D) with weights (B, T, 1) that are 1 for speech and 0 for padding."""
+        squares = ((states[:, 2:] - states[:, :-2]) ** 2 * weights[:, 2:]).sum(1)
+        change = squares / weights[:, 2:].sum(1).clamp(min=1)  # 0 for utterances of less than three frames
+        return torch.cat([self.statistics(states, weights), (change + EPSILON).sqrt()], dim=1)
 
 
 class AttentivePooling(nn.Module):
@@ -43,7 +66,7 @@ class AttentivePooling(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.out_dim = 2 * width
-        self.score = nn.Sequential(nn.Linear(width, width // 2), nn.Tanh(), nn.Linear(width // 2, 1))
+        self.score = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width // 2), nn.Tanh(), nn.Linear(width // 2, 1))
         self.statistics = MeanStdPooling(width)
 
     def forward(self, states: Tensor, weights: Tensor) -> Tensor:
@@ -56,7 +79,39 @@ def _mean(states: Tensor, weights: Tensor) -> Tensor:
     return (states * weights).sum(1) / weights.sum(1)
 
 
-POOLING = {"mean": MeanPooling, "mean_std": MeanStdPooling, "attentive": AttentivePooling}
+POOLING = {
+    "mean": MeanPooling,
+    "mean_std": MeanStdPooling,
+    "mean_std_change": MeanStdChangePooling,
+    "attentive": AttentivePooling,
+}
+
+
+class RunningNorm(nn.Module):
+    """Standardises (B, S) by the mean and the variance of all rows seen in training: a batch may have a single row.
+
+    Args:
+        width: S.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("variance", torch.ones(width))
+
+    @torch.no_grad()
+    def update(self, x: Tensor) -> None:
+        """See more rows; mean and variance are joined as in Chan et al., 1979."""
+        share = len(x) / (self.count + len(x))
+        shift = x.mean(0) - self.mean
+        self.variance += share * (x.var(0, correction=0) - self.variance + (1 - share) * shift**2)
+        self.mean += share * shift
+        self.count += len(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Standardise the rows of (B, S)."""
+        return (x - self.mean) * (self.variance + EPSILON).rsqrt()
 
 
 @dataclass(frozen=True)
@@ -64,24 +119,32 @@ class ClassifierConfig:
     """Shape of the language classifier, and how its classes count.
 
     Attributes:
-        pooling: ``mean``, ``mean_std`` or ``attentive``.
-        hidden: H, width of the projected frames and of the MLP's hidden layer.
+        pooling: ``mean``, ``mean_std``, ``mean_std_change`` or ``attentive``.
+        hidden: H, width of the MLP's hidden layer.
         dropout: on the pooled statistics and behind the hidden layer, in training.
+        replay: utterances of this and earlier batches of the epoch from whose statistics each step learns again; 0: none.
+        label_smoothing: share of a target's probability that all languages get alike, in training.
         class_weights: language -> its weight in the cross-entropy, a weighted mean; 1 for those that are left out.
     """
 
-    pooling: str = "mean_std"
+    pooling: str = "mean_std_change"
     hidden: int = 256
     dropout: float = 0.1
+    replay: int = 0
+    label_smoothing: float = 0.0
     class_weights: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.pooling not in POOLING or self.hidden < 1 or not 0 <= self.dropout < 1:
-            raise ValueError(f"expected pooling of {sorted(POOLING)}, hidden >= 1 and dropout in [0, 1), got {self}")
+        fractions = min(self.dropout, self.label_smoothing) >= 0 and max(self.dropout, self.label_smoothing) < 1
+        if self.pooling not in POOLING or self.hidden < 1 or not fractions or not 0 <= self.replay <= REMEMBERED:
+            raise ValueError(
+                f"expected pooling of {sorted(POOLING)}, hidden >= 1, dropout and label_smoothing in [0, 1) and replay up to "
+                f"{REMEMBERED}, got {self}"
+            )
 
 
 class LanguageClassifier(nn.Module):
-    """Scores of the trained languages from encoder states: a projection of each frame, pooling, and an MLP.
+    """Scores of the trained languages from encoder states: pooling over the frames, standardisation, and an MLP.
 
     Args:
         width: D of the states.
@@ -91,10 +154,10 @@ class LanguageClassifier(nn.Module):
 
     def __init__(self, width: int, num_languages: int, config: ClassifierConfig) -> None:
         super().__init__()
-        self.frames = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, config.hidden), nn.GELU())
-        self.pooling = POOLING[config.pooling](config.hidden)
+        self.config = config
+        self.pooling = POOLING[config.pooling](width)
+        self.norm = RunningNorm(self.pooling.out_dim)
         self.mlp = nn.Sequential(
-            nn.LayerNorm(self.pooling.out_dim),
             nn.Dropout(config.dropout),
             nn.Linear(self.pooling.out_dim, config.hidden),
             nn.GELU(),
@@ -102,9 +165,49 @@ class LanguageClassifier(nn.Module):
             nn.Linear(config.hidden, num_languages),
         )
 
-    def forward(self, encoded: Encoded) -> Tensor:
-        """States (B, T, D) to logits (B, E); padded frames do not count."""
+    def pool(self, encoded: Encoded) -> Tensor:
+        """States (B, T, D) to statistics (B, S); padded frames do not count."""
         with torch.autocast(encoded.states.device.type, enabled=False):  # half precision is too coarse for the deviation
-            states = self.frames(encoded.states.float())  # (B, T, H)
+            states = encoded.states.float()
             mask = torch.ones_like(states[..., 0]) if encoded.mask is None else encoded.mask.to(states.dtype)  # (B, T)
-            return self.mlp(self.pooling(states, mask[..., None]))
+            statistics = self.pooling(states, mask[..., None])
+        if self.training:
+            self.norm.update(statistics)
+        return statistics
+
+    def score(self, statistics: Tensor) -> Tensor:
+        """Statistics (B, S) to logits (B, E)."""
+        with torch.autocast(statistics.device.type, enabled=False):
+            return self.mlp(self.norm(statistics))
+
+    def forward(self, encoded: Encoded) -> Tensor:
+        """States (B, T, D) to logits (B, E)."""
+        return self.score(self.pool(encoded))
+
+
+class StatisticsMemory:
+    """The pooled statistics of earlier batches' utterances, to learn from again, for the MLP wants more of them than the fusion.
+
+    They are those of slightly older fusion weights; a cross-batch memory as in Wang et al., CVPR 2020.
+    """
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Become empty."""
+        self._seen = 0
+
+    def add(self, statistics: Tensor, language: Tensor) -> None:
+        """Remember utterances: (B, S) and the index of their language, (B,)."""
+        if not self._seen:
+            self._statistics = statistics.new_empty(REMEMBERED, statistics.shape[1])
+            self._language = language.new_empty(REMEMBERED)
+        places = torch.arange(self._seen, self._seen + len(language), device=language.device) % REMEMBERED
+        self._statistics[places], self._language[places] = statistics.detach(), language
+        self._seen += len(language)
+
+    def draw(self, number: int) -> tuple[Tensor, Tensor]:
+        """Statistics (N, S) and languages (N,), with replacement; the memory must not be empty."""
+        rows = torch.randint(min(self._seen, REMEMBERED), (number,), device=self._language.device)
+        return self._statistics[rows], self._language[rows]

@@ -106,7 +106,9 @@ class LoLETask(AbsTask):
         group.add_argument("--experts", type=str, default=None, help="mole, student: folder of the experts' adapters")
         group.add_argument("--fusion_conf", action=NestedDictAction, default={}, help="mole: shared_layers and their fusion")
         group.add_argument("--fusion_lr_factor", type=float, default=1.0, help="mole: times the learning rate, for the fusion")
-        group.add_argument("--classifier_conf", action=NestedDictAction, default={}, help="mole: pooling, hidden, dropout")
+        group.add_argument(
+            "--classifier_conf", action=NestedDictAction, default={}, help="mole: shape and loss of the language classifier"
+        )
         group.add_argument("--student_start", type=str, default="average", choices=STARTS, help="student: its start")
         group.add_argument(
             "--distill_conf", action=NestedDictAction, default={}, help="student: kd and the weights of its losses"
@@ -254,7 +256,7 @@ def build_mole(args: argparse.Namespace, backbone: Backbone, tokens: WhisperToke
     bank = load_bank(backbone.model, Path(args.experts), args.langs)
     fusion = read_conf(FusionConfig, args.fusion_conf, "fusion_conf")
     classifier = read_conf(ClassifierConfig, args.classifier_conf, "classifier_conf")
-    model = ESPnetMoLEModel(MoLE(backbone, bank, fusion, classifier), tokens, args.lid_weight, classifier.class_weights)
+    model = ESPnetMoLEModel(MoLE(backbone, bank, fusion, classifier), tokens, args.lid_weight)
     if args.mole_start is not None:
         start = Path(args.mole_start)
         languages = load_yaml(start.parent / "config.yaml")["langs"]
