@@ -44,17 +44,34 @@ def draw_utterances(samples: Mapping[str, int], langs: Mapping[str, str], temper
     return drawn
 
 
-def make_batches(utts: list[str], samples: Mapping[str, int], batch_bins: int, rng: random.Random) -> list[list[str]]:
-    """Batches of similar length, of at most ``batch_bins`` samples with padding, in random order."""
+def make_batches(
+    utts: list[str], samples: Mapping[str, int], batch_bins: int, rng: random.Random, least: int = 1
+) -> list[list[str]]:
+    """Batches of similar length, in random order.
+
+    Args:
+        utts: what they hold together.
+        samples: length of each utterance.
+        batch_bins: samples of a batch, padding included; more only where ``least`` asks for it.
+        rng: source of the order.
+        least: utterances of a batch, at least: one for each process.
+
+    Raises:
+        ValueError: there are fewer utterances.
+    """
+    if len(utts) < least:
+        raise ValueError(f"expected an utterance for each of {least} processes, got {len(utts)} in all: start fewer processes")
     batches: list[list[str]] = []
     longest = 0
     order = sorted((samples[utt] * rng.uniform(1 - JITTER, 1 + JITTER), utt) for utt in utts)
     for _, utt in order:
         longest = max(longest, samples[utt])
-        if not batches or longest * (len(batches[-1]) + 1) > batch_bins:
+        if not batches or len(batches[-1]) >= least and longest * (len(batches[-1]) + 1) > batch_bins:
             batches.append([])
             longest = samples[utt]
         batches[-1].append(utt)
+    if len(batches) > 1 and len(batches[-1]) < least:
+        batches[-2:] = [batches[-2] + batches[-1]]
     rng.shuffle(batches)
     return batches
 
@@ -99,8 +116,8 @@ class BalancedIterFactory(AbsIterFactory):
         """This process's share of each batch of an epoch."""
         rng = random.Random(f"{self.seed} {epoch}")
         utts = draw_utterances(self.samples, self.langs, self.temperature, rng)
-        batches = make_batches(utts, self.samples, self.batch_bins, rng)
-        return [batch[self.rank :: self.world_size] for batch in batches if len(batch) >= self.world_size]
+        batches = make_batches(utts, self.samples, self.batch_bins, rng, self.world_size)
+        return [batch[self.rank :: self.world_size] for batch in batches]
 
     def build_iter(self, epoch: int, shuffle: bool | None = None) -> Iterator:
         """The batches of an epoch, as ESPnet's trainer takes them."""

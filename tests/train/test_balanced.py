@@ -39,8 +39,17 @@ def test_processes_share_each_batch_and_epochs_differ():
     assert batches(0, 1) == first != batches(0, 2)
 
 
+@pytest.mark.parametrize("world_size", [2, 7, 16])
+def test_no_utterance_is_lost_where_batches_would_be_smaller_than_the_number_of_processes(world_size):
+    ranks = [BalancedIterFactory(None, SAMPLES, LANGS, 1.0, 50_000, r, world_size, seed=3).batches(1) for r in range(world_size)]
+    assert len({len(batches) for batches in ranks}) == 1 and all(batch for batches in ranks for batch in batches)
+    assert sorted(utt for batches in ranks for batch in batches for utt in batch) == sorted(SAMPLES)
+
+
 def test_mistakes_are_refused():
     with pytest.raises(ValueError, match="expected lang_temperature >= 1"):
         draw_utterances(SAMPLES, LANGS, 0.5, random.Random(0))
     with pytest.raises(ValueError, match="got none for \\['x'\\]"):
         draw_utterances({"x": 1}, LANGS, 1.0, random.Random(0))
+    with pytest.raises(ValueError, match="expected an utterance for each of 3 processes, got 2"):
+        make_batches(["de0", "de1"], SAMPLES, 200_000, random.Random(0), least=3)

@@ -13,6 +13,7 @@ systems="zero_shot experts mole student" # what to train and decode; besides: mu
                      # multilingual_r64, has its configuration in <configuration of multilingual>_r64.yaml
 ngpu=0               # GPUs a node
 num_nodes=1          # nodes
+nproc=1              # processes of a training without GPUs, on this machine; they share its threads
 nj=4                 # threads and processes of the data preparation
 gpu_inference=false  # decode on a GPU
 dumpdir=dump         # formatted data
@@ -65,6 +66,9 @@ trap 'echo "error: line ${LINENO} of $0 failed: ${BASH_COMMAND}" >&2' ERR
 . ./cmd.sh
 export python
 
+[[ ${nproc} =~ ^[1-9][0-9]*$ ]] || fail "expected a number of processes, got --nproc ${nproc}"
+[ "${nproc}" -eq 1 ] || [ "${ngpu} ${num_nodes}" = "0 1" ] ||
+    fail "expected --nproc 1 with GPUs or several nodes, where ESPnet starts the processes by --ngpu and --num_nodes, got ${nproc}"
 for required in corpus backbone asr_config mole_config student_config inference_config; do
     [ -n "${!required}" ] || fail "expected --${required}, got none: start from run.sh"
 done
@@ -124,7 +128,8 @@ logged() { # run module $2 with the options after it, output to log $1
     ${python} -m "${@:2}" >"$1" 2>&1 || fail "$2 failed: $(because "$1")"
 }
 launch() { # training job $1 in experiment $2 on the sets train$3 and dev$3: config $4, module $5, the options after them
-    local src pair now shown='' data_options=()
+    local src pair now shown='' torchrun=() data_options=()
+    [ "${nproc}" -eq 1 ] || { torchrun=(-m torch.distributed.run --standalone --nproc_per_node "${nproc}") && data_options=(--dist_backend gloo); }
     for pair in train:train dev:valid; do
         src=${raw}/${pair%%:*}$3
         data_options+=(--"${pair##*:}"_data_path_and_name_and_type "${src}/wav.scp,speech,sound")
@@ -133,9 +138,11 @@ launch() { # training job $1 in experiment $2 on the sets train$3 and dev$3: con
     done
     log "$1: $2, log in $2/train.log"
     mkdir -p "$2"
-    ${python} -m espnet2.bin.launch --cmd "${cuda_cmd}" --log "$2/train.log" --ngpu "${ngpu}" \
+    OMP_NUM_THREADS=$(((OMP_NUM_THREADS + nproc - 1) / nproc)) \
+        ${python} -m espnet2.bin.launch --cmd "${cuda_cmd}" --log "$2/train.log" --ngpu "${ngpu}" \
         --num_nodes "${num_nodes}" --init_file_prefix "$2/.dist_init_" --multiprocessing_distributed true -- \
-        ${python} -m "$5" --config "$4" --resume true --seed "${seed}" --output_dir "$2" "${data_options[@]}" "${@:6}" 2>"$2/launch.log" &
+        ${python} "${torchrun[@]}" -m "$5" --config "$4" --resume true --seed "${seed}" --output_dir "$2" "${data_options[@]}" "${@:6}" \
+        2>"$2/launch.log" &
     local trainer=$!
     while kill -0 "${trainer}" 2>/dev/null; do
         sleep 2
