@@ -6,8 +6,10 @@ import csv
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,8 @@ import torch
 import yaml
 from conftest import tiny_whisper
 from safetensors.torch import load_file
+
+from espnet_lole.train.checkpoints import read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
@@ -30,7 +34,9 @@ class Recipe:
         tiny_whisper().save_pretrained(folder / "tiny")
         small = {"max_epoch": 2, "num_workers": 0}
         self.configure("train_experts", "train_tiny", small | {"expert_conf": {"rank": 2, "alpha": 4.0}})
-        self.configure("train_mole", "train_mole_tiny", small | {"fusion_conf": {"shared_layers": 2}})
+        self.configure(
+            "train_mole", "train_mole_tiny", small | {"fusion_conf": {"shared_layers": 2}, "classifier_conf": {"dropout": 0.0}}
+        )
         self.configure("train_student", "train_student_tiny", small | {"expert_conf": {"rank": 4, "alpha": 8.0}})
         self.configure("train_multilingual", "train_multilingual_tiny", small | {"expert_conf": {"rank": 2, "alpha": 4.0}})
         self.configure("train_multilingual", "train_multilingual_tiny_r4", small | {"expert_conf": {"rank": 4, "alpha": 8.0}})
@@ -57,6 +63,11 @@ class Recipe:
     def adapters(self, tag: str) -> dict[str, dict[str, torch.Tensor]]:
         files = (self.folder / "exp" / f"lole_{tag}" / "adapters").glob("*/adapter_model.safetensors")
         return {file.parent.name: load_file(file) for file in files}
+
+    def losses(self, tag: str, epoch: int) -> dict[tuple[str, str], float]:
+        """Of an epoch's training and validation."""
+        phases = read_checkpoint(self.folder / "exp" / f"lole_{tag}" / "checkpoint.pth")["reporter"]["stats"][epoch]
+        return {(phase, key): float(v) for phase, values in phases.items() for key, v in values.items() if key.startswith("loss")}
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +126,40 @@ def test_resuming_changes_nothing(recipe):
             torch.testing.assert_close(halves[lang][name], tensor)
 
 
+def kill_second_process(recipe: Recipe, tag: str, ended: threading.Event) -> None:
+    """Wait for the first checkpoint of a training in two processes, or its end, then kill the process of rank 1."""
+    while not (recipe.folder / "exp" / f"lole_{tag}" / "checkpoint.pth").exists() and not ended.wait(0.05):
+        pass
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            ours = (process / "cwd").readlink() == recipe.folder and b"\0RANK=1\0" in (process / "environ").read_bytes()
+        except OSError:  # it ended, or is another user's
+            continue
+        if ours:
+            os.kill(int(process.name), signal.SIGKILL)
+
+
+def test_two_processes_train_as_one_and_go_on_when_one_was_killed(recipe):
+    options = ["--nproc", "2", "--stage", "11", "--stop_stage", "11"]
+    experts = [*options, "--systems", "experts", "--asr_tag", "two", "--asr_args", "--max_epoch 8"]
+    ended = threading.Event()
+    threading.Thread(target=kill_second_process, args=(recipe, "two", ended), daemon=True).start()
+    try:
+        told = recipe.run(*experts, fails=True)
+    finally:
+        ended.set()
+    assert "training failed" in told and "Signal 9" in told
+    recipe.run(*experts)
+    log = (recipe.folder / "exp" / "lole_two" / "train.log").read_text()
+    assert "The training was resumed" in log and "1/8epoch started" not in log and "8/8epoch started" in log
+    tags = ["--asr_tag", "straight", "--mole_tag", "mole_two", "--student_tag", "student_two"]
+    recipe.run(*options, "--systems", "mole student", *tags)
+    for one, two in (("straight", "two"), ("mole", "mole_two"), ("student", "student_two")):
+        for epoch in (1, 2):
+            expected = recipe.losses(one, epoch)  # products may be in bfloat16
+            assert recipe.losses(two, epoch) == pytest.approx(expected, rel=1e-3, abs=5e-3, nan_ok=True), (two, epoch)
+
+
 def test_a_language_is_added_later(recipe):
     """Trained on de alone, then tr beside it: the expert of de keeps its bytes, tr is decoded by both systems."""
     tags = ["--asr_tag", "one", "--mole_tag", "mole_one", "--expdir", "exp_add"]
@@ -150,5 +195,7 @@ def test_baselines_are_systems_like_the_others(recipe):
 
 def test_mistakes_are_told(recipe):
     assert "expected systems of" in recipe.run("--systems", "nonsense", fails=True)
+    assert "expected --nproc 1 with GPUs" in recipe.run("--nproc", "2", "--ngpu", "1", fails=True)
+    assert "expected a number of processes" in recipe.run("--nproc", "none", fails=True)
     assert "expected an option" in recipe.run("--nonsense", "1", fails=True)
     assert "run stage" in recipe.run("--stage", "12", "--stop_stage", "12", "--asr_tag", "untrained", fails=True)
