@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from espnet_lole.backbone.whisper import Encoded
 
@@ -79,6 +79,13 @@ def _mean(states: Tensor, weights: Tensor) -> Tensor:
     return (states * weights).sum(1) / weights.sum(1)
 
 
+def _over_ranks(total: Tensor) -> Tensor:
+    """The sum over all processes."""
+    if distributed.is_initialized():
+        distributed.all_reduce(total)
+    return total
+
+
 POOLING = {
     "mean": MeanPooling,
     "mean_std": MeanStdPooling,
@@ -88,7 +95,7 @@ POOLING = {
 
 
 class RunningNorm(nn.Module):
-    """Standardises (B, S) by the mean and the variance of all rows seen in training: a batch may have a single row.
+    """Standardises (B, S) by the mean and the variance of all rows seen in training, by all processes: a batch may have one row.
 
     Args:
         width: S.
@@ -102,12 +109,15 @@ class RunningNorm(nn.Module):
 
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
-        """See more rows; mean and variance are joined as in Chan et al., 1979."""
-        share = len(x) / (self.count + len(x))
-        shift = x.mean(0) - self.mean
-        self.variance += share * (x.var(0, correction=0) - self.variance + (1 - share) * shift**2)
+        """See more rows, of all processes' batches; mean and variance are joined as in Chan et al., 1979."""
+        rows = _over_ranks(x.new_tensor(len(x)))
+        mean = _over_ranks(x.sum(0)) / rows
+        variance = _over_ranks(((x - mean) ** 2).sum(0)) / rows
+        share = rows / (self.count + rows)
+        shift = mean - self.mean
+        self.variance += share * (variance - self.variance + (1 - share) * shift**2)
         self.mean += share * shift
-        self.count += len(x)
+        self.count += rows
 
     def forward(self, x: Tensor) -> Tensor:
         """Standardise the rows of (B, S)."""
