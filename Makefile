@@ -1,6 +1,6 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-slow lint format bench backbone study-l1 study-kd study-rank study-memory study-lowres clean
+.PHONY: help env env-tests demo test test-slow lint format bench backbone study-l1 study-kd study-rank study-memory study-lowres clean
 
 BIN := .venv/bin
 RECIPE := egs2/lole/asr1
@@ -12,15 +12,18 @@ help:  ## list the targets
 env:  ## install everything into .venv (PYTHON=... chooses the Python)
 	@tools/setup_env.sh
 
+env-tests:  ## add to it what only tests need: gradio, faster-whisper, a browser's driver
+	@tools/setup_env.sh --tests
+
 demo: env  ## run the recipe on the embedded corpus and backbone
 	cd $(RECIPE) && PATH="$(CURDIR)/$(BIN):$$PATH" ./run.sh
 	@echo "The results are in $(RECIPE)/exp/RESULTS.md"
 
-test: env  ## run the unit tests
-	$(BIN)/python -m pytest -q
+test: env-tests  ## run the unit tests
+	$(BIN)/python -m pytest -q -rs
 
-test-slow: env  ## run the tests that train or run the recipe
-	$(BIN)/python -m pytest -q -m slow
+test-slow: env-tests  ## run the tests that train or run the recipe
+	$(BIN)/python -m pytest -q -rs -m slow
 
 lint: env  ## check the style of Python and shell files
 	$(BIN)/ruff check .

@@ -11,6 +11,19 @@ from pathlib import Path
 
 
 @contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """An ``OSError`` in the context says that ``path`` was to be written, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"expected to write {path}, got: {error.strerror or error}: check the disk's free space and the permissions; "
+            "what was there before is as it was",
+        ) from error
+
+
+@contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
     """A new file beside ``path`` to write to, which takes its place when the context ends without an error.
 
@@ -26,21 +39,16 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     made = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
-        os.close(handle)
-        made = Path(name)
-        yield made
-        with made.open("rb") as written:
-            os.fsync(written.fileno())  # else a power cut could leave the new name with no content
-        os.chmod(made, 0o644)
-        os.replace(made, path)
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"expected to write {path}, got: {error.strerror or error}: check the disk's free space and the permissions; "
-            "what was there before is as it was",
-        ) from error
+        with _told(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+            os.close(handle)
+            made = Path(name)
+            yield made
+            with made.open("rb") as written:
+                os.fsync(written.fileno())  # else a power cut could leave the new name with no content
+            os.chmod(made, 0o644)
+            os.replace(made, path)
     finally:
         if made is not None:
             made.unlink(missing_ok=True)
@@ -67,19 +75,24 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
 
     Yields:
         The folder to write into.
+
+    Raises:
+        OSError: it cannot be made; the message says what is left as it was.
     """
     folder = Path(os.path.realpath(folder))
     partial, previous = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.previous")
-    if previous.exists() and not folder.exists():
-        os.replace(previous, folder)  # killed between the two renames below
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    with _told(folder):
+        if previous.exists() and not folder.exists():
+            os.replace(previous, folder)  # killed between the two renames below
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
     try:
         yield partial
-        shutil.rmtree(previous, ignore_errors=True)
-        if folder.exists():
-            os.replace(folder, previous)
-        os.replace(partial, folder)
-        shutil.rmtree(previous, ignore_errors=True)
+        with _told(folder):
+            shutil.rmtree(previous, ignore_errors=True)
+            if folder.exists():
+                os.replace(folder, previous)
+            os.replace(partial, folder)
+            shutil.rmtree(previous, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

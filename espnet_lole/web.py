@@ -13,6 +13,10 @@ from espnet_lole.decode.results import Result
 from espnet_lole.speech2text import Speech2Text
 
 FOUND = "find it"
+MOST_SAMPLES_PER_SECOND = 2 * 48_000
+"""Of audio that is taken, over all channels: a small file may hold eight channels at 655 kHz, and is read as a whole."""
+KEPT_SECONDS = 3600
+"""After this time, uploads are deleted."""
 
 
 def build_page(systems: Mapping[str, Speech2Text], max_minutes: float) -> gradio.Blocks:
@@ -23,7 +27,8 @@ def build_page(systems: Mapping[str, Speech2Text], max_minutes: float) -> gradio
         max_minutes: of audio that is taken.
     """
     languages = sorted({lang for s2t in systems.values() for lang in s2t.languages})
-    with gradio.Blocks(title="espnet_lole", analytics_enabled=False) as page:
+    cache = (KEPT_SECONDS // 6, KEPT_SECONDS)  # how often old uploads are looked for, and their age
+    with gradio.Blocks(title="espnet_lole", analytics_enabled=False, delete_cache=cache) as page:
         gradio.Markdown("# Language experts on a frozen Whisper\nRecord or upload speech, and read what each system hears.")
         with gradio.Row():
             audio = gradio.Audio(label=f"Speech, {max_minutes:g} min at most", type="filepath", sources=["upload", "microphone"])
@@ -46,8 +51,12 @@ def build_page(systems: Mapping[str, Speech2Text], max_minutes: float) -> gradio
 
 
 def serve(page: gradio.Blocks, host: str, port: int, max_mb: int, queue: int) -> None:
-    """Serve the page until interrupted; at most ``queue`` requests wait, and uploads have at most ``max_mb`` megabytes."""
-    page.queue(max_size=queue).launch(server_name=host, server_port=port, max_file_size=f"{max_mb}mb")
+    """Serve the page until interrupted.
+
+    One request is processed at a time, at most ``queue`` wait, and uploads have at most ``max_mb`` megabytes; the others are
+    refused. Without ``api_open=False``, gradio would process forty at a time of those that are posted past the queue.
+    """
+    page.queue(max_size=queue, api_open=False).launch(server_name=host, server_port=port, max_file_size=f"{max_mb}mb")
 
 
 def _shown(s2t: Speech2Text, file: str | None, chosen: str, max_minutes: float) -> tuple[str, dict[str, float], str]:
@@ -64,8 +73,14 @@ def _shown(s2t: Speech2Text, file: str | None, chosen: str, max_minutes: float) 
     if lang is not None and lang not in s2t.languages:
         return "", {}, f"Not trained for {lang}: it knows {' '.join(s2t.languages)}."
     try:
-        if soundfile.info(file).duration > 60 * max_minutes:
+        info = soundfile.info(file)
+        if info.duration > 60 * max_minutes:
             raise gradio.Error(f"Expected {max_minutes:g} minutes at most: cut the recording, or use `lole transcribe`.")
+        if info.frames * info.channels > 60 * max_minutes * MOST_SAMPLES_PER_SECOND:
+            raise gradio.Error(
+                f"Expected no more samples than {max_minutes:g} minutes have in stereo at 48 kHz: "
+                f"lower the rate ({info.samplerate} Hz) or the channels ({info.channels}), or use `lole transcribe`."
+            )
         (result,) = s2t.transcribe(file, lang)
     except (AudioError, soundfile.SoundFileError) as error:
         raise gradio.Error(f"This file cannot be read as audio: {error}") from error

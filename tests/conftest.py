@@ -1,7 +1,8 @@
-"""A tiny random Whisper that behaves like the real ones: its vocabulary, features and positions, few and narrow layers."""
+"""A tiny random Whisper that behaves like the real ones (vocabulary, features, positions; few, narrow layers); and faults."""
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -17,6 +18,25 @@ from espnet_lole.experts.bank import ExpertBank
 
 TEXTS = ["ein Euro", "two litres", "drei", "四米"]
 LANGS = ["de", "en", "de", "zh"]
+
+
+BOUND = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override"] if os.geteuid() == 0 else []
+"""Before a command: the permissions of files and folders hold for root, too."""
+
+
+class Evil:
+    """Makes a file when it is read from a pickle."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (self.file,))
+
+
+def full_disk(*_: object, **__: object) -> None:
+    """In the place of a function that writes."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def tiny_whisper(seed: int = 0, mels: int = 80, vocab: int = 51865, width: int = 16) -> WhisperForConditionalGeneration:

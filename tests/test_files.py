@@ -1,8 +1,10 @@
-import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from conftest import BOUND, full_disk
 
 from espnet_lole.files import whole_file, whole_folder, write_whole
 
@@ -10,12 +12,9 @@ from espnet_lole.files import whole_file, whole_folder, write_whole
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_whole(tmp_path / "a.txt", "old")
 
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     for step in ("os.replace", "os.fsync", "pathlib.Path.write_text"):
         with monkeypatch.context() as patched, pytest.raises(OSError, match="a.txt, got: No space left on device: check"):
-            patched.setattr(step, full)
+            patched.setattr(step, full_disk)
             write_whole(tmp_path / "a.txt", "new")
         assert [p.name for p in tmp_path.iterdir()] == ["a.txt"] and (tmp_path / "a.txt").read_text() == "old"
     write_whole(tmp_path / "a.txt", "new\n")
@@ -26,6 +25,20 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="expected to write .*file/a, got: "):
         write_whole(tmp_path / "file" / "a", "")
+    with pytest.raises(OSError, match="expected to write .*file/a, got: "), whole_folder(tmp_path / "file" / "a"):
+        pass
+
+
+@pytest.mark.parametrize("write", ["write_whole('{}/a', 'new')", "whole_folder('{}/a').__enter__()"])
+def test_a_read_only_folder_is_named_and_keeps_what_it_has(tmp_path: Path, write: str) -> None:
+    (tmp_path / "b").write_text("old")
+    tmp_path.chmod(0o555)
+    command = [*BOUND, sys.executable, "-c", f"from espnet_lole.files import *; {write.format(tmp_path)}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    tmp_path.chmod(0o755)
+    wanted = f"PermissionError: [Errno 13] expected to write {tmp_path}/a, got: Permission denied: check the disk's free space"
+    assert done.returncode == 1 and wanted in done.stderr.splitlines()[-1]
+    assert [file.name for file in tmp_path.iterdir()] == ["b"]
 
 
 def test_an_error_of_another_kind_passes_through(tmp_path: Path) -> None:

@@ -3,18 +3,27 @@
 # Call it as often as you like: a complete environment is left alone, an interrupted one is finished.
 #
 #   tools/setup_env.sh               takes the first Python that fits: python3, python3.12, python3.11, python3.10
+#   tools/setup_env.sh --tests       adds what only tests need: gradio, faster-whisper, a browser's driver
 #   PYTHON=/my/python tools/setup_env.sh
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 venv=.venv
-stamp=${venv}/.complete
+extras=full,mini,test
+base=${venv}/.complete
+stamps=("${base}") # the last is that of what is asked for
 unfinished=${venv}/.installing
 need_gb=8
 
 say() { echo "env: $*"; }
 die() { echo "env: error: $*" >&2; exit 1; }
+
+case "${1:-}" in
+"") ;;
+--tests) extras+=,web,formats stamps+=("${base}-tests") ;;
+*) die "expected no option or --tests, got '$1'." ;;
+esac
 
 # A changed requirement, or a folder that was moved, makes the stamp differ.
 wanted="$(cat setup.py constraints.txt | cksum) in ${PWD}"
@@ -84,21 +93,21 @@ install() {
     fi
     touch "${unfinished}"
     say "installing the packages of constraints.txt (5 GB; what was downloaded before is not downloaded again)"
-    "${uv}" pip install --compile-bytecode -p "${venv}/bin/python" -c constraints.txt ${again[@]+"${again[@]}"} -e '.[full,mini,test]'
+    "${uv}" pip install --compile-bytecode -p "${venv}/bin/python" -c constraints.txt ${again[@]+"${again[@]}"} -e ".[${extras}]"
     rm "${unfinished}"
-    echo "${wanted}" > "${stamp}"
+    echo "${wanted}" | tee "${stamps[@]}" >/dev/null
 }
 
-have=$(cat "${stamp}" 2>/dev/null || true)
-if [ "${have}" = "${wanted}" ]; then
+if [ "$(cat "${stamps[-1]}" 2>/dev/null || true)" = "${wanted}" ]; then
     say "environment is up to date"
     exit 0
 fi
+have=$(cat "${base}" 2>/dev/null || true)
 if [ -n "${have}" ] && [ "${have##* in }" != "${PWD}" ]; then
     say "${venv} was made in ${have##* in }: starting it anew"
     rm -rf "${venv}"
 fi
-rm -f "${stamp}"
+rm -f "${base}" "${base}-tests"
 find_python
 check_disk
 make_venv

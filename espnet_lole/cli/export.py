@@ -24,6 +24,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
+from espnet_lole.files import whole_file
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
@@ -74,6 +76,7 @@ def pack_folder(exported: Path, archive: Path) -> None:
 
     Raises:
         ValueError: another ending, or ESPnet is not installed.
+        OSError: it cannot be written.
     """
     from espnet_lole.decode.system import MOLE_WEIGHTS
 
@@ -81,12 +84,14 @@ def pack_folder(exported: Path, archive: Path) -> None:
         from espnet2.main_funcs.pack_funcs import pack
     except ImportError as error:
         raise ValueError("expected ESPnet, which packs, but it is not installed: pip install espnet") from error
-    archive = archive.resolve()
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    with _inside(exported), redirect_stdout(sys.stderr):  # pack keeps paths relative to the working directory, and prints them
+    with (
+        whole_file(archive.resolve()) as made,
+        _inside(exported),
+        redirect_stdout(sys.stderr),
+    ):  # pack keeps paths relative to the working directory, and prints them
         files = {"asr_model_file": MOLE_WEIGHTS} if Path(MOLE_WEIGHTS).is_file() else {}
         rest = [file for file in Path().rglob("*") if file.is_file() and str(file) not in ("config.yaml", MOLE_WEIGHTS)]
-        pack(files, {"asr_train_config": "config.yaml"}, archive, sorted(rest))
+        pack(files, {"asr_train_config": "config.yaml"}, made, sorted(rest))
 
 
 @contextmanager

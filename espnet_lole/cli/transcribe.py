@@ -108,6 +108,5 @@ def _write(text: str, name: str, args: argparse.Namespace) -> None:
     if args.output_dir is None:
         print(text, end="", flush=True)
         return
-    args.output_dir.mkdir(parents=True, exist_ok=True)
     ending = {"text": "txt"}.get(args.output, args.output)
     write_whole(args.output_dir / f"{name}.{ending}", text)

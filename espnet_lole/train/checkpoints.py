@@ -85,6 +85,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 def recover(folder: Path, criteria: Sequence[Sequence[str]]) -> None:
     """Complete what a killed training left: a broken checkpoint gives way to the one before, and its epoch's files are there.
 
+    Half-written files are removed: they are as large as checkpoints.
+
     Args:
         folder: of the training.
         criteria: ESPnet's ``best_model_criterion``.
@@ -93,6 +95,8 @@ def recover(folder: Path, criteria: Sequence[Sequence[str]]) -> None:
         ValueError: neither checkpoint is intact.
     """
     checkpoint, previous = folder / CHECKPOINT, folder / PREVIOUS
+    for partial in folder.glob(".*.pth"):
+        partial.unlink()
     if not checkpoint.exists():
         return
     if not intact(checkpoint):

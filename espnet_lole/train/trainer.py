@@ -1,4 +1,4 @@
-"""Hooks on ESPnet's trainer: the epoch, checkpoints that survive a kill, experts without a finite gradient, what it cost."""
+"""Hooks on ESPnet's trainer: the epoch, checkpoints that survive a kill, experts without a finite gradient, costs, errors."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ class LoLETrainer(Trainer):
         Raises:
             ValueError: there are checkpoints, and none is intact.
             OSError: a file cannot be written.
+            RuntimeError: a process that reads the data died.
         """
         folder, first = Path(trainer_options.output_dir), distributed_option.dist_rank in (None, 0)
-        with whole_saves():
+        with whole_saves(), told_deaths():
             if trainer_options.resume and first:
                 recover(folder, trainer_options.best_model_criterion)
             if distributed_option.distributed:
@@ -53,6 +54,22 @@ class LoLETrainer(Trainer):
         own.start_epoch(reporter.get_epoch())
         with checked_experts(optimizers, own.languages, reporter):
             return super().train_one_epoch(model=model, optimizers=optimizers, reporter=reporter, **others)
+
+
+@contextmanager
+def told_deaths() -> Iterator[None]:
+    """Within the context, PyTorch's error on a data worker that was killed says what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker (pid" not in str(error):
+            raise
+        reason = error.__cause__ if isinstance(error.__cause__, RuntimeError) else error  # which signal killed it
+        raise RuntimeError(
+            f"expected the processes that read the data to live as long as the training, got: {str(reason).strip().rstrip('.')}: "
+            "most often memory ran out: free some, or lower --num_workers or --batch_bins; the same command goes on from the "
+            "last checkpoint"
+        ) from error
 
 
 @contextmanager

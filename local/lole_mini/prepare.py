@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -72,13 +73,16 @@ def main(cmd: list[str] | None = None) -> None:
     if done := [lang for lang in args.langs if lang not in todo]:
         print(f"lole_mini: already there: {' '.join(done)}")
     started = time.perf_counter()
-    with ThreadPoolExecutor(args.nj) as pool:
-        jobs = [pool.submit(in_own_process, lang, args.output, args.scale) for lang in todo]
-        for n, job in enumerate(as_completed(jobs), 1):
-            lang, minutes = job.result()
-            left = (time.perf_counter() - started) / n * (len(todo) - n)
-            told = ", ".join(f"{split} {m:.1f} min" for split, m in minutes.items())
-            print(f"lole_mini: {lang}: {told}; {left:.0f} s left", flush=True)
+    try:
+        with ThreadPoolExecutor(args.nj) as pool:
+            jobs = [pool.submit(in_own_process, lang, args.output, args.scale) for lang in todo]
+            for n, job in enumerate(as_completed(jobs), 1):
+                lang, minutes = job.result()
+                left = (time.perf_counter() - started) / n * (len(todo) - n)
+                told = ", ".join(f"{split} {m:.1f} min" for split, m in minutes.items())
+                print(f"lole_mini: {lang}: {told}; {left:.0f} s left", flush=True)
+    except OSError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

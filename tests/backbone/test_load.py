@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_whisper
+from conftest import Evil, tiny_whisper
 from whisper.audio import log_mel_spectrogram
 from whisper.model import ModelDimensions, Whisper
 
@@ -75,14 +75,6 @@ def test_sizes_are_those_of_the_architecture():
             model = WhisperForConditionalGeneration(SIZES[f"openai/whisper-{name}"].config())
         assert model.num_parameters() == pytest.approx(1e6 * millions, rel=0.05), name
     assert tiny_whisper().config.eos_token_id == SIZES["openai/whisper-tiny"].config().eos_token_id
-
-
-class Evil:
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self) -> tuple:
-        return (Path.touch, (self.file,))
 
 
 def test_weights_in_a_pickle_are_not_read(tmp_path):

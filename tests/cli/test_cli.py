@@ -10,7 +10,7 @@ import numpy as np
 import peft
 import pytest
 import soundfile
-from conftest import tiny_whisper
+from conftest import BOUND, tiny_whisper
 from systems import CODES, make_recipe
 
 from espnet_lole.cli.main import COMMANDS, get_parser, main
@@ -170,3 +170,25 @@ def test_adding_an_expert_leaves_the_others_alone(tmp_path, audio, short, capsys
     assert main(["add-expert", str(made / "foreign"), "--lang", "de", "--model", str(experts), "--replace"]) == 0
     capsys.readouterr()
     assert said("de") != before
+
+
+@pytest.mark.slow
+def test_a_read_only_folder_is_told_in_one_line_and_loses_nothing(recipe, audio, short, tmp_path):
+    full, model = tmp_path / "full", str(recipe / "exp" / "experts")
+    full.mkdir()
+    (full / "a.txt").write_text("old")
+    calls = {
+        f"{full}/a.txt": ["transcribe", audio[0], "--model", model, "--lang", "de", *short, "--output_dir", str(full)],
+        f"{full}/new": ["export", model, str(full / "new")],
+        f"{full}/de": ["export", model, str(full / "de"), "--format", "merged", "--lang", "de"],
+        f"{full}/a.zip": ["export", model, str(full / "a.zip"), "--format", "pack"],
+    }
+    code = f"from espnet_lole.cli.main import main; print([main(call) for call in {list(calls.values())}])"
+    full.chmod(0o555)
+    done = subprocess.run([*BOUND, sys.executable, "-c", code], capture_output=True, text=True)
+    full.chmod(0o755)
+    told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.stdout.strip() == "[1, 1, 1, 1]" and "Traceback" not in done.stderr, done.stderr
+    for line, file in zip(told, calls, strict=True):
+        assert f"expected to write {file}, got: Permission denied: check the disk" in line
+    assert [file.name for file in full.iterdir()] == ["a.txt"] and (full / "a.txt").read_text() == "old"

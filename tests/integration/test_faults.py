@@ -1,4 +1,4 @@
-"""Training that is killed, runs out of disk or meets NaN, through the command, on a tiny random Whisper."""
+"""Training that is killed, loses a data worker or meets NaN, through the command, on a tiny random Whisper."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,8 @@ import yaml
 from conftest import tiny_whisper
 
 from espnet_lole.data.kaldi import write_table
-from espnet_lole.tasks.lole import LoLETask
+from espnet_lole.tasks.lole import LoLEPreprocessor, LoLETask
+from espnet_lole.train.checkpoints import intact
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
@@ -26,23 +29,45 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["espnet_lole.tasks.lole"])  # imported once for all the trainings of this file
 
 
-def train(options: list[str], log: Path, kill_at: int, moment: str) -> None:
-    """The command, in a process that kills itself at a write of a checkpoint, before or after the file has its name."""
+def train(options: list[str], log: Path, fault: Callable[[], None]) -> None:
+    """The command with a fault, in a process of its own."""
     with log.open("w") as out:
         os.dup2(out.fileno(), 2)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, force=True)
+    multiprocessing.set_start_method("fork", force=True)  # of data workers, as in the command itself
+    fault()
+    LoLETask.main(cmd=options)
+
+
+def no_fault() -> None:
+    pass
+
+
+def kill_at(number: int, moment: str) -> None:
+    """The process kills itself at a write of a checkpoint, before or after the file has its name."""
     plain, calls = os.replace, []
 
     def replace(source: object, target: object) -> None:
         calls.extend([target] if str(target).endswith(".pth") else [])
-        if calls and len(calls) == kill_at:
+        if calls and len(calls) == number:
             if moment == "after":
                 plain(source, target)
             os.kill(os.getpid(), signal.SIGKILL)
         plain(source, target)
 
     os.replace = replace
-    LoLETask.main(cmd=options)
+
+
+def kill_worker(checkpoint: Path) -> None:
+    """A worker that reads data is killed once there is a checkpoint."""
+    plain = LoLEPreprocessor.__call__
+
+    def prepare(self: LoLEPreprocessor, uid: str, data: dict) -> dict:
+        if torch.utils.data.get_worker_info() is not None and checkpoint.exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return plain(self, uid, data)
+
+    LoLEPreprocessor.__call__ = prepare
 
 
 class Training:
@@ -74,10 +99,10 @@ class Training:
                 made += [f"--{part}_data_path_and_name_and_type", f"{self.folder / 'data' / file},{name},{kind}"]
         return made
 
-    def run(self, output: str, *more: str, kill_at: int = 0, moment: str = "") -> tuple[int, str]:
+    def run(self, output: str, *more: str, fault: Callable[[], None] = no_fault) -> tuple[int, str]:
         """Exit status and log of a run."""
         log = self.folder / f"{output}.log"
-        process = PROCESSES.Process(target=train, args=([*self.options(output), *more], log, kill_at, moment))
+        process = PROCESSES.Process(target=train, args=([*self.options(output), *more], log, fault))
         process.start()
         process.join(600)
         return process.exitcode, log.read_text()
@@ -107,17 +132,35 @@ def check_same(training: Training, output: str) -> None:
 def test_killed_at_every_write_it_ends_with_the_same_figures(training):
     """Three epochs write six files: each run is killed at one of its writes, before or after the file has its name."""
     for number, moment in ((1, "before"), (1, "after"), (2, "before"), (3, "after"), (2, "after")):
-        status, told = training.run("killed", kill_at=number, moment=moment)
+        status, told = training.run("killed", fault=partial(kill_at, number, moment))
         assert status == -signal.SIGKILL, told[-2000:]
     training.train("killed")
     check_same(training, "killed")
     left = [p.name for p in (training.folder / "killed").iterdir()]
-    assert "latest.pth" in left and os.readlink(training.folder / "killed" / "latest.pth") == "3epoch.pth"
+    assert (
+        "latest.pth" in left
+        and not any(name.startswith(".") for name in left)
+        and os.readlink(training.folder / "killed" / "latest.pth") == "3epoch.pth"
+    )
 
 
 def test_workers_that_read_do_not_change_the_figures(training):
     training.train("workers", "--num_workers", "2")
     check_same(training, "workers")
+
+
+def test_a_killed_data_worker_is_told_and_training_goes_on(training):
+    folder = training.folder / "lonely"
+    status, told = training.run("lonely", "--num_workers", "2", fault=partial(kill_worker, folder / "checkpoint.pth"))
+    last = told.strip().splitlines()[-1]
+    assert status == 1 and last.startswith("RuntimeError: expected the processes that read the data to live as long"), told[
+        -3000:
+    ]
+    assert "is killed by signal: Killed: most often memory ran out" in last and "the same command goes on" in last
+    assert intact(folder / "checkpoint.pth") and intact(folder / "1epoch.pth") and not (folder / "2epoch.pth").exists()
+    told = training.train("lonely", "--num_workers", "2")
+    assert "2/3epoch started" in told and "1/3epoch started" not in told
+    check_same(training, "lonely")
 
 
 def test_a_truncated_checkpoint_gives_way_to_the_one_before(training):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import Evil, full_disk
 from espnet2.train.reporter import Reporter
 
 from espnet_lole.train.checkpoints import intact, read_checkpoint, recover, whole_saves
@@ -55,11 +56,7 @@ def test_a_broken_checkpoint_gives_way_to_the_one_before(tmp_path, damage, caplo
 def test_a_save_that_fails_leaves_both_checkpoints(tmp_path, monkeypatch):
     save_epochs(tmp_path, [0.1, 0.5])
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr("os.fsync", full_disk)
     with pytest.raises(OSError, match="checkpoint.pth, got: No space left on device"):
         save_epochs(tmp_path, [0.7])
     assert before["checkpoint.pth"] == (tmp_path / "checkpoint.pth").read_bytes()
@@ -67,16 +64,9 @@ def test_a_save_that_fails_leaves_both_checkpoints(tmp_path, monkeypatch):
 
 
 def test_nothing_to_recover_is_no_error(tmp_path):
+    (tmp_path / ".checkpoint.x.pth").write_text("half-written")
     recover(tmp_path, CRITERIA)
     assert not list(tmp_path.iterdir())
-
-
-class Evil:
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self) -> tuple:
-        return (Path.touch, (self.file,))
 
 
 def test_a_malicious_pickle_is_not_run(tmp_path):

@@ -124,7 +124,14 @@ test_sets() { # names of the formatted test sets of the languages to train, or o
     [ "${#found[@]}" -gt 0 ] || fail "expected formatted test sets of ${wanted} in ${raw}, found none: run stage 3"
     printf '%s\n' "${found[@]}"
 }
+writable() { # make folder $1, or stop where nothing can be written to it
+    local probe
+    if ! { mkdir -p "$1" && probe=$(mktemp -p "$1") && rm "${probe}"; } 2>/dev/null; then
+        fail "expected a folder to write to, got $1, where no file can be made: check its permissions and disk; nothing was changed"
+    fi
+}
 logged() { # run module $2 with the options after it, output to log $1
+    writable "$(dirname "$1")"
     ${python} -m "${@:2}" >"$1" 2>&1 || fail "$2 failed: $(because "$1")"
 }
 launch() { # training job $1 in experiment $2 on the sets train$3 and dev$3: config $4, module $5, the options after them
@@ -137,7 +144,7 @@ launch() { # training job $1 in experiment $2 on the sets train$3 and dev$3: con
         data_options+=(--"${pair##*:}"_shape_file "${stats_dir}$3/${pair##*:}/speech_shape")
     done
     log "$1: $2, log in $2/train.log"
-    mkdir -p "$2"
+    writable "$2"
     OMP_NUM_THREADS=$(((OMP_NUM_THREADS + nproc - 1) / nproc)) \
         ${python} -m espnet2.bin.launch --cmd "${cuda_cmd}" --log "$2/train.log" --ngpu "${ngpu}" \
         --num_nodes "${num_nodes}" --init_file_prefix "$2/.dist_init_" --multiprocessing_distributed true -- \
@@ -162,7 +169,6 @@ train() { # system $1 in experiment $2 on the sets train$3 and dev$3, more optio
         --backbone "${backbone}" --langs ${langs_found} "${@:4}" ${args_of[$1]}
 }
 draw() { # in folder $1 with the options after it
-    mkdir -p "$1"
     logged "$1/$2.log" espnet_lole.bin.lole_plot "${@:2}"
     log "pictures in $1"
 }
@@ -185,6 +191,7 @@ decode() { # the test sets with system $1 by module $2, the options after it
     local out=${experiment[$1]}/${inference_tag} inference_ngpu=0
     [ "${gpu_inference}" = true ] && inference_ngpu=1
     log "$1: ${#sets[@]} test sets, language ${scenarios[${kind_of[$1]}]}: ${out}_*, log in ${out}.log"
+    writable "${experiment[$1]}"
     ${decode_cmd} --gpu "${inference_ngpu}" "${out}.log" "${python}" -m "$2" --ngpu "${inference_ngpu}" \
         --test_dirs "${sets[@]/#/${raw}/}" "${@:3}" || fail "decoding failed: $(because "${out}.log")"
 }
@@ -226,7 +233,6 @@ fi
 
 if runs 5 "token list: Whisper's own vocabulary; for ESPnet's own model, the characters of the training text"; then
     if [[ " ${kind_of[*]} " == *" espnet "* ]]; then
-        mkdir -p "$(dirname "${token_list}")"
         logged "${token_list%.txt}.log" espnet2.bin.tokenize_text --token_type char --field 2- --input "${raw}/train/text" --output "${token_list}" \
             --write_vocabulary true --add_symbol "<blank>:0" --add_symbol "<unk>:1" --add_symbol "<sos/eos>:-1"
     fi
@@ -237,7 +243,7 @@ if runs 10 "lengths of the utterances to ${stats_dir}"; then
         for pair in train:train dev:valid; do
             src=${raw}/${pair%%:*}${subset} dst=${stats_dir}${subset}/${pair##*:}
             [ -s "${src}/utt2num_samples" ] || fail "expected ${src}/utt2num_samples, found none: run stages 1 to 4"
-            mkdir -p "${dst}"
+            writable "${dst}"
             cp "${src}/utt2num_samples" "${dst}/.speech_shape"
             mv "${dst}/.speech_shape" "${dst}/speech_shape"
         done
