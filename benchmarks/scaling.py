@@ -65,7 +65,7 @@ def decoder_step(
 
     @torch.no_grad()
     def work() -> None:
-        with bank.routed(index):
+        with bank.routed_steps(index):
             backbone.logits(backbone.decode(torch.full((count, 1), START), encoded, backbone.new_cache()))
 
     return work
