@@ -78,6 +78,21 @@ def test_transcribing(recipe, audio, short, capsys, monkeypatch, tmp_path):
     assert (tmp_path / "out" / "b.txt").read_text() == found[1]["text"] + "\n"
 
 
+def test_timestamps_go_to_every_form(recipe, audio, short, capsys):
+    options = ["transcribe", audio[1], "--model", str(recipe / "exp" / "student"), "--lang", "de", *short, "--timestamps"]
+    assert main([*options, "--output", "json"]) == 0
+    segments = json.loads(capsys.readouterr().out)["segments"]
+    assert segments[0]["start"] > 0 and segments[-1]["end"] <= 3.0 and "<|" not in segments[0]["text"]
+    said = [s for s in segments if s["text"]]
+    assert main([*options, "--output", "vtt"]) == 0
+    shown = capsys.readouterr().out.split("\n\n")[1:-1]
+    assert [cue.partition(" --> ")[0] for cue in shown] == [f"00:00:{s['start']:06.3f}" for s in said]
+    assert main([*options, "--output", "srt"]) == 0
+    assert capsys.readouterr().out.count(" --> ") == len(said)
+    assert main([*options[:-1], "--output", "json", "--max_segment", "30"]) == 0
+    assert json.loads(capsys.readouterr().out)["segments"][0]["start"] == 0
+
+
 @pytest.mark.parametrize("form", ["srt", "vtt"])
 def test_a_player_reads_the_subtitles(recipe, audio, short, tmp_path, form):
     av = pytest.importorskip("av", reason="needs PyAV, FFmpeg's reader of subtitles: pip install faster-whisper")

@@ -95,9 +95,8 @@ def test_rules_are_openai_whispers_all_along_random_hypotheses(vocab):
     chosen, kinds = torch.zeros(6, 0, dtype=torch.long), set()
     for step in range(30):
         logits = 3 * torch.randn(6, vocab, generator=generator)
-        logits[:, tokens.first_time :] += (
-            4 * torch.rand(6, 1, generator=generator) - 0.02 * (torch.arange(1501) - 50 * step).abs()
-        )
+        late = (torch.arange(1501) - 50 * step).abs()
+        logits[:, tokens.first_time :] += 4 * torch.rand(6, 1, generator=generator) - 0.02 * late
         expected = whispers_log_probs(logits, chosen, vocab)
         found = restrict(logits.view(2, 3, -1), chosen.view(2, 3, -1), torch.zeros(2, 3, dtype=torch.bool), tokens).view(6, -1)
         assert torch.equal(found.isinf(), expected.isinf())
