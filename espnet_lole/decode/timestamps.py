@@ -42,21 +42,23 @@ def restrict(logits: Tensor, chosen: Tensor, must_end: Tensor, tokens: WhisperTo
         Log-probabilities, -inf for what is not allowed, shape (B, K, V).
     """
     first, end, steps = tokens.first_time, tokens.end, chosen.shape[-1]
-    text, special, times = logits.split([end + 1, first - end - 1, logits.shape[-1] - first], dim=-1)
+    logits = logits.clone()
+    text, times = logits[..., :first], logits[..., first:]  # masked in place, with the special tokens behind the end
+    text[..., end + 1 :] = -torch.inf
     ids = torch.arange(first, logits.shape[-1], device=logits.device)
     if steps == 0:
-        times = times.masked_fill(ids > first + FIRST_TIME, -torch.inf)
+        times.masked_fill_(ids > first + FIRST_TIME, -torch.inf)
         timed = torch.ones_like(must_end)
     else:
         newest = chosen.amax(-1)  # times have the largest ids, and never decrease
         last = chosen[..., -1] >= first
         opened = last & (chosen[..., -2] >= first) if steps > 1 else last  # text follows
         closed = last & ~opened  # a time or the end follows
-        times = times.masked_fill(opened[..., None] | (ids < (newest + (~closed).long())[..., None]), -torch.inf)
-        text = torch.cat([text[..., :end].masked_fill(closed[..., None], -torch.inf), text[..., end:]], dim=-1)
+        times.masked_fill_(opened[..., None] | (ids < (newest + (~closed).long())[..., None]), -torch.inf)
+        text[..., :end].masked_fill_(closed[..., None], -torch.inf)
         timed = (times.logsumexp(-1) > text.amax(-1)) & ~must_end
-    text = text.masked_fill(timed[..., None], -torch.inf)
-    return torch.cat([text, torch.full_like(special, -torch.inf), times], dim=-1).log_softmax(-1)
+    text.masked_fill_(timed[..., None], -torch.inf)
+    return logits.log_softmax(-1)
 
 
 def cut_at_times(ids: Sequence[int], seconds: float, tokens: WhisperTokens) -> list[TimedText]:
