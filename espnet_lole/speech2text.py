@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
 from os import PathLike, fspath
@@ -21,6 +21,7 @@ from espnet_lole.decode.long import join, make_batches, split
 from espnet_lole.decode.results import Result, Segment
 from espnet_lole.decode.search import Hypothesis, SearchConfig
 from espnet_lole.decode.system import System, find_system, load_system, read_decoding
+from espnet_lole.decode.timestamps import cut_at_times
 from espnet_lole.decode.transcriber import Transcriber, Transcription
 from espnet_lole.router.routing import RoutingConfig
 
@@ -62,6 +63,7 @@ class Speech2Text:
         languages: Sequence[str] | None = None,
         device: str | None = None,
         config: str | PathLike | None = None,
+        timestamps: bool = False,
     ) -> Speech2Text:
         """The system in a folder.
 
@@ -72,14 +74,17 @@ class Speech2Text:
             languages: to choose from; default: those of the training. MoLE always has those of its training.
             device: ``cpu``, ``cuda`` or ``cuda:N``; default: a GPU if there is one.
             config: YAML of the decoding, as ``conf/decode.yaml``.
+            timestamps: cut segments at Whisper's tokens of time, whatever the YAML says; the backbone must know them.
 
         Raises:
             FileNotFoundError: the folder or a part of the system is missing.
-            ValueError: the folder holds no system, or the decoding's YAML has an unknown key.
+            ValueError: the folder holds no system, or the decoding's YAML has an unknown key or leaves no
+                room for timestamps.
         """
         system = find_system(Path(folder), backbone, languages)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(system, device, *read_decoding(None if config is None else Path(config)))
+        seconds, search, routing = read_decoding(None if config is None else Path(config))
+        return cls(system, device, seconds, replace(search, timestamps=True) if timestamps else search, routing)
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -155,16 +160,17 @@ class Speech2Text:
         duration = len(recording.samples) / SAMPLE_RATE
         if not found:
             return Result(recording.name, "", recording.lang, None, None, 0.0, duration, 0.0, [], [])
-        pieces, decode = [transcription for transcription, _ in found], self.transcriber.tokens.decode
+        pieces, tokens = [transcription for transcription, _ in found], self.transcriber.tokens
         whole = join(pieces, [b - a for a, b in recording.spans])
         segments = [
-            Segment(a / SAMPLE_RATE, b / SAMPLE_RATE, decode(piece.hypothesis.tokens), piece.lang)
+            Segment(a / SAMPLE_RATE + timed.start, a / SAMPLE_RATE + timed.end, tokens.decode(timed.tokens), piece.lang)
             for (a, b), piece in zip(recording.spans, pieces, strict=True)
+            for timed in cut_at_times(piece.hypothesis.tokens, (b - a) / SAMPLE_RATE, tokens)
         ]
         ids, took = whole.hypothesis.tokens, sum(seconds for _, seconds in found)
         return Result(
-            recording.name, decode(ids), whole.lang, whole.posteriors, whole.confidence, whole.hypothesis.score, duration, took,
-            ids, segments,
+            recording.name, tokens.decode(ids), whole.lang, whole.posteriors, whole.confidence, whole.hypothesis.score, duration,
+            took, ids, segments,
         )  # fmt: skip
 
     def _run(

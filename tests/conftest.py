@@ -11,6 +11,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 from transformers import WhisperConfig, WhisperForConditionalGeneration
+from whisper.model import ModelDimensions, Whisper
 
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone
@@ -54,6 +55,31 @@ def tiny_whisper(seed: int = 0, mels: int = 80, vocab: int = 51865, width: int =
             if "embed_positions" not in name and "layer_norm" not in name:
                 p.normal_(0.0, 0.3)
     return model.eval()
+
+
+def openai_model(model: WhisperForConditionalGeneration) -> Whisper:
+    """The same weights in openai-whisper's own model."""
+    c = model.config
+    dims = ModelDimensions(
+        c.num_mel_bins, 1500, c.d_model, c.encoder_attention_heads, c.encoder_layers,
+        c.vocab_size, 448, c.d_model, c.decoder_attention_heads, c.decoder_layers,
+    )  # fmt: skip
+    names = [
+        ("layers", "blocks"), ("fc1", "mlp.0"), ("fc2", "mlp.2"), ("final_layer_norm", "mlp_ln"),
+        ("encoder_attn_layer_norm", "cross_attn_ln"), ("encoder_attn", "cross_attn"), ("self_attn_layer_norm", "attn_ln"),
+        ("self_attn", "attn"), ("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"), ("out_proj", "out"),
+        ("encoder.embed_positions.weight", "encoder.positional_embedding"),
+        ("decoder.embed_positions.weight", "decoder.positional_embedding"),
+        ("embed_tokens", "token_embedding"), ("encoder.layer_norm", "encoder.ln_post"), ("decoder.layer_norm", "decoder.ln"),
+    ]  # fmt: skip
+    state = {}
+    for name, value in model.model.state_dict().items():
+        for theirs, ours in names:
+            name = name.replace(theirs, ours)
+        state[name] = value
+    whisper = Whisper(dims)
+    whisper.load_state_dict(state)
+    return whisper.eval()
 
 
 def random_experts(bank: ExpertBank, seed: int = 0) -> ExpertBank:

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -8,7 +9,11 @@ import torch
 from systems import CODES
 
 from espnet_lole import Speech2Text
+from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.data.audio import AudioError
+from espnet_lole.decode.long import split
+from espnet_lole.decode.results import srt
+from espnet_lole.decode.timestamps import cut_at_times
 from espnet_lole.tasks.lole import LoLETask
 
 RATE = 16_000
@@ -100,6 +105,35 @@ def test_long_audio_has_a_segment_for_each_piece(load, rows):
     assert whole.text == " ".join(s.text for s in whole.segments).strip()
     (nothing,) = s2t.transcribe(np.zeros(10, dtype=np.float32))
     assert nothing.text == "" and nothing.segments == [] and nothing.duration == 10 / RATE
+
+
+@pytest.mark.parametrize("system", ["mole", "student", "student/merged", "experts"])
+def test_timestamps_cut_the_pieces_of_long_audio_further(load, rows, system):
+    s2t, tokens = load(system, timestamps=True), WhisperTokens(51865)
+    speech = np.concatenate(rows * 2)
+    (whole,) = s2t.transcribe(speech, "de", max_segment=1.2)
+    expected = []
+    for start, stop in split(speech, round(1.2 * RATE)):
+        ((_, shown, ids, _),) = s2t(speech[start:stop], "de")
+        assert shown[0].startswith("<|0.") and ids[0] >= tokens.first_time
+        timed = cut_at_times(ids, (stop - start) / RATE, tokens)
+        expected += [(start / RATE + t.start, start / RATE + t.end, tokens.decode(t.tokens), "de") for t in timed]
+    assert [(s.start, s.end, s.text, s.language) for s in whole.segments] == expected
+    assert any(s.start not in {a / RATE for a, _ in split(speech, round(1.2 * RATE))} for s in whole.segments)
+    assert "<|" not in whole.text
+    clocks = re.findall(r"(\d\d):(\d\d):(\d\d),(\d{3})", srt(whole.segments))
+    shown = [3600 * int(h) + 60 * int(m) + int(s) + int(ms) / 1000 for h, m, s, ms in clocks]
+    assert len(shown) >= 4 and shown == sorted(shown) and shown[-1] <= round(whole.duration, 3)
+    assert all(end > start for start, end in zip(shown[::2], shown[1::2], strict=True))
+
+
+def test_a_yaml_asks_for_timestamps(recipe, tmp_path):
+    (tmp_path / "decode.yaml").write_text("{timestamps: true, maxlenratio: 0.1}\n")
+    s2t = Speech2Text.from_pretrained(recipe / "exp" / "student", config=tmp_path / "decode.yaml")
+    assert s2t.search.timestamps and not Speech2Text.from_pretrained(recipe / "exp" / "student").search.timestamps
+    (tmp_path / "decode.yaml").write_text("{maxlenratio: 0.001}\n")
+    with pytest.raises(ValueError, match="expected with timestamps a maxlenratio that leaves 30 s 3 tokens"):
+        Speech2Text.from_pretrained(recipe / "exp" / "student", config=tmp_path / "decode.yaml", timestamps=True)
 
 
 def test_experts_are_found_from_their_folder_alone(load, rows, recipe):

@@ -34,6 +34,7 @@ class WhisperTokens:
         self.end: int = self._tokenizer.eot
         self.transcribe: int = self._tokenizer.transcribe
         self.no_timestamps: int = self._tokenizer.no_timestamps
+        self.first_time: int = self._tokenizer.timestamp_begin
 
     @cached_property
     def languages(self) -> dict[str, int]:
@@ -51,9 +52,9 @@ class WhisperTokens:
             raise ValueError(f"expected a language code of Whisper, got {lang!r}: one of {' '.join(sorted(self.languages))}")
         return self.languages[lang]
 
-    def prompt(self, lang: str) -> list[int]:
-        """``<|startoftranscript|><|LANG|><|transcribe|><|notimestamps|>``."""
-        return [self.start, self.language(lang), self.transcribe, self.no_timestamps]
+    def prompt(self, lang: str, timestamps: bool = False) -> list[int]:
+        """``<|startoftranscript|><|LANG|><|transcribe|><|notimestamps|>``, the last not where times are to be found."""
+        return [self.start, self.language(lang), self.transcribe, *([] if timestamps else [self.no_timestamps])]
 
     def encode(self, text: str, lang: str) -> list[int]:
         """Token ids of a text, which starts with a space where the language uses them, as in Whisper's training."""

@@ -5,6 +5,7 @@ Examples:
   lole transcribe a.wav b.flac --model DIR --lang de --output json > results.jsonl
   lole transcribe talk.mp3 --model DIR --output srt > talk.srt
   lole transcribe *.wav --model DIR --output vtt --output_dir subtitles
+  lole transcribe talk.wav --model DIR --output srt --timestamps > talk.srt
   cat talk.wav | lole transcribe - --model DIR
 """
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from espnet_lole.decode.results import Result
 
 OUTPUTS = ("text", "json", "srt", "vtt")
-SEGMENT_SECONDS = {"text": 30.0, "json": 30.0, "srt": 8.0, "vtt": 8.0}
+LONGEST = 30.0
+SEGMENT_SECONDS = {"text": LONGEST, "json": LONGEST, "srt": 8.0, "vtt": 8.0}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output_dir", type=Path, help="write <name>.<output> for each file there, instead of printing")
     parser.add_argument(
-        "--max_segment", type=float, help="seconds of a segment, 1 to 30; default: 8 for subtitles, else 30; cut at silences"
+        "--timestamps", action="store_true", help="cut segments at Whisper's tokens of time, which the backbone must know"
+    )
+    parser.add_argument(
+        "--max_segment",
+        type=float,
+        help="seconds of a segment, 1 to 30; default: 8 for subtitles, else and with timestamps 30; cut at silences",
     )
 
 
@@ -66,9 +73,11 @@ def run(args: argparse.Namespace) -> None:
     from espnet_lole import Speech2Text
     from espnet_lole.data.audio import AudioError
 
-    s2t = Speech2Text.from_pretrained(args.model, args.backbone, device=args.device, config=args.config)
+    s2t = Speech2Text.from_pretrained(
+        args.model, args.backbone, device=args.device, config=args.config, timestamps=args.timestamps
+    )
     inputs = [_standard_input() if file == "-" else file for file in args.files]
-    longest = args.max_segment or SEGMENT_SECONDS[args.output]
+    longest = args.max_segment or (LONGEST if s2t.search.timestamps else SEGMENT_SECONDS[args.output])
     try:
         with tqdm(total=_seconds(args.files), unit="s", unit_scale=True, disable=None, desc="audio") as bar:
             for name, result in zip(names, s2t.transcribe(inputs, args.lang, longest, bar.update), strict=True):

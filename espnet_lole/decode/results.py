@@ -29,8 +29,8 @@ class Result:
         score: log-probability of the mean token.
         duration: of the recording, in seconds.
         took: seconds of work, the recording's share of its batches.
-        token_ids: of the text.
-        segments: the pieces that the recording was cut into, at silences.
+        token_ids: of the text; with timestamps also of the times, which count from where each cut at a silence was made.
+        segments: the pieces that the recording was cut into: at silences, and with timestamps at the times found.
     """
 
     name: str

@@ -8,10 +8,15 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import EncoderDecoderCache
 
+from espnet_lole.backbone.features import HOP, MAX_SAMPLES
+from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone, Encoded
+from espnet_lole.decode.timestamps import restrict
 
 LOOP_PHRASES = 3
 """How often a phrase is repeated, at least, in what counts as a loop."""
+SEGMENT_TOKENS = 3
+"""Tokens of the shortest segment with times: its start, one of text, its end."""
 
 
 @dataclass(frozen=True)
@@ -23,19 +28,28 @@ class SearchConfig:
         maxlenratio: at most this many tokens per encoder frame (of 20 ms); 0: half of the decoder's positions, as in Whisper.
         length_penalty: a hypothesis is ranked by its log-probability over its length to this power.
         loop_tokens: a hypothesis that repeats itself (a phrase three times or more) over this many tokens is ended, cut back
-            to the phrase said once, and ranked below those that do not; 0: none is.
+            to the phrase said once, and ranked below those that do not; 0: none is. A time between the phrases ends a loop.
+        timestamps: choose Whisper's tokens of time too, by Whisper's rules; the prompts must then allow them. They count as
+            tokens.
     """
 
     beam_size: int = 1
     maxlenratio: float = 0.0
     length_penalty: float = 1.0
     loop_tokens: int = 0
+    timestamps: bool = False
 
     def __post_init__(self) -> None:
         if self.beam_size < 1 or self.maxlenratio < 0 or self.length_penalty < 0:
             raise ValueError(f"expected beam_size >= 1, maxlenratio >= 0 and length_penalty >= 0, got {self}")
         if 0 < self.loop_tokens < LOOP_PHRASES or self.loop_tokens < 0:
             raise ValueError(f"expected loop_tokens of 0, or {LOOP_PHRASES} or more, got {self.loop_tokens}")
+        most = self.maxlenratio * MAX_SAMPLES / (2 * HOP)
+        if self.timestamps and 0 < most < SEGMENT_TOKENS:
+            raise ValueError(
+                f"expected with timestamps a maxlenratio that leaves 30 s {SEGMENT_TOKENS} tokens (a time, text, a time), "
+                f"got {self.maxlenratio}, which leaves {int(most)}: raise it, or give 0"
+            )
 
 
 @dataclass(frozen=True)
@@ -54,7 +68,9 @@ class Hypothesis:
 
 
 @torch.no_grad()
-def search(backbone: Backbone, encoded: Encoded, prompts: Tensor, end: int, config: SearchConfig) -> list[Hypothesis]:
+def search(
+    backbone: Backbone, encoded: Encoded, prompts: Tensor, tokens: WhisperTokens, config: SearchConfig
+) -> list[Hypothesis]:
     """The best hypothesis of each utterance.
 
     The K hypotheses of an utterance are K rows of the batch: route them (``beam_rows``) before the call. A finished one
@@ -64,13 +80,13 @@ def search(backbone: Backbone, encoded: Encoded, prompts: Tensor, end: int, conf
         backbone: the model, in evaluation mode.
         encoded: states of the encoder of B utterances.
         prompts: shape (B, P).
-        end: the end token; larger ids (languages, times) are never chosen.
+        tokens: of the vocabulary; languages and tasks are never chosen, times only with ``config.timestamps``.
         config: how to search.
 
     Returns:
         B hypotheses.
     """
-    k, batch = config.beam_size, len(prompts)
+    k, batch, end = config.beam_size, len(prompts), tokens.end
     limits = token_limits(backbone, encoded, prompts.shape[1], config)  # (B,)
     rows = Encoded(beam_rows(encoded.states, k), None if encoded.mask is None else beam_rows(encoded.mask, k))
     cache, step_input = backbone.new_cache(), beam_rows(prompts, k)
@@ -80,18 +96,21 @@ def search(backbone: Backbone, encoded: Encoded, prompts: Tensor, end: int, conf
     done = torch.zeros_like(scores, dtype=torch.bool)
     for step in range(int(limits.max()) + 1):
         logits = backbone.logits(backbone.decode(step_input, rows, cache)[:, -1]).float()  # (B K, V)
-        allowed = logits[:, : end + 1].log_softmax(-1).view(batch, k, end + 1)
         must_end = done | (step >= limits)[:, None]
         if step >= config.loop_tokens > 0 and step % (config.loop_tokens // LOOP_PHRASES) == 0:
             must_end |= _in_loop(chosen[..., -config.loop_tokens :])
-        scores, origin, tokens = _extend(scores, allowed, must_end, done, end)
-        chosen = torch.cat([chosen.gather(1, origin[..., None].expand_as(chosen)), tokens[..., None]], dim=2)
-        done = tokens == end
+        if config.timestamps:
+            allowed = restrict(logits.view(batch, k, -1), chosen, must_end, tokens)
+        else:
+            allowed = logits[:, : end + 1].log_softmax(-1).view(batch, k, end + 1)
+        scores, origin, last = _extend(scores, allowed, must_end, done, end)
+        chosen = torch.cat([chosen.gather(1, origin[..., None].expand_as(chosen)), last[..., None]], dim=2)
+        done = last == end
         if done.all():
             break
         if k > 1:
             _reorder(cache, (origin + k * torch.arange(batch, device=origin.device)[:, None]).view(-1))
-        step_input = tokens.view(-1, 1)
+        step_input = last.view(-1, 1)
     return _best(chosen, scores, end, config)
 
 
@@ -106,7 +125,8 @@ def token_limits(backbone: Backbone, encoded: Encoded, prompt: int, config: Sear
     frames = torch.full((len(states),), states.shape[1], device=states.device) if mask is None else mask.sum(1)
     positions = backbone.model.config.max_target_positions
     most = positions - prompt - 1 if config.maxlenratio else positions // 2
-    return (config.maxlenratio * frames).long().clamp(min=1, max=most) if config.maxlenratio else torch.full_like(frames, most)
+    least = SEGMENT_TOKENS if config.timestamps else 1
+    return (config.maxlenratio * frames).long().clamp(least, most) if config.maxlenratio else torch.full_like(frames, most)
 
 
 def _extend(scores: Tensor, log_probs: Tensor, must_end: Tensor, done: Tensor, end: int) -> tuple[Tensor, Tensor, Tensor]:

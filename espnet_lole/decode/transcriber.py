@@ -86,12 +86,12 @@ class ExpertTranscriber:
         if langs is None:
             raise ValueError("expected the language of each utterance, got none: experts alone do not find it, MoLE does")
         padded, lengths = pad_speech(speech, self.backbone)
-        prompts = torch.tensor([self.tokens.prompt(lang) for lang in langs], device=padded.device)
+        prompts = torch.tensor([self.tokens.prompt(lang, self.search.timestamps) for lang in langs], device=padded.device)
         expert = torch.tensor(self.bank.indices(langs), device=padded.device)
         with self.bank.routed(expert):
             encoded = self.backbone.encode(padded, lengths)
         with self.bank.routed_steps(beam_rows(expert, self.search.beam_size)):
-            hypotheses = search(self.backbone, encoded, prompts, self.tokens.end, self.search)
+            hypotheses = search(self.backbone, encoded, prompts, self.tokens, self.search)
         return [Transcription(h, lang, None) for h, lang in zip(hypotheses, langs, strict=True)]
 
 
@@ -129,8 +129,8 @@ class PromptTranscriber:
             if langs is None:
                 posteriors = name_posteriors(self.languages, self._language_posteriors(encoded))
                 langs = [max(row, key=row.get) for row in posteriors]
-            prompts = torch.tensor([self.tokens.prompt(lang) for lang in langs], device=padded.device)
-            hypotheses = search(self.backbone, encoded, prompts, self.tokens.end, self.search)
+            prompts = torch.tensor([self.tokens.prompt(lang, self.search.timestamps) for lang in langs], device=padded.device)
+            hypotheses = search(self.backbone, encoded, prompts, self.tokens, self.search)
         return [Transcription(h, lang, p) for h, lang, p in zip(hypotheses, langs, posteriors, strict=True)]
 
     def _language_posteriors(self, encoded: Encoded) -> Tensor:
@@ -188,13 +188,15 @@ class MoLETranscriber:
         """One pass of the deep layers and one search for all rows of the plan."""
         bank, backbone, k = self.mole.bank, self.mole.backbone, self.search.beam_size
         chosen = Encoded(shallow.states[plan.rows], None if shallow.mask is None else shallow.mask[plan.rows])
-        prompts = torch.tensor([self.tokens.prompt(lang) for lang in bank.languages], device=plan.rows.device)[plan.language]
+        prompts = torch.tensor(
+            [self.tokens.prompt(lang, self.search.timestamps) for lang in bank.languages], device=plan.rows.device
+        )[plan.language]
         with bank.routed(plan.experts, plan.weights):
             encoded = self.mole.deep(chosen)
         experts = beam_rows(plan.experts, k)
         mixture = plan.weights is not None
         with bank.routed(experts, beam_rows(plan.weights, k)) if mixture else bank.routed_steps(experts):
-            return search(backbone, encoded, prompts, self.tokens.end, self.search)
+            return search(backbone, encoded, prompts, self.tokens, self.search)
 
 
 def name_posteriors(languages: Sequence[str], posteriors: Tensor) -> list[dict[str, float]]:

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_whisper
-from whisper.model import ModelDimensions, Whisper
+from conftest import openai_model, tiny_whisper
 
 from espnet_lole.backbone.load import fingerprint, load_backbone, precision
 from espnet_lole.backbone.whisper import Backbone
@@ -12,31 +11,6 @@ TOKENS = torch.tensor([[50258, 50259, 50359, 50363, 11, 22, 33]])
 
 def half_minute() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(1, 480_000, generator=torch.Generator().manual_seed(1)) * 0.1, torch.tensor([480_000])
-
-
-def openai_model(model) -> Whisper:
-    """The same weights in openai-whisper's own model."""
-    c = model.config
-    dims = ModelDimensions(
-        c.num_mel_bins, 1500, c.d_model, c.encoder_attention_heads, c.encoder_layers,
-        c.vocab_size, 448, c.d_model, c.decoder_attention_heads, c.decoder_layers,
-    )  # fmt: skip
-    names = [
-        ("layers", "blocks"), ("fc1", "mlp.0"), ("fc2", "mlp.2"), ("final_layer_norm", "mlp_ln"),
-        ("encoder_attn_layer_norm", "cross_attn_ln"), ("encoder_attn", "cross_attn"), ("self_attn_layer_norm", "attn_ln"),
-        ("self_attn", "attn"), ("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"), ("out_proj", "out"),
-        ("encoder.embed_positions.weight", "encoder.positional_embedding"),
-        ("decoder.embed_positions.weight", "decoder.positional_embedding"),
-        ("embed_tokens", "token_embedding"), ("encoder.layer_norm", "encoder.ln_post"), ("decoder.layer_norm", "decoder.ln"),
-    ]  # fmt: skip
-    state = {}
-    for name, value in model.model.state_dict().items():
-        for theirs, ours in names:
-            name = name.replace(theirs, ours)
-        state[name] = value
-    whisper = Whisper(dims)
-    whisper.load_state_dict(state)
-    return whisper.eval()
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ import soundfile
 from conftest import BOUND, tiny_whisper
 from systems import CODES, make_recipe
 
+from espnet_lole import Speech2Text
 from espnet_lole.cli.main import COMMANDS, get_parser, main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,15 +79,45 @@ def test_transcribing(recipe, audio, short, capsys, monkeypatch, tmp_path):
     assert (tmp_path / "out" / "b.txt").read_text() == found[1]["text"] + "\n"
 
 
+def test_timestamps_go_to_every_form(recipe, audio, short, capsys):
+    options = ["transcribe", audio[1], "--model", str(recipe / "exp" / "student"), "--lang", "de", *short, "--timestamps"]
+    assert main([*options, "--output", "json"]) == 0
+    segments = json.loads(capsys.readouterr().out)["segments"]
+    assert segments[0]["start"] > 0 and segments[-1]["end"] <= 3.0 and "<|" not in segments[0]["text"]
+    said = [s for s in segments if s["text"]]
+    assert main([*options, "--output", "vtt"]) == 0
+    shown = capsys.readouterr().out.split("\n\n")[1:-1]
+    assert [cue.partition(" --> ")[0] for cue in shown] == [f"00:00:{s['start']:06.3f}" for s in said]
+    assert main([*options, "--output", "srt"]) == 0
+    assert capsys.readouterr().out.count(" --> ") == len(said)
+    assert main([*options[:-1], "--output", "json", "--max_segment", "30"]) == 0
+    assert json.loads(capsys.readouterr().out)["segments"][0]["start"] == 0
+
+
+def played(file: Path) -> list[tuple[float, float, bytes]]:
+    """Start, duration and text of the subtitles as FFmpeg reads them."""
+    av = pytest.importorskip("av", reason="needs PyAV, FFmpeg's reader of subtitles: pip install faster-whisper")
+    with av.open(str(file)) as subtitles:
+        return [(float(p.pts * p.time_base), float(p.duration * p.time_base), bytes(p)) for p in subtitles.demux() if p.size]
+
+
+@pytest.mark.parametrize("form", ["srt", "vtt"])
+def test_a_player_reads_subtitles_cut_at_times(recipe, audio, short, tmp_path, form):
+    model = ["--model", str(recipe / "exp" / "student"), "--lang", "de", *short, "--timestamps"]
+    (result,) = Speech2Text.from_pretrained(model[1], config=short[1], device="cpu", timestamps=True).transcribe(audio[1], "de")
+    assert main(["transcribe", audio[1], *model, "--output", form, "--output_dir", str(tmp_path)]) == 0
+    shown = played(tmp_path / f"b.{form}")
+    said = [s for s in result.segments if s.text]
+    assert [(start, start + length) for start, length, _ in shown] == [pytest.approx((s.start, s.end), abs=2e-3) for s in said]
+    assert shown and all(length > 0 and text for _, length, text in shown)
+
+
 @pytest.mark.parametrize("form", ["srt", "vtt"])
 def test_a_player_reads_the_subtitles(recipe, audio, short, tmp_path, form):
-    av = pytest.importorskip("av", reason="needs PyAV, FFmpeg's reader of subtitles: pip install faster-whisper")
     model = ["--model", str(recipe / "exp" / "student"), "--lang", "de", *short]
     out = ["--output", form, "--max_segment", "2", "--output_dir", str(tmp_path)]
     assert main(["transcribe", audio[1], *model, *out]) == 0
-    with av.open(str(tmp_path / f"b.{form}")) as subtitles:
-        shown = [(float(p.pts * p.time_base), float(p.duration * p.time_base), bytes(p)) for p in subtitles.demux() if p.size]
-    (first, second) = shown
+    (first, second) = played(tmp_path / f"b.{form}")
     assert first[0] == 0 and second[0] == pytest.approx(first[1]) and sum(second[:2]) == pytest.approx(3.0)
     assert 20_000 / 16_000 < second[0] < 28_000 / 16_000  # cut in the silence
     assert first[2] and second[2]

@@ -1,10 +1,12 @@
 import pytest
 import torch
 
+from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.decode.search import SearchConfig, beam_rows, cut_loop, search
 
 PROMPT = torch.tensor([[50258, 50261, 50359, 50363]])
-END = 50257
+TOKENS = WhisperTokens(51865)
+END = TOKENS.end
 
 
 @torch.no_grad()
@@ -50,7 +52,7 @@ def limits(lengths, ratio=0.2):
 
 @torch.no_grad()
 def test_greedy_in_a_batch_is_greedy_alone_without_a_cache(backbone, speech):
-    found = search(backbone, backbone.encode(*speech), PROMPT.expand(4, -1), END, SearchConfig(maxlenratio=0.2))
+    found = search(backbone, backbone.encode(*speech), PROMPT.expand(4, -1), TOKENS, SearchConfig(maxlenratio=0.2))
     for row, limit in enumerate(limits(speech[1])):
         tokens, score = greedy_one_by_one(backbone, speech, row, limit)
         assert found[row].tokens == tokens
@@ -60,7 +62,7 @@ def test_greedy_in_a_batch_is_greedy_alone_without_a_cache(backbone, speech):
 @torch.no_grad()
 @pytest.mark.parametrize("k", [2, 5])
 def test_beam_in_a_batch_is_a_plain_beam_search(backbone, speech, k):
-    found = search(backbone, backbone.encode(*speech), PROMPT.expand(4, -1), END, SearchConfig(k, maxlenratio=0.2))
+    found = search(backbone, backbone.encode(*speech), PROMPT.expand(4, -1), TOKENS, SearchConfig(k, maxlenratio=0.2))
     noise, lengths = speech
     for row, limit in enumerate(limits(lengths)):
         encoded = backbone.encode(noise[row : row + 1, : lengths[row]], lengths[row : row + 1])
@@ -106,9 +108,9 @@ def test_a_loop_ends_the_search(backbone, speech, monkeypatch):
 
     monkeypatch.setattr(backbone, "logits", logits)
     encoded, prompts = backbone.encode(*speech), PROMPT.expand(4, -1)
-    assert [h.tokens for h in search(backbone, encoded, prompts, END, SearchConfig(loop_tokens=6))] == [[11]] * 4
+    assert [h.tokens for h in search(backbone, encoded, prompts, TOKENS, SearchConfig(loop_tokens=6))] == [[11]] * 4
     assert len(steps) == 7
-    assert all(len(h.tokens) > 50 for h in search(backbone, encoded, prompts, END, SearchConfig()))
+    assert all(len(h.tokens) > 50 for h in search(backbone, encoded, prompts, TOKENS, SearchConfig()))
 
 
 @torch.no_grad()
@@ -119,7 +121,7 @@ def test_a_hypothesis_without_a_loop_is_better(backbone, speech, monkeypatch):
         return scores
 
     monkeypatch.setattr(backbone, "logits", logits)
-    found = search(backbone, backbone.encode(*speech), PROMPT.expand(4, -1), END, SearchConfig(2, loop_tokens=6))
+    found = search(backbone, backbone.encode(*speech), PROMPT.expand(4, -1), TOKENS, SearchConfig(2, loop_tokens=6))
     assert all(h.tokens.count(11) < 6 for h in found)
 
 
