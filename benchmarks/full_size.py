@@ -23,7 +23,7 @@ from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone
 from espnet_lole.decode.search import SearchConfig
 from espnet_lole.decode.transcriber import PromptTranscriber
-from espnet_lole.espnet_model import ESPnetExpertModel, FrozenWhisperModel
+from espnet_lole.espnet_model import AbsLoLEModel, ESPnetExpertModel
 from espnet_lole.espnet_mole_model import ESPnetMoLEModel
 from espnet_lole.espnet_student_model import STUDENT, DistillConfig, ESPnetStudentModel
 from espnet_lole.experts.bank import ExpertBank, ExpertConfig
@@ -52,7 +52,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def build(system: str, args: argparse.Namespace) -> FrozenWhisperModel | PromptTranscriber:
+def build(system: str, args: argparse.Namespace) -> AbsLoLEModel | PromptTranscriber:
     """The system on random weights, with the paper's ranks."""
     torch.manual_seed(0)
     config = SIZES[f"openai/whisper-{args.size}"].config()

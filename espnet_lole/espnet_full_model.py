@@ -10,11 +10,11 @@ from torch import Tensor
 
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone
-from espnet_lole.espnet_model import IGNORE, FrozenWhisperModel
+from espnet_lole.espnet_model import IGNORE, AbsLoLEModel
 from espnet_lole.train.means import mean_over_ranks
 
 
-class ESPnetFullModel(FrozenWhisperModel):
+class ESPnetFullModel(AbsLoLEModel):
     """A Whisper of which only the encoder's positions, a fixed table of sines, stay as they are.
 
     The loss is the mean cross-entropy of language, text and end; the language is found by Whisper's language token.

@@ -20,8 +20,8 @@ IGNORE = -1
 """Marks padded text (ESPnet's collate function) and targets without a loss."""
 
 
-class FrozenWhisperModel(AbsESPnetModel):
-    """What the systems on a frozen Whisper share: prompts, features, and checkpoints without what is frozen.
+class AbsLoLEModel(AbsESPnetModel):
+    """What the systems share: prompts, features, and checkpoints without what is frozen.
 
     Args:
         backbone: the Whisper, with its adapters.
@@ -126,7 +126,7 @@ class FrozenWhisperModel(AbsESPnetModel):
         return super().load_state_dict(state, strict=False, assign=assign)
 
 
-class ESPnetExpertModel(FrozenWhisperModel):
+class ESPnetExpertModel(AbsLoLEModel):
     """Language experts trained together, each on its own language.
 
     The loss of a batch is the sum over its languages of the mean cross-entropy over that language's target tokens, so that
@@ -180,7 +180,7 @@ def sum_by_expert(values: Tensor, owner: Tensor, num_experts: int) -> tuple[Tens
     return zeros.index_add(0, owner, values), zeros.index_add(0, owner, torch.ones_like(values))
 
 
-def describe(model: FrozenWhisperModel) -> str:
+def describe(model: AbsLoLEModel) -> str:
     """How many parameters train, in words."""
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())

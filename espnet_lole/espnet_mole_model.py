@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from espnet_lole.backbone.tokens import WhisperTokens
-from espnet_lole.espnet_model import IGNORE, FrozenWhisperModel, sum_by_expert
+from espnet_lole.espnet_model import IGNORE, AbsLoLEModel, sum_by_expert
 from espnet_lole.fusion.mole import MoLE
 from espnet_lole.router.classifier import StatisticsMemory
 from espnet_lole.train.means import mean_over_ranks
 
 
-class ESPnetMoLEModel(FrozenWhisperModel):
+class ESPnetMoLEModel(AbsLoLEModel):
     """Fusion weights and language classifier, trained with the mean cross-entropy of the text + lambda * that of the language.
 
     The text goes through the expert of its true language in the deep layers; its gradient reaches only the fusion weights.

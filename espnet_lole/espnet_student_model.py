@@ -12,7 +12,7 @@ from torch import Tensor
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone, Encoded
 from espnet_lole.distill.losses import cosine_loss, js_loss
-from espnet_lole.espnet_model import IGNORE, FrozenWhisperModel
+from espnet_lole.espnet_model import IGNORE, AbsLoLEModel
 from espnet_lole.experts.bank import ExpertBank
 from espnet_lole.train.means import mean_over_ranks
 
@@ -58,7 +58,7 @@ class Pass:
     states: Tensor
 
 
-class ESPnetStudentModel(FrozenWhisperModel):
+class ESPnetStudentModel(AbsLoLEModel):
     """One multilingual LoRA: mean cross-entropy of language, text and end + weighted losses of distillation.
 
     Args:

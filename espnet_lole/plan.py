@@ -25,7 +25,7 @@ from espnet_lole.backbone.whisper import Backbone, Encoded
 from espnet_lole.config import read_conf
 from espnet_lole.distill.losses import cosine_loss, js_loss
 from espnet_lole.espnet_full_model import ESPnetFullModel
-from espnet_lole.espnet_model import ESPnetExpertModel, FrozenWhisperModel
+from espnet_lole.espnet_model import AbsLoLEModel, ESPnetExpertModel
 from espnet_lole.espnet_mole_model import ESPnetMoLEModel
 from espnet_lole.espnet_student_model import STUDENT, DistillConfig, ESPnetStudentModel
 from espnet_lole.experts.bank import ExpertBank, ExpertConfig
@@ -133,7 +133,7 @@ def _tensors(tree: Any) -> list[Tensor]:
     return [x for x in torch.utils._pytree.tree_leaves(tree) if isinstance(x, Tensor)]
 
 
-def build_empty(args: argparse.Namespace, expert_rank: int) -> FrozenWhisperModel:
+def build_empty(args: argparse.Namespace, expert_rank: int) -> AbsLoLEModel:
     """The configured system on the meta device, on experts of ``expert_rank`` where it needs prepared ones.
 
     Raises:
@@ -176,7 +176,7 @@ BUILD = {"experts": _experts, "mole": _mole, "student": _student, "full": _full}
 """System -> what builds it without weights."""
 
 
-def measure(args: argparse.Namespace, model: FrozenWhisperModel, work: Workload) -> Needs:
+def measure(args: argparse.Namespace, model: AbsLoLEModel, work: Workload) -> Needs:
     """What a step of a system needs, found by running one on tensors that have shapes but no numbers.
 
     Args:
@@ -230,7 +230,7 @@ def _fill_with_fakes(model: nn.Module) -> None:
                     table[name] = fakes[id(old)]
 
 
-def step_loss(model: FrozenWhisperModel, work: Workload) -> Tensor:
+def step_loss(model: AbsLoLEModel, work: Workload) -> Tensor:
     """The loss of a step of utterances of equal length, through the layers and losses that the system's own step has."""
     backbone, (batch, tokens) = model.backbone, (work.utterances, len(model.prompts[0]) + work.tokens)
     frames = int((30 if backbone.window == "30s" else work.seconds) * SAMPLE_RATE) // HOP
@@ -241,7 +241,7 @@ def step_loss(model: FrozenWhisperModel, work: Workload) -> Tensor:
     return STEPS[type(model)](model, embedded, inputs)
 
 
-def _text_cost(model: FrozenWhisperModel, states: Tensor, positions: int) -> tuple[Tensor, Tensor]:
+def _text_cost(model: AbsLoLEModel, states: Tensor, positions: int) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy and scores (N, V) of each utterance's last ``positions`` targets, from states (B, U, D)."""
     chosen = states[:, -positions:].flatten(0, 1)  # (N, D)
     scores = model.backbone.logits(chosen).float()

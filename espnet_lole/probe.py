@@ -17,7 +17,7 @@ from espnet_lole.data.kaldi import read_table
 from espnet_lole.decode.inference import Item, read_items
 from espnet_lole.decode.long import make_batches
 from espnet_lole.decode.transcriber import pad_speech
-from espnet_lole.espnet_model import IGNORE, FrozenWhisperModel
+from espnet_lole.espnet_model import IGNORE, AbsLoLEModel
 from espnet_lole.espnet_student_model import ESPnetStudentModel
 from espnet_lole.experts.bank import ExpertBank
 
@@ -32,7 +32,7 @@ def read_batches(folders: Sequence[Path]) -> Iterator[tuple[list[Item], list[Ten
         yield batch, [torch.from_numpy(soundfile.read(item.wav, dtype="float32")[0]) for item in batch]
 
 
-def labelled_batches(model: FrozenWhisperModel, folder: Path) -> Iterator[dict[str, Tensor]]:
+def labelled_batches(model: AbsLoLEModel, folder: Path) -> Iterator[dict[str, Tensor]]:
     """The utterances of a formatted set with texts, as the arguments of ``model.forward``."""
     texts = read_table(folder / "text")
     for batch, speech in read_batches([folder]):

@@ -27,7 +27,7 @@ from espnet_lole.config import load_yaml, read_conf
 from espnet_lole.data.kaldi import read_table
 from espnet_lole.distill.start import start_student
 from espnet_lole.espnet_full_model import ESPnetFullModel
-from espnet_lole.espnet_model import IGNORE, ESPnetExpertModel, FrozenWhisperModel, describe
+from espnet_lole.espnet_model import IGNORE, AbsLoLEModel, ESPnetExpertModel, describe
 from espnet_lole.espnet_mole_model import ESPnetMoLEModel
 from espnet_lole.espnet_student_model import STUDENT, DistillConfig, ESPnetStudentModel
 from espnet_lole.experts.adapters import Adapter, load_bank, load_expert
@@ -166,7 +166,7 @@ class LoLETask(AbsTask):
                 raise ValueError(f"expected --{name}, got none: give it in the config or on the command line")
 
     @classmethod
-    def build_model(cls, args: argparse.Namespace) -> FrozenWhisperModel:
+    def build_model(cls, args: argparse.Namespace) -> AbsLoLEModel:
         """The frozen backbone with the system's parts on it.
 
         Raises:
@@ -191,7 +191,7 @@ class LoLETask(AbsTask):
     @classmethod
     def build_model_from_file(
         cls, config_file: Path | str | None = None, model_file: Path | str | None = None, device: str = "cpu"
-    ) -> tuple[FrozenWhisperModel, argparse.Namespace]:
+    ) -> tuple[AbsLoLEModel, argparse.Namespace]:
         """A trained model and its options; unlike ESPnet's own, this runs no code that the checkpoint may hold.
 
         Raises:
@@ -206,7 +206,7 @@ class LoLETask(AbsTask):
         return model, args
 
     @classmethod
-    def build_optimizers(cls, args: argparse.Namespace, model: FrozenWhisperModel) -> list[torch.optim.Optimizer]:
+    def build_optimizers(cls, args: argparse.Namespace, model: AbsLoLEModel) -> list[torch.optim.Optimizer]:
         """The optimizer of the trained parameters.
 
         Experts have ``expert_adamw``, which gets ``grad_clip`` because each is clipped alone. The weights of a fusion learn at
@@ -292,7 +292,7 @@ def build_full(args: argparse.Namespace, backbone: Backbone, tokens: WhisperToke
     return ESPnetFullModel(backbone, args.langs, tokens)
 
 
-SYSTEMS: dict[str, Callable[[argparse.Namespace, Backbone, WhisperTokens], FrozenWhisperModel]] = {
+SYSTEMS: dict[str, Callable[[argparse.Namespace, Backbone, WhisperTokens], AbsLoLEModel]] = {
     "experts": build_experts,
     "mole": build_mole,
     "student": build_student,
