@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 MAX_LOG_RATIO = 50.0  # beyond it the smaller probability is lost in float32
+SCORES_AT_ONCE = 2**20  # 4 MB in float32
 
 
 def cosine_loss(student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -30,28 +31,35 @@ def cosine_loss(student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[
 
 
 class _JensenShannon(torch.autograd.Function):
-    """Sum of the divergences between softmax(student) and softmax(teacher), with its gradient taken as it is computed.
+    """Sum of the divergences between softmax(student / t) and softmax(teacher / t), with its gradient taken as it is computed.
 
     With ``m`` the mean of ``p`` (student) and ``q``: ``JS = 1/2 sum(p log(p / m) + q log(q / m))`` and
-    ``dJS / dscores = 1/2 p (log(p / m) - KL(p, m))``. From ``d = log q - log p`` follow ``log(p / m) = -log((1 + e^d) / 2)`` and
-    ``log(q / m) = d + log(p / m)``, exactly 0 for equal scores. Left to autograd, the passes over (N, V) would be twice as many.
+    ``dJS / dscores = 1/2 p (log(p / m) - KL(p, m)) / t``. From ``d = log q - log p`` follow ``log(p / m) = -log((1 + e^d) / 2)``
+    and ``log(q / m) = d + log(p / m)``, exactly 0 for equal scores. Left to autograd, the passes over (N, V) would be twice as
+    many; taken some rows at a time, all but the gradient stays in a processor's cache.
     """
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, student: Tensor, teacher: Tensor) -> Tensor:
-        log_p, log_q = student.log_softmax(-1), teacher.log_softmax(-1)
-        ratio = (log_q - log_p).clamp_(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-        of_p = torch.expm1(ratio).div_(2).log1p_().neg_()  # log(p / m)
-        p = log_p.exp_()
-        kl_p = (p * of_p).sum(-1, keepdim=True)  # (N, 1)
-        kl_q = (log_q.exp_() * ratio.add_(of_p)).sum()
-        ctx.save_for_backward(of_p.sub_(kl_p).mul_(p).mul_(0.5))
-        return 0.5 * (kl_p.sum() + kl_q)
+    def forward(ctx: torch.autograd.function.FunctionCtx, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        slope = torch.empty_like(student)
+        rows = max(1, SCORES_AT_ONCE // student.shape[1])
+        total = student.new_zeros((), dtype=torch.float32)
+        for own, theirs, out in zip(student.split(rows), teacher.split(rows), slope.split(rows), strict=True):
+            log_p, log_q = ((scores.float() / temperature).log_softmax(-1) for scores in (own, theirs))
+            ratio = (log_q - log_p).clamp_(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+            of_p = torch.expm1(ratio).div_(2).log1p_().neg_()  # log(p / m)
+            p = log_p.exp_()
+            kl_p = (p * of_p).sum(-1, keepdim=True)  # (rows, 1)
+            kl_q = (log_q.exp_() * ratio.add_(of_p)).sum()
+            total += 0.5 * (kl_p.sum() + kl_q)
+            out.copy_(of_p.sub_(kl_p).mul_(p).mul_(0.5 / temperature))
+        ctx.save_for_backward(slope)
+        return total
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
         (slope,) = ctx.saved_tensors
-        return grad * slope, None
+        return grad * slope, None, None
 
 
 def js_loss(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -67,5 +75,5 @@ def js_loss(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tenso
     Returns:
         Sum over the N tokens, and N.
     """
-    total = _JensenShannon.apply(student.float() / temperature, teacher.float() / temperature)
+    total = _JensenShannon.apply(student, teacher, temperature)
     return temperature**2 * total, torch.tensor(float(len(student)), device=student.device)
