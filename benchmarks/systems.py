@@ -41,9 +41,11 @@ def stock(size: Size) -> WhisperForConditionalGeneration:
     return model.eval()
 
 
-def ours(size: Size, languages: int | None = len(LANGS), rank: int | None = None) -> tuple[Backbone, ExpertBank | None]:
+def ours(
+    size: Size, languages: int | None = len(LANGS), rank: int | None = None, precision: torch.dtype = torch.float32
+) -> tuple[Backbone, ExpertBank | None]:
     """A backbone with random experts of as many languages, the same in all of them; None: without."""
-    backbone = Backbone(stock(size)).eval().requires_grad_(False)
+    backbone = Backbone(stock(size), precision=precision).eval().requires_grad_(False)
     if languages is None:
         return backbone, None
     codes = list(LANGS[:languages]) + [f"x{i}" for i in range(len(LANGS), languages)]
@@ -56,9 +58,11 @@ def ours(size: Size, languages: int | None = len(LANGS), rank: int | None = None
     return backbone, bank
 
 
-def trainee(size: Size, languages: int = len(LANGS), rank: int | None = None) -> ESPnetExpertModel:
+def trainee(
+    size: Size, languages: int = len(LANGS), rank: int | None = None, precision: torch.dtype = torch.float32
+) -> ESPnetExpertModel:
     """Experts ready to train."""
-    backbone, bank = ours(size, min(languages, len(LANGS)), rank)
+    backbone, bank = ours(size, min(languages, len(LANGS)), rank, precision)
     if languages > len(LANGS):
         codes = list(WhisperTokens(VOCAB).languages)
         backbone = Backbone(stock(size)).eval().requires_grad_(False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
@@ -48,9 +49,11 @@ def batch(size: Size, languages: int = len(LANGS), count: int | None = None, sec
     }  # fmt: skip
 
 
-def experts_step(size: Size, languages: int = len(LANGS), rank: int | None = None, **shape: float) -> Work:
-    """Ours: an expert for each language."""
-    model, data = trainee(size, languages, rank), batch(size, languages, **shape)
+def experts_step(
+    size: Size, languages: int = len(LANGS), rank: int | None = None, precision: torch.dtype = torch.float32, **shape: float
+) -> Work:
+    """Ours: an expert for each language; ``precision`` is that of the matrix products."""
+    model, data = trainee(size, languages, rank, precision), batch(size, languages, **shape)
     return stepping(model, ExpertAdamW(trained(model), max_grad_norm=1.0), lambda: model(**data)[0])
 
 
@@ -90,13 +93,17 @@ def student_step(size: Size, kd: str) -> Work:
 def train_step(size: Size) -> Outcome:
     """A step of experts on a mixed-language batch, with its memory and the share of its matrix products."""
     out = Outcome()
-    makers = {"experts": experts_step, "ESPnet + loralib": espnet_step, "transformers + peft": peft_step}
+    half = partial(experts_step, precision=torch.bfloat16)  # `precision: auto`, where the processor has such instructions
+    makers = {
+        "experts": experts_step, "experts, bfloat16": half, "ESPnet + loralib": espnet_step, "transformers + peft": peft_step,
+    }  # fmt: skip
     out.race("train_step", {name: make(size) for name, make in makers.items()}, size.repeats)
     for name, make in makers.items():
         out.add("train_step memory", name, "GB", [peak_memory(make, size)])
-    for peer, bar in (("ESPnet + loralib", ">= 1.3"), ("transformers + peft", ">= 6")):
-        out.claim("train_step", "experts", peer, bar)
-        out.claim("train_step memory", "experts", peer, "<= 1")
+    for mine in ("experts", "experts, bfloat16"):
+        for peer, bar in (("ESPnet + loralib", ">= 1.3"), ("transformers + peft", ">= 6")):
+            out.claim("train_step", mine, peer, bar)
+            out.claim("train_step memory", mine, peer, "<= 1")
     work = experts_step(size)
     out.add("train_step outside matrix products", "experts", "%", [100 - product_share(work) for _ in range(size.repeats)])
     out.add("train_step outside matrix products", "allowed", "%", [25.0])

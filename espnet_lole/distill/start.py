@@ -3,37 +3,57 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from espnet_lole.experts.bank import ExpertBank
 
 
-def average_svd(a: Tensor, b: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """SVD of ``sum_e w_e B_e A_e``, without forming that matrix.
+@dataclass(frozen=True)
+class Triangular:
+    """QR decomposition of a matrix of shape (m, n), with Q left as ``k = min(m, n)`` Householder reflectors.
 
-    With the QR decompositions ``[w_e B_e] = Q1 R1`` and ``[A_e]^T = Q2 R2``, the singular values are those of the small core
-    ``R1 R2^T``, and the singular vectors are its own, turned by Q1 and Q2.
+    Attributes:
+        r: shape (k, n).
+        reflectors: shape (m, k).
+        tau: their factors, shape (k,).
+    """
+
+    r: Tensor
+    reflectors: Tensor
+    tau: Tensor
+
+    @classmethod
+    def of(cls, matrix: Tensor) -> Triangular:
+        """Decompose."""
+        packed, tau = torch.geqrf(matrix)
+        return cls(packed[: len(tau)].triu(), packed[:, : len(tau)], tau)
+
+    def turn(self, vectors: Tensor) -> Tensor:
+        """Q times vectors of shape (k, l): shape (m, l). Cheaper than Q itself."""
+        padded = F.pad(vectors, (0, 0, 0, len(self.reflectors) - len(vectors)))
+        return torch.ormqr(self.reflectors, self.tau, padded)
+
+
+def average_core(a: Tensor, b: Tensor, weights: Tensor) -> tuple[Triangular, Triangular]:
+    """``[w_e B_e] = Q1 R1`` and ``[A_e]^T = Q2 R2``: ``sum_e w_e B_e A_e`` is ``Q1 (R1 R2^T) Q2^T``, and never formed.
 
     Args:
         a: shape (E, R, in_dim).
         b: shape (E, out_dim, R).
         weights: shape (E,).
-
-    Returns:
-        U of shape (out_dim, k), the singular values of shape (k,) and V^T of shape (k, in_dim), for
-        ``k = min(E R, in_dim, out_dim)``.
     """
-    left = (weights[:, None, None] * b).transpose(0, 1).flatten(1)  # (out_dim, E R)
-    q_left, r_left = torch.linalg.qr(left)
-    q_right, r_right = torch.linalg.qr(a.flatten(0, 1).mT)  # of (in_dim, E R)
-    u, s, vh = torch.linalg.svd(r_left @ r_right.mT, full_matrices=False)
-    return q_left @ u, s, vh @ q_right.mT
+    left = (weights[:, None, None] * b.mT).flatten(0, 1)  # (E R, out_dim)
+    return Triangular.of(left.mT), Triangular.of(a.flatten(0, 1).mT)
 
 
 def truncated_average(a: Tensor, b: Tensor, weights: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
     """Factors of the truncated SVD of ``sum_e w_e B_e A_e``; no matrix of that rank is nearer (Eckart and Young).
+
+    The singular values are those of the small core ``R1 R2^T`` of ``average_core``, and the singular vectors its own, turned.
 
     Args:
         a: shape (E, R, in_dim).
@@ -45,10 +65,11 @@ def truncated_average(a: Tensor, b: Tensor, weights: Tensor, rank: int) -> tuple
         A of shape (k, in_dim) and B of shape (out_dim, k) for ``k = min(K, E R, in_dim, out_dim)``, with the root of the singular
         values in each, and the share of the sum's energy (squared Frobenius norm) that they keep.
     """
-    u, s, vh = average_svd(a, b, weights)
+    left, right = average_core(a, b, weights)
+    u, s, vh = torch.linalg.svd(left.r @ right.r.mT, full_matrices=False)
     k = min(rank, len(s))
     root = s[:k].sqrt()
-    return root[:, None] * vh[:k], u[:, :k] * root, float(kept_energy(s)[k - 1])
+    return right.turn(vh[:k].mT * root).mT, left.turn(u[:, :k] * root), float(kept_energy(s)[k - 1])
 
 
 def kept_energy(values: Tensor) -> Tensor:
@@ -69,7 +90,8 @@ def energy_by_layer(experts: ExpertBank) -> dict[str, Tensor]:
     for name, layer in experts.layers.items():
         part, number = re.fullmatch(r".*(enc|dec)oder\.layers\.(\d+)\..*", name).groups()
         uniform = torch.full((len(experts.languages),), 1 / len(experts.languages)).to(layer.lora_A)
-        shares.setdefault(f"{part}{int(number) + 1}", []).append(kept_energy(average_svd(layer.lora_A, layer.lora_B, uniform)[1]))
+        left, right = average_core(layer.lora_A, layer.lora_B, uniform)
+        shares.setdefault(f"{part}{int(number) + 1}", []).append(kept_energy(torch.linalg.svdvals(left.r @ right.r.mT)))
     ranks = {key: min(map(len, values)) for key, values in shares.items()}
     return {key: torch.stack([v[: ranks[key]] for v in values]).mean(0) for key, values in shares.items()}
 
