@@ -43,10 +43,7 @@ class MeanStdPooling(nn.Module):
 
 
 class MeanStdChangePooling(nn.Module):
-    """Mean, standard deviation and root mean square of the change over two frames, (B, T, D) to (B, 3 D).
-
-    Two speakers of a language differ in how the sounds sound, less in how they follow each other.
-    """
+    """Mean, standard deviation and root mean square of the change over two frames, (B, T, D) to (B, 3 D)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -110,14 +107,14 @@ class RunningNorm(nn.Module):
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
         """See more rows, of all processes' batches; mean and variance are joined as in Chan et al., 1979."""
-        rows = _over_ranks(x.new_tensor(len(x)))
-        mean = _over_ranks(x.sum(0)) / rows
+        total, rows = _over_ranks(torch.cat([x.sum(0), x.new_tensor([len(x)])])).split([x.shape[1], 1])
+        mean = total / rows
         variance = _over_ranks(((x - mean) ** 2).sum(0)) / rows
         share = rows / (self.count + rows)
         shift = mean - self.mean
         self.variance += share * (variance - self.variance + (1 - share) * shift**2)
         self.mean += share * shift
-        self.count += rows
+        self.count += rows[0]
 
     def forward(self, x: Tensor) -> Tensor:
         """Standardise the rows of (B, S)."""
