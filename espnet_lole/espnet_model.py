@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from espnet_lole.backbone.load import add_fingerprints, check_fingerprints, fingerprint
+from espnet_lole.backbone.output import token_costs
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone
 from espnet_lole.experts.bank import ExpertBank, ExpertConfig
@@ -54,20 +55,6 @@ class AbsLoLEModel(AbsESPnetModel):
     def start_epoch(self, epoch: int) -> None:
         """Called before each epoch, counted from 1; nothing to do here."""
 
-    @staticmethod
-    def token_costs(scores: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of each target token, and whether it is the likeliest one.
-
-        Args:
-            scores: of the vocabulary, float32, shape (N, V).
-            wanted: token ids, shape (N,).
-
-        Returns:
-            Both of shape (N,).
-        """
-        hits = scores.gather(1, wanted[:, None])[:, 0] >= scores.amax(-1)  # on a CPU amax is ten times as fast as argmax
-        return F.cross_entropy(scores, wanted, reduction="none"), hits.float()
-
     def prompt_parts(self, scores: Tensor, targets: Tensor, language: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Sum and count of the loss of systems that find the language by Whisper's language token, and of their accuracies.
 
@@ -80,7 +67,7 @@ class AbsLoLEModel(AbsESPnetModel):
             The cross-entropy of language, text and end; the accuracies of the text and of the language.
         """
         chosen = targets != IGNORE
-        costs, hits = self.token_costs(scores, targets[chosen])
+        costs, hits = token_costs(scores, targets[chosen])
         of_text = chosen.nonzero()[:, 1] > 0  # (N,): all but the language
         found = (scores[~of_text][:, self.language_ids].argmax(1) == language).float()
         return {
@@ -165,7 +152,7 @@ class ESPnetExpertModel(AbsLoLEModel):
         with self.bank.routed(expert):
             states = self.backbone.decode(inputs, self.backbone.encode(speech, speech_lengths))
         chosen = targets != IGNORE
-        costs, hits = self.token_costs(self.backbone.logits(states[chosen]).float(), targets[chosen])
+        costs, hits = self.backbone.token_costs(states[chosen], targets[chosen])
         owner = expert[:, None].expand_as(targets)[chosen]  # (N,)
         sums, counts = sum_by_expert(costs, owner, len(self.bank.languages))
         by_language = dict(zip([f"loss_{code}" for code in self.bank.languages], zip(sums, counts, strict=True), strict=True))

@@ -94,7 +94,7 @@ class ESPnetMoLEModel(AbsLoLEModel):
         with self.bank.routed(expert):
             states = self.backbone.decode(inputs, self.mole.deep(shallow))
         chosen = targets != IGNORE
-        costs, hits = self.token_costs(self.backbone.logits(states[chosen]).float(), targets[chosen])
+        costs, hits = self.backbone.token_costs(states[chosen], targets[chosen])
         tokens, utterances = hits.new_tensor(len(hits)), hits.new_tensor(len(expert))
         found = (scores.argmax(1) == expert).float()
         parts = {

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from espnet_lole.backbone.features import HOP, MAX_SAMPLES, SAMPLE_RATE
 from espnet_lole.backbone.load import empty_backbone
+from espnet_lole.backbone.output import token_costs
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone, Encoded
 from espnet_lole.config import read_conf
@@ -241,18 +242,23 @@ def step_loss(model: AbsLoLEModel, work: Workload) -> Tensor:
     return STEPS[type(model)](model, embedded, inputs)
 
 
-def _text_cost(model: AbsLoLEModel, states: Tensor, positions: int) -> tuple[Tensor, Tensor]:
+def _chosen(states: Tensor, positions: int) -> tuple[Tensor, Tensor]:
+    """The states (N, D) of each utterance's last ``positions`` targets, from states (B, U, D), and targets (N,)."""
+    chosen = states[:, -positions:].flatten(0, 1)
+    return chosen, torch.zeros(len(chosen), dtype=torch.long)
+
+
+def _scored_cost(model: AbsLoLEModel, states: Tensor, positions: int) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy and scores (N, V) of each utterance's last ``positions`` targets, from states (B, U, D)."""
-    chosen = states[:, -positions:].flatten(0, 1)  # (N, D)
+    chosen, wanted = _chosen(states, positions)
     scores = model.backbone.logits(chosen).float()
-    costs, _ = model.token_costs(scores, torch.zeros(len(scores), dtype=torch.long))
-    return costs.mean(), scores
+    return token_costs(scores, wanted)[0].mean(), scores
 
 
 def _experts_step(model: ESPnetExpertModel, embedded: Encoded, inputs: Tensor) -> Tensor:
     with model.bank.routed(inputs[:, 0]):
         states = model.backbone.decode(inputs, model.backbone.finish(embedded, 0))
-    return _text_cost(model, states, inputs.shape[1] - 3)[0]
+    return model.backbone.token_costs(*_chosen(states, inputs.shape[1] - 3))[0].mean()
 
 
 def _mole_step(model: ESPnetMoLEModel, embedded: Encoded, inputs: Tensor) -> Tensor:
@@ -260,13 +266,13 @@ def _mole_step(model: ESPnetMoLEModel, embedded: Encoded, inputs: Tensor) -> Ten
     language = F.cross_entropy(model.classifier(shallow), inputs[:, 0])
     with model.bank.routed(inputs[:, 0]):
         states = model.backbone.decode(inputs, model.mole.deep(shallow))
-    return _text_cost(model, states, inputs.shape[1] - 3)[0] + language
+    return model.backbone.token_costs(*_chosen(states, inputs.shape[1] - 3))[0].mean() + language
 
 
 def _student_step(model: ESPnetStudentModel, embedded: Encoded, inputs: Tensor) -> Tensor:
     with model.student.routed(inputs[:, 0]):
         own = model._run(embedded, inputs)
-    loss, scores = _text_cost(model, own.states, inputs.shape[1] - 2)  # with the language
+    loss, scores = _scored_cost(model, own.states, inputs.shape[1] - 2)  # with the language
     if not (model.with_layers or model.with_logits):
         return loss
     with torch.no_grad(), model.teacher.routed(inputs[:, 0]):
@@ -276,7 +282,7 @@ def _student_step(model: ESPnetStudentModel, embedded: Encoded, inputs: Tensor) 
         loss = loss + total / count
     if model.with_logits:
         with torch.no_grad():
-            teacher = _text_cost(model, theirs.states, inputs.shape[1] - 3)[1]
+            teacher = _scored_cost(model, theirs.states, inputs.shape[1] - 3)[1]
         total, count = js_loss(scores[len(inputs) :], teacher, model.config.temperature)
         loss = loss + total / count
     return loss
@@ -284,7 +290,7 @@ def _student_step(model: ESPnetStudentModel, embedded: Encoded, inputs: Tensor) 
 
 def _full_step(model: ESPnetFullModel, embedded: Encoded, inputs: Tensor) -> Tensor:
     states = model.backbone.decode(inputs, model.backbone.finish(embedded, 0))
-    return _text_cost(model, states, inputs.shape[1] - 2)[0]  # with the language
+    return _scored_cost(model, states, inputs.shape[1] - 2)[0]  # with the language
 
 
 STEPS: dict[type, Callable[..., Tensor]] = {

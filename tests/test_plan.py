@@ -131,7 +131,8 @@ def test_activations_hold_what_autograd_saves(tmp_path):
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         step(model)
     total = sum(storage.nbytes() for storage in saved.values())
-    assert total <= needs.activations <= 2 * total
+    scores = 4 * WORK.utterances * (WORK.tokens + 1) * model.backbone.model.config.vocab_size  # come and go in the forward pass
+    assert total <= needs.activations <= 2 * (total + scores)
 
 
 def test_a_batch_is_shared_by_the_gpus():

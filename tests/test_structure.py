@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "score": {"backbone"},
     "router": {"backbone"},
     "fusion": {"backbone", "experts", "router"},
-    "distill": {"experts"},
+    "distill": {"backbone", "experts"},
     "decode": {"backbone", "experts", "data", "fusion", "router"},
     "export": {"backbone", "experts", "data", "decode"},
 }

@@ -15,6 +15,7 @@ from transformers import WhisperForConditionalGeneration
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from espnet_lole.backbone.features import HOP, MAX_SAMPLES, LogMel, check_lengths, length_mask
+from espnet_lole.backbone.output import frozen_token_costs
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,10 @@ class Backbone(nn.Module):
             for module in model.modules():
                 if isinstance(module, nn.Linear | nn.Conv1d):  # the token embeddings are the output layer's matrix
                     module.to(precision)
+            for layer in (*self.encoder.layers, *self.decoder.layers):
+                for module in layer.children():
+                    if isinstance(module, nn.LayerNorm):  # once here, not in each linear and adapter that it feeds
+                        module.register_forward_hook(lambda _norm, _inputs, output: output.to(precision))
 
     def autocast(self) -> AbstractContextManager:
         """The context in which the layers run in ``precision``."""
@@ -140,7 +145,7 @@ class Backbone(nn.Module):
     def finish(self, x: Encoded, start: int) -> Encoded:
         """Run encoder layers ``start + 1`` to the last, and the final norm."""
         x = self.encode_layers(x, start, len(self.encoder.layers))
-        return Encoded(self.encoder.layer_norm(x.states), x.mask)
+        return Encoded(self.encoder.layer_norm(x.states).to(self.precision), x.mask)
 
     def decode(self, tokens: Tensor, encoded: Encoded, cache: EncoderDecoderCache | None = None) -> Tensor:
         """Run the decoder.
@@ -180,6 +185,14 @@ class Backbone(nn.Module):
         """Hidden states of the decoder (..., D) to scores of the vocabulary (..., V)."""
         with self.autocast():
             return self.model.proj_out(states)
+
+    def token_costs(self, states: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of target tokens (N,) given the decoder's states (N, D), and whether each is the likeliest; (N,) both.
+
+        The output layer is taken as frozen: no gradient reaches it.
+        """
+        with self.autocast():
+            return frozen_token_costs(states, self.model.proj_out.weight, wanted)
 
     @contextmanager
     def recorded(self, layers: Sequence[nn.Module]) -> Iterator[list[Tensor]]:

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from espnet_lole.backbone.output import SCORES_AT_ONCE
+
 MAX_LOG_RATIO = 50.0  # beyond it the smaller probability is lost in float32
-SCORES_AT_ONCE = 2**20  # 4 MB in float32
 
 
 def cosine_loss(student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from espnet_lole.experts.layers import Chosen, ExpertLinear, Grouped, Route
@@ -85,6 +86,11 @@ class ExpertBank:
             ValueError: the bank has none for a language.
         """
         return [self.index(lang) for lang in langs]
+
+    def store_in(self, precision: torch.dtype) -> None:
+        """Hold the factors in the precision of the backbone's products, which else casts them each time; not for training."""
+        for layer in self.layers.values():
+            layer.lora_A.data, layer.lora_B.data = layer.lora_A.to(precision), layer.lora_B.to(precision)
 
     def fingerprint(self) -> int:
         """A 48-bit digest of every expert's language and factors; 0 on the meta device, where there are none."""

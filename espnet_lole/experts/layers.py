@@ -10,7 +10,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 
 class Way(Protocol):
@@ -28,6 +28,54 @@ class Way(Protocol):
         """
 
 
+class _Update(torch.autograd.Function):
+    """``y += scale B_e A_e x``, in place, with one expert ``e`` for each of G equal parts of the utterances.
+
+    Autograd by itself would keep what each product takes until the backward pass, the factors gathered for each utterance among
+    it, which together can be larger than the bank. Here they are gathered again.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, y: Tensor, x: Tensor, a: Tensor, b: Tensor, index: Tensor, scale: float) -> Tensor:
+        """Of y (B, T, out_dim) and x (B, T, in_dim) in one precision, a (E, R, in_dim), b (E, out_dim, R) and index (G,)."""
+        low = torch.bmm(_parts(x, index), _gather(a, index, x.dtype).mT)  # (G, B T / G, R)
+        y.view(*low.shape[:2], -1).baddbmm_(low, _gather(b, index, x.dtype).mT, alpha=scale)
+        ctx.save_for_backward(x if ctx.needs_input_grad[2] else None, low if ctx.needs_input_grad[3] else None, a, b, index)
+        ctx.scale = scale
+        ctx.mark_dirty(y)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, of_y: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of y, x, a and b."""
+        x, low, a, b, index = ctx.saved_tensors
+        of_y = of_y.contiguous()
+        of_x, of_a, of_b, rows = None, None, None, _parts(of_y, index)  # (G, B T / G, out_dim)
+        of_low = torch.bmm(rows, _gather(b, index, of_y.dtype)).mul_(ctx.scale)  # (G, B T / G, R)
+        if ctx.needs_input_grad[1]:
+            of_x = torch.bmm(of_low, _gather(a, index, of_y.dtype)).view(*of_y.shape[:2], -1)
+        if ctx.needs_input_grad[2]:
+            of_a = torch.zeros_like(a).index_add_(0, index, torch.bmm(of_low.mT, _parts(x, index)).to(a.dtype))
+        if ctx.needs_input_grad[3]:
+            of_b = torch.zeros_like(b).index_add_(0, index, torch.bmm(rows.mT, low).to(b.dtype), alpha=ctx.scale)
+        return of_y, of_x, of_a, of_b, None, None
+
+
+def _parts(x: Tensor, index: Tensor) -> Tensor:
+    """Utterances (B, T, D) as G parts, shape (G, B T / G, D), for an index (G,)."""
+    return x.reshape(len(index), -1, x.shape[-1])
+
+
+def _gather(factor: Tensor, index: Tensor, dtype: torch.dtype) -> Tensor:
+    """The factors (E, ...) of the experts in the index (G,) in a precision, shape (G, ...); a single one as it is."""
+    if len(factor) == 1:
+        return factor.to(dtype)
+    if len(index) < len(factor):
+        return factor.index_select(0, index).to(dtype)
+    return factor.to(dtype).index_select(0, index)
+
+
 class Chosen(Way):
     """Each utterance through one expert, or a mixture of several, whose factors are gathered for it.
 
@@ -41,26 +89,27 @@ class Chosen(Way):
 
     def add(self, y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
         """See ``Way``."""
-        if len(a) == 1 and self.weights is None:
-            return y.add_(F.linear(F.linear(x, a[0]), b[0]), alpha=scale)
-        a, b = (factor.index_select(0, self.index.flatten()) for factor in (a, b))
+        index = self.index[:1] if len(a) == 1 else self.index  # one adapter multiplies all utterances as one
         if self.weights is not None:
-            a = a.unflatten(0, self.index.shape).flatten(1, 2)  # (B, K R, in_dim)
-            b = b.unflatten(0, self.index.shape) * self.weights[..., None, None]  # (B, K, out_dim, R)
+            a = a[self.index].flatten(1, 2)  # (B, K R, in_dim)
+            b = b[self.index] * self.weights[..., None, None]  # (B, K, out_dim, R)
             b = b.transpose(1, 2).flatten(2)  # (B, out_dim, K R)
-        return y.baddbmm_(torch.bmm(x, a.mT).to(y.dtype), b.mT.to(y.dtype), alpha=scale)  # autocast does not cast in place
+            index = torch.arange(len(a), device=a.device)
+        return _Update.apply(y, x.to(y.dtype), a, b, index, scale)
 
 
 class Grouped(Way):
     """Each utterance through one expert, with those of an expert in one product, which copies utterances instead of factors.
 
-    It is faster than ``Chosen`` for few frames, such as the steps of a search; the results are the same.
+    That is less to copy where an utterance has fewer frames than an expert has rank, such as in the steps of a search. Where it
+    has more, such as the speech that the first step attends to, this is ``Chosen``; the results are the same.
 
     Args:
         index: the expert of each utterance, shape (B,).
     """
 
     def __init__(self, index: Tensor) -> None:
+        self._of_many_frames = Chosen(index)
         self.experts, group, sizes = index.unique(return_inverse=True, return_counts=True)  # (G,), (B,), (G,)
         numbers, order, largest = torch.arange(len(index), device=index.device), group.argsort(stable=True), sizes.max()
         within = numbers - (sizes.cumsum(0) - sizes)[group[order]]  # (B,): place of the utterances of ``order`` in their groups
@@ -70,11 +119,13 @@ class Grouped(Way):
 
     def add(self, y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
         """See ``Way``."""
+        if len(a) == 1 or x.shape[1] >= a.shape[1]:
+            return self._of_many_frames.add(y, x, a, b, scale)
         if len(self.experts) < len(a):
-            a, b = a[self.experts], b[self.experts]
-        together = x[self.rows].unflatten(0, (len(a), -1)).flatten(1, 2)  # (G, N T, in_dim)
+            a, b = a.index_select(0, self.experts), b.index_select(0, self.experts)
+        together = x.index_select(0, self.rows).view(len(a), -1, x.shape[-1])  # (G, N T, in_dim)
         update = torch.bmm(torch.bmm(together, a.mT), b.mT)  # (G, N T, out_dim)
-        return y.add_(update.unflatten(1, (-1, x.shape[1])).flatten(0, 1)[self.places], alpha=scale)
+        return y.add_(update.view(-1, *y.shape[1:]).index_select(0, self.places), alpha=scale)
 
 
 class Route:

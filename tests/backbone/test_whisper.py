@@ -84,12 +84,13 @@ def test_errors():
 
 
 @torch.no_grad()
-def test_bfloat16_keeps_norms_in_float32_and_stays_near_float32(speech):
+def test_bfloat16_keeps_norms_and_residuals_in_float32_and_stays_near_float32(speech):
     exact, rough = (Backbone(tiny_whisper(), precision=p).eval() for p in (torch.float32, torch.bfloat16))
     assert {p.dtype for n, p in rough.model.named_parameters() if "norm" in n} == {torch.float32}
     assert rough.encoder.layers[0].fc1.weight.dtype == rough.decoder.embed_tokens.weight.dtype == torch.bfloat16
-    a, b = exact.encode(*speech).states, rough.encode(*speech).states
-    assert b.dtype == torch.float32
+    with rough.recorded(rough.encoder.layers) as residual:
+        a, b = exact.encode(*speech).states, rough.encode(*speech).states
+    assert {states.dtype for states in residual} == {torch.float32} and b.dtype == torch.bfloat16
     assert 0 < (a - b).norm() < 0.05 * a.norm()
 
 

@@ -101,6 +101,29 @@ def test_grouped_utterances_go_where_chosen_factors_lead(langs, index):
     torch.testing.assert_close(results[0][0], loop)
 
 
+@pytest.mark.parametrize("langs", [("de", "en", "zh"), ("de",)])
+def test_gradients_are_those_of_finite_differences(langs):
+    _, bank = with_experts(langs=langs)
+    layer, index = next(iter(bank.layers.values())).double(), torch.tensor([2, 0, 2, 1]).clamp(max=len(langs) - 1)
+    x = torch.randn(4, 2, layer.in_features, dtype=torch.double, requires_grad=True)
+    factors = layer.lora_A.requires_grad_(True), layer.lora_B.requires_grad_(True)
+    with bank.routed(index):
+        assert torch.autograd.gradcheck(lambda x, *_: layer(x), (x, *factors), fast_mode=True)
+
+
+def test_backward_keeps_no_copies_of_the_factors():
+    """What a layer keeps of many utterances of few frames: its input, the low-rank states and the bank itself, once."""
+    _, bank = with_experts()
+    layer, kept = next(iter(bank.layers.values())), {}
+    layer.lora_A.requires_grad_(True), layer.lora_B.requires_grad_(True)
+    x = torch.randn(64, 2, layer.in_features)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.update({t.data_ptr(): t.numel()}) or t, lambda t: t):
+        with bank.routed(torch.arange(64) % len(LANGS)):
+            layer(x)
+    own = (layer.lora_A, layer.lora_B, layer.base.weight, x)
+    assert sum(kept.values()) <= sum(t.numel() for t in own) + 64 * 2 * CONFIG.rank + 64
+
+
 def test_targets_choose_the_linears():
     _, bank = with_experts(config=ExpertConfig(rank=2, targets=("encoder_attn.q_proj",)), trained=False)
     assert len(bank.layers) == 2
