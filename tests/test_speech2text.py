@@ -1,6 +1,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,10 @@ from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.data.audio import AudioError
 from espnet_lole.decode.long import split
 from espnet_lole.decode.results import srt
+from espnet_lole.decode.search import SearchConfig
+from espnet_lole.decode.system import find_system, load_system
 from espnet_lole.decode.timestamps import cut_at_times
+from espnet_lole.router.routing import RoutingConfig
 from espnet_lole.tasks.lole import LoLETask
 
 RATE = 16_000
@@ -37,6 +41,16 @@ def decoding(tmp_path_factory):
 @pytest.fixture
 def load(recipe, decoding):
     return lambda name, **options: Speech2Text.from_pretrained(recipe / "exp" / name, config=decoding, device="cpu", **options)
+
+
+@pytest.mark.parametrize("kind", ["experts", "mole", "student"])
+def test_adapters_are_held_in_the_precision_of_the_training(recipe, kind):
+    system = find_system(recipe / "exp" / kind)
+    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        low = replace(system, conf=system.conf | {"precision": name})
+        transcriber = load_system(low, "cpu", SearchConfig(), RoutingConfig())
+        backbone = transcriber.mole.backbone if kind == "mole" else transcriber.backbone
+        assert {p.dtype for n, p in backbone.named_parameters() if ".lora_" in n} == {dtype}
 
 
 def test_importing_the_package_imports_nothing_heavy():

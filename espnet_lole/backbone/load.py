@@ -93,15 +93,16 @@ def empty_backbone(name: str, window: str = "short", precision_name: str = "floa
 
 
 def fingerprint(backbone: Backbone) -> int:
-    """A 48-bit digest of the frozen weights' first convolution and of every layer norm: another Whisper has another.
+    """A 48-bit digest of the decoder's positions and of every layer norm: another Whisper has another.
 
-    0 for a backbone on the meta device, which has no weights.
+    These are in float32 whatever the precision of the products, so that a system trained in one loads in another. 0 for a
+    backbone on the meta device, which has no weights.
     """
     if backbone.encoder.conv1.weight.is_meta:
         return 0
     digest = hashlib.sha256()
     for name, weight in sorted(backbone.model.state_dict().items()):
-        if name.endswith(("conv1.weight", "layer_norm.weight", "layer_norm.bias")):
+        if name.endswith(("decoder.embed_positions.weight", "layer_norm.weight", "layer_norm.bias")):
             digest.update(name.encode() + weight.detach().float().cpu().numpy().tobytes())
     return int.from_bytes(digest.digest()[:6], "big")
 

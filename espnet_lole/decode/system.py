@@ -116,11 +116,16 @@ def load_system(
         ))  # fmt: skip
         for part in (backbone, mole.fusion, mole.classifier):
             part.to(device).eval()
-        return MoLETranscriber(mole, tokens, search, routing)
+        transcriber = MoLETranscriber(mole, tokens, search, routing)
+        mole.bank.store_in(backbone.precision)  # those that are not merged
+        return transcriber
     if system.kind == "experts":
         bank = ExpertCache(model, system.adapters, resident) if resident else load_bank(model, system.adapters, system.languages)
+        bank.store_in(backbone.precision)
         return ExpertTranscriber(backbone.to(device).eval(), tokens, bank, search)
     bank = load_bank(model, system.adapters.parent, [system.adapters.name]) if system.adapters else None
+    if bank is not None:
+        bank.store_in(backbone.precision)
     return PromptTranscriber(backbone.to(device).eval(), tokens, bank, system.languages, search)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -74,6 +75,10 @@ class ExpertCache:
         load_expert(self._bank, self._places[place], adapter)
         self._place_of[lang] = place
         self.reads += 1
+
+    def store_in(self, precision: torch.dtype) -> None:
+        """As ``ExpertBank.store_in``."""
+        self._bank.store_in(precision)
 
     def routed(self, index: Tensor | None, weights: Tensor | None = None) -> AbstractContextManager[None]:
         """As ``ExpertBank.routed``, of the places that ``indices`` gave last."""

@@ -74,6 +74,9 @@ def test_load_from_a_folder(tmp_path, speech):
     backbone = load_backbone(str(tmp_path))
     assert fingerprint(backbone) == fingerprint(Backbone(tiny_whisper()))
     assert fingerprint(backbone) != fingerprint(Backbone(tiny_whisper(seed=1)))
+    assert {fingerprint(load_backbone(str(tmp_path), precision_name=p)) for p in ("bfloat16", "float16")} == {
+        fingerprint(backbone)
+    }
 
 
 def test_errors():

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from conftest import tiny_whisper
+from conftest import random_experts, tiny_whisper
 
 from espnet_lole.backbone.whisper import Backbone
 from espnet_lole.experts.bank import ExpertBank, ExpertConfig
@@ -122,6 +122,21 @@ def test_backward_keeps_no_copies_of_the_factors():
             layer(x)
     own = (layer.lora_A, layer.lora_B, layer.base.weight, x)
     assert sum(kept.values()) <= sum(t.numel() for t in own) + 64 * 2 * CONFIG.rank + 64
+
+
+@torch.no_grad()
+def test_factors_in_the_precision_of_the_products_change_nothing(speech):
+    backbone = Backbone(tiny_whisper(), precision=torch.bfloat16).eval()
+    bank = random_experts(ExpertBank(backbone.model, LANGS, CONFIG))
+    index, results = torch.tensor([2, 0, 1, 2]), []
+    for _ in range(2):
+        with bank.routed(index):
+            encoded = backbone.encode(*speech)
+        with bank.routed_steps(index):
+            results.append(backbone.decode(TOKENS[:, :1].expand(4, -1), encoded, backbone.new_cache()))
+        bank.store_in(torch.bfloat16)
+    assert torch.equal(*results)
+    assert {layer.lora_B.dtype for layer in bank.layers.values()} == {torch.bfloat16}
 
 
 def test_targets_choose_the_linears():
