@@ -116,13 +116,16 @@ class Grouped(Way):
         self.places = torch.empty_like(order).index_copy_(0, order, group[order] * largest + within)  # (B,)
         rows = order.new_zeros(len(sizes) * int(largest))  # (G N,); the smaller groups are filled up with the first utterance
         self.rows = rows.index_copy_(0, self.places, numbers)
+        self._taken: dict[int, tuple[Tensor, Tensor]] = {}  # out of a larger bank, once for all steps
 
     def add(self, y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
         """See ``Way``."""
         if len(a) == 1 or x.shape[1] >= a.shape[1]:
             return self._of_many_frames.add(y, x, a, b, scale)
         if len(self.experts) < len(a):
-            a, b = a.index_select(0, self.experts), b.index_select(0, self.experts)
+            if id(a) not in self._taken:
+                self._taken[id(a)] = a.index_select(0, self.experts), b.index_select(0, self.experts)
+            a, b = self._taken[id(a)]
         together = x.index_select(0, self.rows).view(len(a), -1, x.shape[-1])  # (G, N T, in_dim)
         update = torch.bmm(torch.bmm(together, a.mT), b.mT)  # (G, N T, out_dim)
         return y.add_(update.view(-1, *y.shape[1:]).index_select(0, self.places), alpha=scale)
