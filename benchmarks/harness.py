@@ -123,6 +123,11 @@ class Outcome:
     measures: list[Measure] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
 
+    @property
+    def curves(self) -> list[Measure]:
+        """The measures that are points of curves."""
+        return [m for m in self.measures if m.axis]
+
     def add(self, benchmark: str, contender: str, unit: str, values: list[float], axis: str = "", point: float = 0.0) -> None:
         """Add a measure of several rounds."""
         self.measures.append(Measure.of(benchmark, contender, unit, values, axis, point))

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.harness import Claim, Measure, Outcome
-from espnet_lole.files import write_whole
+from espnet_lole.files import whole_file, write_whole
 
-MEASURES, RESULTS, PAGE = "measures.csv", "results.csv", "RESULTS.md"
+MEASURES, RESULTS, PAGE, CURVES = "measures.csv", "results.csv", "RESULTS.md", "curves.png"
 CLAIM_FIELDS = ("benchmark", "ours", "peer", "unit", "ratio", "bar", "holds")
 MEASURE_FIELDS = tuple(field.name for field in fields(Measure))
 
@@ -24,6 +24,8 @@ def update(folder: Path, name: str, outcome: Outcome, about: str) -> None:
     measures = _replace(folder / MEASURES, MEASURE_FIELDS, name, [_formatted(asdict(m)) for m in outcome.measures])
     claims = _replace(folder / RESULTS, CLAIM_FIELDS, name, [_row(claim) for claim in outcome.claims])
     write_whole(folder / PAGE, page(measures, claims, about))
+    if outcome.curves:
+        draw(outcome.curves, folder / CURVES)
 
 
 def _row(claim: Claim) -> dict[str, str]:
@@ -64,6 +66,8 @@ def page(measures: list[dict[str, str]], claims: list[dict[str, str]], about: st
         _table(("benchmark", "contender", "unit", "median", "low", "high"), [m for m in measures if not m["axis"]]),
     ]
     axes = dict.fromkeys(m["axis"] for m in measures if m["axis"])
+    if axes:
+        parts.append(f"\n![Growth of the time of a step]({CURVES})\n")
     for axis in axes:
         rows = [m for m in measures if m["axis"] == axis]
         parts.append(f"\n## Growth with {axis}\n\n{_curve(axis, rows)}")
@@ -83,6 +87,28 @@ def _curve(axis: str, rows: list[dict[str, str]]) -> str:
         bar = "█" * max(1, round(30 * float(row["median"]) / most[row["contender"]]))
         lines.append(f"| {row['point']} | {row['contender']} | {row['median']} ({row['low']} to {row['high']}) | {bar} |\n")
     return "".join(lines)
+
+
+def draw(measures: Sequence[Measure], path: Path) -> None:
+    """A panel for each axis, both its scales logarithmic: a line at 45 degrees is a time proportional to what grows."""
+    from matplotlib.figure import Figure
+
+    axes = list(dict.fromkeys(m.axis for m in measures))
+    figure = Figure(figsize=(3.2 * len(axes), 3.2), layout="constrained")
+    panels = figure.subplots(1, len(axes), sharey=True, squeeze=False)[0]
+    for axis, panel in zip(axes, panels, strict=True):
+        for name in dict.fromkeys(m.contender for m in measures):
+            points = sorted((m.point, m.median, m.low, m.high) for m in measures if (m.axis, m.contender) == (axis, name))
+            x, y, low, high = zip(*points, strict=True)
+            panel.fill_between(x, low, high, alpha=0.2)
+            panel.plot(x, y, "o-", markersize=4, label=name)
+        panel.set(xscale="log", yscale="log", xlabel=axis, xticks=x, xticklabels=[f"{point:g}" for point in x])
+        panel.minorticks_off()
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("ms")
+    panels[0].legend(fontsize=8)
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=120)
 
 
 def machine() -> str:

@@ -55,6 +55,18 @@ def test_curves_are_drawn_by_their_axis():
     assert f"| 16 | c | 4 (1 to 9) | {'█' * 30} |" in page(rows, [], "")
 
 
+def test_curves_are_drawn_into_a_picture(tmp_path):
+    outcome = Outcome()
+    for point in (1, 8):
+        for name in ("train step", "decode step"):
+            outcome.add("scaling", name, "ms", [point, 2.0 * point], "batch", point)
+    update(tmp_path, "scaling", outcome, "Here.")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "![Growth of the time of a step](curves.png)" in (tmp_path / "RESULTS.md").read_text()
+    update(tmp_path, "encode", Outcome(), "Here.")  # no curves: those of before stay
+    assert "(curves.png)" in (tmp_path / "RESULTS.md").read_text()
+
+
 @pytest.mark.slow
 def test_every_benchmark_runs_in_a_tiny_size(tmp_path):
     subprocess.run([ROOT / "benchmarks" / "setup_peers.sh"], check=True)
