@@ -93,6 +93,22 @@ def test_replay_and_smoothing_are_of_training(speech):
         )
 
 
+def test_what_is_replayed_counts_in_the_loss(speech, monkeypatch):
+    """With known draws the cost is the mean over the batch and the remembered utterances drawn."""
+    model, rows = make_model(replay=3), torch.tensor([3, 0, 0])
+    torch.nn.init.normal_(model.classifier.mlp[-1].weight)
+    batch = make_batch(model, [0, 1, 2, 3], speech)
+    model(**batch)
+    monkeypatch.setattr(torch, "randint", lambda _most, size, device: rows[: size[0]])
+    cost = model(**batch)[1]["loss_lid"]
+    languages = batch["lang"][:, 0]
+    scores = model.eval().classifier(model.mole.shallow(*speech))
+    own = torch.arange(4)
+    plain, replayed = (torch.nn.functional.cross_entropy(scores[i], languages[i]) for i in (own, torch.cat([own, rows])))
+    torch.testing.assert_close(cost, replayed)
+    assert (cost - plain).abs() > 0.01
+
+
 def test_learns_the_languages(speech):
     model = make_model()
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.01)
