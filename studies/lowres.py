@@ -1,6 +1,6 @@
 """What helps languages with little data? MoLE trained with their share of the batches and their weight in the LID loss raised.
 
-    python studies/lowres.py --temperatures 1 2 inf --powers 0 0.5 1 --seeds 0 1 2
+    python studies/lowres.py --temperatures 1 inf --powers 0 1 --seeds 0 1 2
 
 The share of a language is hours ** (1 / temperature), its class weight (mean hours / hours) ** power. Runs the recipe's stages 11
 and 12 for each pair and seed (after stages 1 to 10), and scores. Writes exp/study_lowres/{results.csv,lowres.md} in the recipe's
@@ -45,8 +45,8 @@ def group_figures(study: Study, variant: str, scenario: str, metric: str, langs:
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--temperatures", nargs="+", default=["1", "2", "inf"])
-    parser.add_argument("--powers", type=float, nargs="+", default=[0.0, 0.5, 1.0])
+    parser.add_argument("--temperatures", nargs="+", default=["1", "inf"])
+    parser.add_argument("--powers", type=float, nargs="+", default=[0.0, 1.0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("options", nargs="*", help="options for run.sh, after --")
     args = parser.parse_args()
