@@ -44,6 +44,9 @@ class LoLETrainer(Trainer):
             super().run(model=model, trainer_options=trainer_options, distributed_option=distributed_option, **others)
         if first:
             write_training_costs(folder, model)
+        if distributed_option.distributed:
+            torch.distributed.barrier()
+            torch.distributed.destroy_process_group()  # its threads, left to the interpreter's exit, abort a process now and then
 
     @classmethod
     def train_one_epoch(
