@@ -26,7 +26,7 @@ def token_costs(scores: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
 def frozen_token_costs(states: Tensor, weight: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
     """As ``token_costs``, from the decoder's states and an output matrix that does not train.
 
-    Nothing of the size of the scores is kept for the backward pass, nor held in float32.
+    Nothing of the size of the scores is kept for the backward pass; the scores are in the precision of the matrix.
 
     Args:
         states: shape (N, D).
