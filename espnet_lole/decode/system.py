@@ -108,25 +108,21 @@ def load_system(
     tokens = WhisperTokens(backbone.model.config.vocab_size)
     model = backbone.model
     if system.kind == "mole":
-        mole = _load_mole(system, MoLE(
-            backbone,
-            load_bank(model, system.adapters, system.languages),
-            FusionConfig(**conf["fusion_conf"]),
-            ClassifierConfig(**conf["classifier_conf"]),
-        ))  # fmt: skip
+        bank = load_bank(model, system.adapters, system.languages)
+        parts = (backbone, bank, FusionConfig(**conf["fusion_conf"]), ClassifierConfig(**conf["classifier_conf"]))
+        mole = _load_mole(system, MoLE(*parts))
         for part in (backbone, mole.fusion, mole.classifier):
             part.to(device).eval()
         transcriber = MoLETranscriber(mole, tokens, search, routing)
-        mole.bank.store_in(backbone.precision)  # those that are not merged
-        return transcriber
-    if system.kind == "experts":
+    elif system.kind == "experts":
         bank = ExpertCache(model, system.adapters, resident) if resident else load_bank(model, system.adapters, system.languages)
-        bank.store_in(backbone.precision)
-        return ExpertTranscriber(backbone.to(device).eval(), tokens, bank, search)
-    bank = load_bank(model, system.adapters.parent, [system.adapters.name]) if system.adapters else None
+        transcriber = ExpertTranscriber(backbone.to(device).eval(), tokens, bank, search)
+    else:
+        bank = load_bank(model, system.adapters.parent, [system.adapters.name]) if system.adapters else None
+        transcriber = PromptTranscriber(backbone.to(device).eval(), tokens, bank, system.languages, search)
     if bank is not None:
         bank.store_in(backbone.precision)
-    return PromptTranscriber(backbone.to(device).eval(), tokens, bank, system.languages, search)
+    return transcriber
 
 
 def adapters_in(folder: Path) -> list[str]:

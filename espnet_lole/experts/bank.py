@@ -117,12 +117,15 @@ class ExpertBank:
 
 
 def find_targets(model: nn.Module, targets: Sequence[str]) -> list[str]:
-    """Names of the linears that end with one of the targets, in the model's order.
+    """Names of the linears of encoder and decoder that end with one of the targets, in the model's order.
+
+    The output layer is none of them: it is the matrix of the token embeddings.
 
     Raises:
         ValueError: a target fits no linear; the message lists those that exist.
     """
-    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | ExpertLinear)]
+    modules = ((name, module) for name, module in model.named_modules() if module is not model.get_output_embeddings())
+    linears = [name for name, module in modules if isinstance(module, nn.Linear | ExpertLinear)]
     found = {t: [n for n in linears if n == t or n.endswith(f".{t}")] for t in targets}
     if missing := [t for t, names in found.items() if not names]:
         exist = sorted({n.rpartition(".")[2] for n in linears} - {"base"})

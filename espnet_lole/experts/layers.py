@@ -101,8 +101,9 @@ class Chosen(Way):
 class Grouped(Way):
     """Each utterance through one expert, with those of an expert in one product, which copies utterances instead of factors.
 
-    That is less to copy where an utterance has fewer frames than an expert has rank, such as in the steps of a search. Where it
-    has more, such as the speech that the first step attends to, this is ``Chosen``; the results are the same.
+    That is less to copy where an utterance has fewer frames than an expert has rank, such as in the steps of a search, and
+    nothing where the utterances lie in equal groups already, as those of one language do. Where there are more frames, such
+    as of the speech that the first step attends to, this is ``Chosen``; the results are the same.
 
     Args:
         index: the expert of each utterance, shape (B,).
@@ -116,6 +117,7 @@ class Grouped(Way):
         self.places = torch.empty_like(order).index_copy_(0, order, group[order] * largest + within)  # (B,)
         rows = order.new_zeros(len(sizes) * int(largest))  # (G N,); the smaller groups are filled up with the first utterance
         self.rows = rows.index_copy_(0, self.places, numbers)
+        self.in_groups = torch.equal(self.rows, numbers)
         self._taken: dict[int, tuple[Tensor, Tensor]] = {}  # out of a larger bank, once for all steps
 
     def add(self, y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
@@ -126,6 +128,10 @@ class Grouped(Way):
             if id(a) not in self._taken:
                 self._taken[id(a)] = a.index_select(0, self.experts), b.index_select(0, self.experts)
             a, b = self._taken[id(a)]
+        if self.in_groups:
+            low = torch.bmm(x.reshape(len(a), -1, x.shape[-1]), a.mT)  # (G, N T, R)
+            y.view(len(a), -1, y.shape[-1]).baddbmm_(low, b.mT, alpha=scale)
+            return y
         together = x.index_select(0, self.rows).view(len(a), -1, x.shape[-1])  # (G, N T, in_dim)
         update = torch.bmm(torch.bmm(together, a.mT), b.mT)  # (G, N T, out_dim)
         return y.add_(update.view(-1, *y.shape[1:]).index_select(0, self.places), alpha=scale)

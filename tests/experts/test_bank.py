@@ -82,7 +82,7 @@ def test_route_is_restored_after_an_error():
 
 
 @pytest.mark.parametrize("langs", [("de", "en", "zh"), ("de",)])
-@pytest.mark.parametrize("index", [[0, 1, 2, 1], [2, 2, 2, 0], [1, 1, 1, 1], [0, 2, 2, 1, 0, 0, 2]])
+@pytest.mark.parametrize("index", [[0, 1, 2, 1], [2, 2, 2, 0], [1, 1, 1, 1], [0, 0, 2, 2], [0, 2, 2, 1, 0, 0, 2]])
 def test_grouped_utterances_go_where_chosen_factors_lead(langs, index):
     _, bank = with_experts(langs=langs)
     layer, index = next(iter(bank.layers.values())), torch.tensor(index).clamp(max=len(langs) - 1)
@@ -145,6 +145,8 @@ def test_targets_choose_the_linears():
     assert len(bank.layers) == 2
     with pytest.raises(ValueError, match=r"got \['qproj'\].*'q_proj'"):
         with_experts(config=ExpertConfig(rank=2, targets=("qproj", "fc1")))
+    with pytest.raises(ValueError, match=r"got \['proj_out'\]: there are (?!.*'proj_out')"):
+        with_experts(config=ExpertConfig(rank=2, targets=("proj_out",)))
 
 
 @pytest.mark.parametrize("wrong", [{"rank": 0}, {"alpha": 0.0}, {"dropout": 1.0}])
