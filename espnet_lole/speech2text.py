@@ -181,7 +181,8 @@ class Speech2Text:
         for told in (True, False):
             rows = [row for row, lang in enumerate(langs) if (lang is not None) == told]
             transcriber = self.transcriber if rows else None  # loading it is not the first batch's work
-            for batch in make_batches([len(speech[row]) for row in rows], self.batch_seconds):
+            sizes = [transcriber.backbone.input_samples(len(speech[row])) for row in rows]
+            for batch in make_batches(sizes, self.batch_seconds):
                 chosen, started = [rows[i] for i in batch], time.perf_counter()
                 said = transcriber([torch.from_numpy(speech[i]) for i in chosen], [langs[i] for i in chosen] if told else None)
                 samples = sum(len(speech[i]) for i in chosen)

@@ -1,4 +1,5 @@
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -158,6 +159,15 @@ def test_experts_are_found_from_their_folder_alone(load, rows, recipe):
         assert s2t(rows[0], "fr")[0][2] == whole(rows[0], "fr")[0][2]
     with pytest.raises(ValueError, match="experts alone do not find it"):
         whole(rows[0])
+
+
+def test_adapters_alone_know_the_window_and_say_when_they_are_damaged(load, rows, recipe, tmp_path):
+    assert load("experts/adapters").transcriber.backbone.window == "short"
+    shutil.copytree(recipe / "exp" / "experts" / "adapters", tmp_path / "adapters")
+    weights = tmp_path / "adapters" / "de" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:40])
+    with pytest.raises(ValueError, match=f"expected whole safetensors in {weights}"):
+        find_system(tmp_path / "adapters")
 
 
 def test_mole_is_the_one_of_the_training(recipe, load, rows, monkeypatch):

@@ -56,8 +56,14 @@ def precision(name: str) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-def load_backbone(name: str, window: str = "short", precision_name: str = "float32") -> Backbone:
+def load_backbone(name: str, window: str | None = None, precision_name: str = "float32") -> Backbone:
     """The backbone with its weights, in evaluation mode.
+
+    Args:
+        name: as for ``load_config``.
+        window: as for ``Backbone``; None: that of the weights' training, which this project notes in ``config.json``, else
+            ``"30s"``: OpenAI's weights know by the silence that speech has ended, and repeat it without.
+        precision_name: one of ``PRECISIONS``.
 
     Raises:
         FileNotFoundError: it is neither here nor on the hub.
@@ -66,6 +72,7 @@ def load_backbone(name: str, window: str = "short", precision_name: str = "float
     config = load_config(name)
     if config.model_type != "whisper":
         raise ValueError(f"expected a Whisper, got a checkpoint of {config.model_type!r} in {name}")
+    window = window or getattr(config, "window", "30s")
     return Backbone(_read_model(name), window, precision(precision_name)).eval()
 
 

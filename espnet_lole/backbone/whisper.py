@@ -45,7 +45,7 @@ class Backbone(nn.Module):
     Args:
         model: any Whisper that ``transformers`` loads.
         window: ``"short"`` takes inputs as long as they are, ``"30s"`` pads each with silence to 30 s, as in
-            Whisper's own training.
+            Whisper's own training. The model's configuration gets it, and keeps it where the model is saved.
         precision: of the matrix products. Below float32 the matrices are stored in it, once; layer norms, the residual
             stream and whatever trains stay in float32.
 
@@ -62,7 +62,7 @@ class Backbone(nn.Module):
         model.set_attn_implementation("sdpa")
         self.model = model
         self.features = LogMel(model.config.num_mel_bins)
-        self.window = window
+        self.window = model.config.window = window
         self.precision = precision
         self.augment: Callable[[Tensor, Tensor], Tensor] | None = None
         self.recompute: Callable[[], AbstractContextManager] | None = None
@@ -90,6 +90,10 @@ class Backbone(nn.Module):
     def decoder(self) -> nn.Module:
         """The decoder's modules in ``transformers``."""
         return self.model.model.decoder
+
+    def input_samples(self, samples: int) -> int:
+        """How many samples the encoder works through for an utterance of so many."""
+        return MAX_SAMPLES if self.window == "30s" else samples
 
     def embed_speech(self, speech: Tensor, lengths: Tensor) -> Encoded:
         """Speech to the input of encoder layer 1.

@@ -47,7 +47,7 @@ def export(checkpoint: Path, adapters: Path | None, merged: Path | None) -> str:
     for name in bank.languages:
         save_expert(bank, name, folder / name, train_args.backbone)
     if merged is not None:
-        save_merged(load_backbone(train_args.backbone).model, folder / STUDENT, merged, train_args.langs)
+        save_merged(load_backbone(train_args.backbone, train_args.window).model, folder / STUDENT, merged, train_args.langs)
     return f"adapters of {' '.join(bank.languages)} in {folder}"
 
 

@@ -37,7 +37,7 @@ def main(cmd: list[str] | None = None) -> None:
         model.mole.merge()
         total = torch.zeros(len(model.bank.languages))
         items = read_items(args.data)
-        for rows in make_batches([item.samples for item in items], args.batch_seconds):
+        for rows in make_batches([model.backbone.input_samples(item.samples) for item in items], args.batch_seconds):
             speech = [items[row].read() for row in rows]
             total += model.classifier(model.mole.shallow(*pad_speech(speech, model.backbone))).softmax(-1).sum(0)
         mean = total / max(len(items), 1)

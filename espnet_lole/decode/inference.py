@@ -91,7 +91,7 @@ def transcribe_sets(
     found: dict[Item, Transcription] = {}
     total, started, said = sum(piece.samples for piece in todo), time.perf_counter(), time.perf_counter()
     read = 0
-    for rows in make_batches([piece.samples for piece in todo], batch_seconds):
+    for rows in make_batches([transcriber.backbone.input_samples(piece.samples) for piece in todo], batch_seconds):
         batch = [todo[row] for row in rows]
         langs = [piece.lang for piece in batch] if scenario == "aware" else None
         found |= zip(batch, transcriber([piece.read() for piece in batch], langs), strict=True)

@@ -16,7 +16,7 @@ from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.config import load_yaml, read_conf
 from espnet_lole.decode.search import SearchConfig
 from espnet_lole.decode.transcriber import ExpertTranscriber, MoLETranscriber, PromptTranscriber, Transcriber
-from espnet_lole.experts.adapters import load_bank
+from espnet_lole.experts.adapters import load_bank, trained_window
 from espnet_lole.experts.cache import ExpertCache
 from espnet_lole.fusion.layers import FusionConfig
 from espnet_lole.fusion.mole import MoLE
@@ -56,7 +56,7 @@ class System:
 
 
 def find_system(folder: Path, backbone: str | None = None, languages: Sequence[str] | None = None) -> System:
-    """What a folder holds; reads no weights.
+    """What a folder holds; of its weights it reads the heads.
 
     Args:
         folder: of an experiment of the recipe, an exported system, ``peft`` adapters (or one of them), or a Whisper of
@@ -77,10 +77,11 @@ def find_system(folder: Path, backbone: str | None = None, languages: Sequence[s
     if (folder / ADAPTER).is_file():
         backbone = backbone or _backbone_of(folder)
         known = languages or WhisperTokens(load_config(backbone).vocab_size).languages
-        return System("student", backbone, tuple(known), folder, None, {})
+        return System("student", backbone, tuple(known), folder, None, {"window": trained_window(folder)})
     if found := adapters_in(folder):
         known = tuple(languages or found)
-        return System("experts", backbone or _backbone_of(folder / known[0]), known, folder, None, {})
+        conf = {"window": trained_window(folder / found[0])}
+        return System("experts", backbone or _backbone_of(folder / known[0]), known, folder, None, conf)
     raise ValueError(
         f"expected in {folder} a config.yaml (a training of the recipe, or an export), {ADAPTER} (peft adapters, here or in "
         "subfolders) or config.json (a Whisper of transformers), got none of them: train the system first, or name another folder"
@@ -103,8 +104,8 @@ def load_system(
         FileNotFoundError: the backbone or a language's adapter is missing.
         ValueError: the parts do not fit together.
     """
-    conf = {"window": "short", "precision": "float32"} | system.conf
-    backbone = load_backbone(system.backbone, conf["window"], conf["precision"])
+    conf = system.conf
+    backbone = load_backbone(system.backbone, conf.get("window"), conf.get("precision", "float32"))
     tokens = WhisperTokens(backbone.model.config.vocab_size)
     model = backbone.model
     if system.kind == "mole":

@@ -35,8 +35,9 @@ class Transcription:
 
 
 class Transcriber(Protocol):
-    """A system, and the tokens of its backbone."""
+    """A system, its backbone and the tokens of it."""
 
+    backbone: Backbone
     tokens: WhisperTokens
 
     @property
@@ -155,18 +156,18 @@ class MoLETranscriber:
 
     def __init__(self, mole: MoLE, tokens: WhisperTokens, search: SearchConfig, routing: RoutingConfig) -> None:
         mole.merge()
-        self.mole, self.tokens, self.search, self.routing = mole, tokens, search, routing
+        self.mole, self.backbone, self.tokens, self.search, self.routing = mole, mole.backbone, tokens, search, routing
 
     @property
     def num_parameters(self) -> int:
         """Those of the backbone with its merged layers, of the deep layers' experts and of the classifier."""
-        return count_parameters(self.mole.backbone, self.mole.classifier)
+        return count_parameters(self.backbone, self.mole.classifier)
 
     @torch.no_grad()
     def __call__(self, speech: Sequence[Tensor], langs: Sequence[str] | None) -> list[Transcription]:
         """Transcribe a batch; see ``Transcriber``."""
         bank = self.mole.bank
-        shallow = self.mole.shallow(*pad_speech(speech, self.mole.backbone))
+        shallow = self.mole.shallow(*pad_speech(speech, self.backbone))
         posteriors = self.mole.classifier(shallow).softmax(-1)  # (B, E)
         if langs is None:
             plan = plan_found(posteriors, self.routing)
@@ -186,7 +187,7 @@ class MoLETranscriber:
 
     def _decode(self, shallow: Encoded, plan: Plan) -> list[Hypothesis]:
         """One pass of the deep layers and one search for all rows of the plan."""
-        bank, backbone, k = self.mole.bank, self.mole.backbone, self.search.beam_size
+        bank, backbone, k = self.mole.bank, self.backbone, self.search.beam_size
         chosen = Encoded(shallow.states[plan.rows], None if shallow.mask is None else shallow.mask[plan.rows])
         prompts = torch.tensor(
             [self.tokens.prompt(lang, self.search.timestamps) for lang in bank.languages], device=plan.rows.device

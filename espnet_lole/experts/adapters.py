@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftConfig
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -45,8 +45,22 @@ def save_expert(bank: ExpertBank, lang: str, folder: Path, base_model: str) -> N
         inference_mode=True,
     )
     with whole_folder(folder) as made:
-        save_file(tensors, made / WEIGHTS, metadata={"format": "pt"})
+        save_file(tensors, made / WEIGHTS, metadata={"format": "pt"} | ({"window": bank.window} if bank.window else {}))
         config.save_pretrained(made)
+
+
+def trained_window(folder: Path) -> str | None:
+    """The window of the backbone that an adapter was trained on, if it was trained here.
+
+    Raises:
+        FileNotFoundError: the adapter has no weights.
+        ValueError: they are damaged.
+    """
+    try:
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            return (file.metadata() or {}).get("window")
+    except SafetensorError as error:
+        raise _damaged(folder, error) from error
 
 
 @dataclass(frozen=True)
@@ -144,13 +158,17 @@ def _check_plain_lora(config: PeftConfig, folder: Path) -> None:
         raise ValueError(f"expected a plain LoRA adapter, got one with {used} in {folder}: merge it, or train it without")
 
 
+def _damaged(folder: Path, error: SafetensorError) -> ValueError:
+    return ValueError(f"expected whole safetensors in {folder / WEIGHTS}, got: {error}: copy or export them again")
+
+
 def _read_factors(folder: Path) -> dict[str, dict[str, Tensor]]:
     """A and B of each adapted linear by the linear's name."""
     factors: dict[str, dict[str, Tensor]] = {}
     try:
         tensors = load_file(folder / WEIGHTS)
     except SafetensorError as error:
-        raise ValueError(f"expected whole safetensors in {folder / WEIGHTS}, got: {error}: copy or export them again") from error
+        raise _damaged(folder, error) from error
     for key, value in tensors.items():
         name, dot, rest = key.removeprefix(_PREFIX).partition(".lora_")
         if not dot or rest not in ("A.weight", "B.weight"):

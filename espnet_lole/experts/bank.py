@@ -56,6 +56,8 @@ class ExpertBank:
             raise ValueError(f"expected different languages, one for each expert, got {list(languages)}")
         self.languages = tuple(languages)
         self.config = config
+        self.window: str | None = getattr(model.config, "window", None)
+        """That of the backbone, which the experts learn to expect."""
         self._route = Route()
         self.layers: dict[str, ExpertLinear] = {}
         model.requires_grad_(False)

@@ -50,7 +50,7 @@ def nano_config() -> WhisperConfig:
         d_model=192, encoder_layers=6, decoder_layers=2, encoder_attention_heads=3, decoder_attention_heads=3,
         encoder_ffn_dim=768, decoder_ffn_dim=768, vocab_size=51865, num_mel_bins=80,
         bos_token_id=50257, eos_token_id=50257, pad_token_id=50257, decoder_start_token_id=50258,
-        suppress_tokens=None, begin_suppress_tokens=None,
+        suppress_tokens=None, begin_suppress_tokens=None, window="short",
     )  # fmt: skip
 
 

@@ -79,6 +79,13 @@ def test_load_from_a_folder(tmp_path, speech):
     }
 
 
+def test_weights_keep_the_window_that_they_were_trained_with(tmp_path):
+    tiny_whisper().save_pretrained(tmp_path / "stock")
+    Backbone(tiny_whisper(), "short").model.save_pretrained(tmp_path / "short")
+    assert [load_backbone(str(tmp_path / name)).window for name in ("stock", "short")] == ["30s", "short"]
+    assert load_backbone(str(tmp_path / "short"), "30s").window == "30s"
+
+
 def test_errors():
     with pytest.raises(FileNotFoundError, match="expected backbone to be a folder"):
         load_backbone("nowhere/at-all")

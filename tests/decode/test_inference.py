@@ -3,8 +3,10 @@ import logging
 import numpy as np
 import pytest
 import soundfile
+from conftest import tiny_whisper
 
 from espnet_lole.backbone.tokens import WhisperTokens
+from espnet_lole.backbone.whisper import Backbone
 from espnet_lole.decode.inference import transcribe_sets
 from espnet_lole.decode.search import Hypothesis
 from espnet_lole.decode.transcriber import Transcription
@@ -17,7 +19,11 @@ class Listener:
 
     tokens = WhisperTokens(51865)
 
+    def __init__(self, window="short"):
+        self.backbone, self.batches = Backbone(tiny_whisper(), window), []
+
     def __call__(self, speech, langs):
+        self.batches.append(len(speech))
         said = [self.tokens.encode(f"level{round(100 * float(s.max()))}", "de") for s in speech]
         langs = langs or ["en"] * len(said)
         return [Transcription(Hypothesis(ids, -1.0), lang, None) for ids, lang in zip(said, langs, strict=True)]
@@ -48,6 +54,13 @@ def test_long_audio_is_cut_and_joined_and_short_audio_is_told(test_set, tmp_path
         len(line.split()) for line in (out / "token").read_text().splitlines()
     ]
     assert "tiny: expected 25 ms at least" in caplog.text
+
+
+@pytest.mark.parametrize("window, batches", [("short", [2, 1]), ("30s", [1, 1, 1])])
+def test_silence_that_is_worked_through_counts_in_a_batch(test_set, tmp_path, window, batches):
+    system = Listener(window)
+    transcribe_sets(system, [test_set], tmp_path / "out", "aware", 50.0)
+    assert system.batches == batches
 
 
 def test_a_set_without_lengths_is_refused(test_set, tmp_path):
