@@ -234,7 +234,7 @@ def _fill_with_fakes(model: nn.Module) -> None:
 def step_loss(model: AbsLoLEModel, work: Workload) -> Tensor:
     """The loss of a step of utterances of equal length, through the layers and losses that the system's own step has."""
     backbone, (batch, tokens) = model.backbone, (work.utterances, len(model.prompts[0]) + work.tokens)
-    frames = int((30 if backbone.window == "30s" else work.seconds) * SAMPLE_RATE) // HOP
+    frames = backbone.input_samples(round(work.seconds * SAMPLE_RATE)) // HOP
     mel = torch.zeros(batch, backbone.model.config.num_mel_bins, frames)
     states = backbone.convolve(mel, torch.ones(batch, frames, dtype=torch.bool))
     embedded = Encoded(states, torch.ones(states.shape[:2], dtype=torch.bool))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import WhisperForConditionalGeneration
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
-from espnet_lole.backbone.features import HOP, MAX_SAMPLES, LogMel, check_lengths, length_mask
+from espnet_lole.backbone.features import HOP, MAX_SAMPLES, SAMPLE_RATE, LogMel, check_lengths, length_mask
 from espnet_lole.backbone.output import frozen_token_costs
 
 
@@ -44,21 +45,21 @@ class Backbone(nn.Module):
 
     Args:
         model: any Whisper that ``transformers`` loads.
-        window: ``"short"`` takes inputs as long as they are, ``"30s"`` pads each with silence to 30 s, as in
-            Whisper's own training. The model's configuration gets it, and keeps it where the model is saved.
+        window: ``"short"`` takes inputs as long as they are, ``"short+1s"`` with so much silence behind them, ``"30s"`` with
+            silence up to 30 s, as in Whisper's own training. The model's configuration gets it, and keeps it where the model is
+            saved.
         precision: of the matrix products. Below float32 the matrices are stored in it, once; layer norms, the residual
             stream and whatever trains stay in float32.
 
     Raises:
-        ValueError: the window is neither.
+        ValueError: the window is none of these.
     """
 
     def __init__(
         self, model: WhisperForConditionalGeneration, window: str = "short", precision: torch.dtype = torch.float32
     ) -> None:
         super().__init__()
-        if window not in ("short", "30s"):
-            raise ValueError(f"expected window: short or 30s, got {window!r}")
+        self._silence = _silence(window)
         model.set_attn_implementation("sdpa")
         self.model = model
         self.features = LogMel(model.config.num_mel_bins)
@@ -93,7 +94,7 @@ class Backbone(nn.Module):
 
     def input_samples(self, samples: int) -> int:
         """How many samples the encoder works through for an utterance of so many."""
-        return MAX_SAMPLES if self.window == "30s" else samples
+        return min(samples + self._silence, MAX_SAMPLES)
 
     def embed_speech(self, speech: Tensor, lengths: Tensor) -> Encoded:
         """Speech to the input of encoder layer 1.
@@ -109,8 +110,8 @@ class Backbone(nn.Module):
             ValueError: an utterance is shorter than 25 ms or longer than 30 s.
         """
         spoken = lengths // HOP
-        if self.window == "30s":
-            speech, lengths = _pad_with_silence(speech, lengths)
+        if self._silence:
+            speech, lengths = _pad_with_silence(speech, lengths, self._silence)
         mel, frames = self.features(speech, lengths)
         if self.augment is not None and self.training:
             mel = self.augment(mel, spoken)
@@ -215,8 +216,19 @@ class Backbone(nn.Module):
         return EncoderDecoderCache(DynamicCache(), DynamicCache())
 
 
-def _pad_with_silence(speech: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Silence behind each utterance up to 30 s: samples (B, 480000), and that length for each."""
+def _silence(window: str) -> int:
+    """Samples of silence behind an utterance; those beyond 30 s fall away."""
+    if window == "30s":
+        return MAX_SAMPLES
+    found = re.fullmatch(r"short(?:\+(\d+(?:\.\d+)?)s)?", window)
+    if found is None:
+        raise ValueError(f"expected window: short, short+<seconds of silence>s such as short+1s, or 30s, got {window!r}")
+    return round(float(found[1] or 0) * SAMPLE_RATE)
+
+
+def _pad_with_silence(speech: Tensor, lengths: Tensor, silence: int) -> tuple[Tensor, Tensor]:
+    """So many samples of silence behind each utterance, up to 30 s: samples (B, S'), and the length of each with it (B,)."""
     check_lengths(lengths)
     speech = speech * length_mask(lengths, speech.shape[1])
-    return F.pad(speech, (0, MAX_SAMPLES - speech.shape[1])), torch.full_like(lengths, MAX_SAMPLES)
+    lengths = (lengths + silence).clamp(max=MAX_SAMPLES)
+    return F.pad(speech, (0, int(lengths.max()) - speech.shape[1])), lengths

@@ -94,7 +94,7 @@ class LoLETask(AbsTask):
         """Add the options of the backbone and of the experts."""
         group = parser.add_argument_group(description="LoRA language experts")
         group.add_argument("--backbone", type=str, default=None, help="hub name or folder of a transformers Whisper")
-        group.add_argument("--window", type=str, default="short", choices=["short", "30s"], help="length of the input")
+        group.add_argument("--window", default="short", help="length of the input: short, short+<seconds>s or 30s")
         group.add_argument("--precision", type=str, default="float32", choices=PRECISIONS, help="of the matrix products")
         group.add_argument("--checkpointing", type=str2bool, default=False, help="compute layers again instead of keeping them")
         group.add_argument("--specaug_conf", action=NestedDictAction, default={}, help="ESPnet's SpecAug, on Whisper's features")

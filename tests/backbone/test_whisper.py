@@ -42,6 +42,28 @@ def test_30s_window_is_the_stock_model_on_padded_audio(speech):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("seconds", [0.5, 1.25])
+def test_silence_is_added_behind_each_utterance(speech, seconds):
+    backbone, plain = Backbone(tiny_whisper(), window=f"short+{seconds}s").eval(), Backbone(tiny_whisper()).eval()
+    noise, lengths = speech
+    states = backbone.encode(noise, lengths).states
+    for row, length in enumerate(lengths.tolist()):
+        longer = torch.zeros(1, length + int(seconds * 16_000))
+        longer[0, :length] = noise[row, :length]
+        assert longer.shape[1] == backbone.input_samples(length)
+        alone = plain.encode(longer, torch.tensor([longer.shape[1]])).states
+        torch.testing.assert_close(states[row : row + 1, : alone.shape[1]], alone, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_silence_ends_at_30_seconds():
+    speech, _ = half_minute()
+    backbone, whole = Backbone(tiny_whisper(), "short+2s").eval(), Backbone(tiny_whisper(), "30s").eval()
+    lengths = torch.tensor([29 * 16_000])
+    assert torch.equal(backbone.encode(speech, lengths).states, whole.encode(speech, lengths).states)
+
+
+@torch.no_grad()
 def test_independent_of_the_batch(backbone, speech):
     noise, lengths = speech
     together = backbone.encode(noise, lengths)
@@ -89,8 +111,9 @@ def test_weights_keep_the_window_that_they_were_trained_with(tmp_path):
 def test_errors():
     with pytest.raises(FileNotFoundError, match="expected backbone to be a folder"):
         load_backbone("nowhere/at-all")
-    with pytest.raises(ValueError, match="expected window"):
-        Backbone(tiny_whisper(), window="long")
+    for window in ("long", "short+s", "short+-1s", "30s+1s"):
+        with pytest.raises(ValueError, match="expected window"):
+            Backbone(tiny_whisper(), window=window)
 
 
 @torch.no_grad()
