@@ -80,7 +80,8 @@ def find_system(folder: Path, backbone: str | None = None, languages: Sequence[s
         return System("student", backbone, tuple(known), folder, None, {"window": trained_window(folder)})
     if found := adapters_in(folder):
         known = tuple(languages or found)
-        conf = {"window": trained_window(folder / found[0])}
+        noted = (trained_window(folder / lang) for lang in found)  # one added from elsewhere notes none
+        conf = {"window": next(filter(None, noted), None)}
         return System("experts", backbone or _backbone_of(folder / known[0]), known, folder, None, conf)
     raise ValueError(
         f"expected in {folder} a config.yaml (a training of the recipe, or an export), {ADAPTER} (peft adapters, here or in "
