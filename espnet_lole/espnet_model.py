@@ -155,10 +155,12 @@ class ESPnetExpertModel(AbsLoLEModel):
         costs, hits = self.backbone.token_costs(states[chosen], targets[chosen])
         owner = expert[:, None].expand_as(targets)[chosen]  # (N,)
         sums, counts = sum_by_expert(costs, owner, len(self.bank.languages))
-        by_language = dict(zip([f"loss_{code}" for code in self.bank.languages], zip(sums, counts, strict=True), strict=True))
-        whole = {"loss": (sums.detach().sum(), counts.sum()), "acc": (hits.sum(), counts.sum())}
-        means = mean_over_ranks(whole | by_language, len(expert))
-        return sum(means.losses[name] for name in by_language), means.stats, means.weight
+        right, _ = sum_by_expert(hits, owner, len(self.bank.languages))
+        parts = {"loss": (sums.detach().sum(), counts.sum()), "acc": (right.sum(), counts.sum())}
+        for code, cost, hit, count in zip(self.bank.languages, sums, right, counts, strict=True):
+            parts |= {f"loss_{code}": (cost, count), f"acc_{code}": (hit, count)}
+        means = mean_over_ranks(parts, len(expert))
+        return sum(means.losses[f"loss_{code}"] for code in self.bank.languages), means.stats, means.weight
 
 
 def sum_by_expert(values: Tensor, owner: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:

@@ -30,18 +30,20 @@ def test_loss_is_cross_entropy_on_text_and_end(speech):
     """An utterance at a time through transformers' own decoder states, means by language."""
     model = make_model()
     loss, stats, weight = model(**make_batch(model, [0, 1, 2, 3], speech))
-    costs = {}
+    costs, hits = {}, {}
     for i in range(4):
         ids = [*model.tokens.prompt(LANGS[i]), *model.tokens.encode(TEXTS[i], LANGS[i]), model.tokens.end]
         encoded = model.backbone.encode(speech[0][i : i + 1, : speech[1][i]], speech[1][i : i + 1])
         logits = model.backbone.logits(model.backbone.decode(torch.tensor([ids[:-1]]), encoded))[0]
         costs.setdefault(LANGS[i], []).append(F.cross_entropy(logits[3:], torch.tensor(ids[4:]), reduction="none"))
+        hits.setdefault(LANGS[i], []).append((logits[3:].argmax(1) == torch.tensor(ids[4:])).float())
     means = {lang: torch.cat(c).mean() for lang, c in costs.items()}
     torch.testing.assert_close(loss, sum(means.values()), atol=1e-3, rtol=1e-4)
     torch.testing.assert_close(stats["loss"], torch.cat([c for cs in costs.values() for c in cs]).mean(), atol=1e-3, rtol=1e-4)
     for lang, mean in means.items():
         torch.testing.assert_close(stats[f"loss_{lang}"], mean.detach(), atol=1e-3, rtol=1e-4)
-    assert math.isnan(stats["loss_fr"])
+        torch.testing.assert_close(stats[f"acc_{lang}"], torch.cat(hits[lang]).mean())
+    assert math.isnan(stats["loss_fr"]) and math.isnan(stats["acc_fr"])
     assert weight == 4
 
 

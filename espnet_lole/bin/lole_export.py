@@ -11,6 +11,7 @@ from pathlib import Path
 from espnet_lole.backbone.load import load_backbone
 from espnet_lole.experts.adapters import save_expert
 from espnet_lole.export.whisper import save_merged, save_model
+from espnet_lole.train.checkpoints import best_of, read_checkpoint
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -26,7 +27,8 @@ def export(checkpoint: Path, adapters: Path | None, merged: Path | None) -> str:
     """Write what a checkpoint holds, and return words on it.
 
     Args:
-        checkpoint: of experts, of a student or of a fine-tuned Whisper.
+        checkpoint: of experts, of a student or of a fine-tuned Whisper. Experts are each taken from their own best epoch, if it
+            is the best of a training (``valid.acc.ave.pth``).
         adapters: gets a folder for each adapter.
         merged: gets a Whisper of ``transformers``.
 
@@ -43,12 +45,18 @@ def export(checkpoint: Path, adapters: Path | None, merged: Path | None) -> str:
     if train_args.system == "full":
         save_model(model.backbone.model, folder, train_args.langs)
         return f"Whisper in {folder}"
-    bank = model.student if train_args.system == "student" else model.bank
-    for name in bank.languages:
-        save_expert(bank, name, folder / name, train_args.backbone)
-    if merged is not None:
-        save_merged(load_backbone(train_args.backbone, train_args.window).model, folder / STUDENT, merged, train_args.langs)
-    return f"adapters of {' '.join(bank.languages)} in {folder}"
+    if train_args.system == "student":
+        save_expert(model.student, STUDENT, folder / STUDENT, train_args.backbone)
+        if merged is not None:
+            save_merged(load_backbone(train_args.backbone, train_args.window).model, folder / STUDENT, merged, train_args.langs)
+        return f"adapter in {folder / STUDENT}"
+    best = {lang: best_of(checkpoint, lang).resolve() for lang in model.languages}
+    for file in sorted(set(best.values())):
+        model.load_state_dict(read_checkpoint(file))
+        for lang in (lang for lang in best if best[lang] == file):
+            save_expert(model.bank, lang, folder / lang, train_args.backbone)
+            logging.info(f"{lang}: {file.name}")
+    return f"adapters of {' '.join(best)} in {folder}"
 
 
 def main(cmd: list[str] | None = None) -> None:

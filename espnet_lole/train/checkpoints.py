@@ -82,6 +82,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from error
 
 
+def best_of(checkpoint: Path, lang: str) -> Path:
+    """An expert's own best: of ``valid.acc.ave.pth``, ``valid.acc_de.ave.pth`` beside it; the same where there is none."""
+    phase, _, rest = checkpoint.name.partition(".")
+    figure, _, ending = rest.partition(".")
+    own = checkpoint.with_name(f"{phase}.{figure}_{lang}.{ending}")
+    return own if own.exists() else checkpoint
+
+
 def recover(folder: Path, criteria: Sequence[Sequence[str]]) -> None:
     """Complete what a killed training left: a broken checkpoint gives way to the one before, and its epoch's files are there.
 

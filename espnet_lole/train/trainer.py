@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,13 +17,27 @@ from espnet2.train.trainer import Trainer, TrainerOptions
 from torch import Tensor
 
 from espnet_lole.config import load_yaml
+from espnet_lole.data.kaldi import read_table
 from espnet_lole.experts.optimizer import ExpertAdamW
 from espnet_lole.score.costs import write_costs
 from espnet_lole.train.checkpoints import CHECKPOINT, read_checkpoint, recover, whole_saves
 
 
 class LoLETrainer(Trainer):
-    """ESPnet's trainer, which goes on after a kill, tells the model the epoch, and drops experts without a finite gradient."""
+    """ESPnet's trainer, which goes on after a kill, tells the model the epoch, and keeps experts apart where ESPnet has one."""
+
+    @classmethod
+    def build_options(cls, args: argparse.Namespace) -> TrainerOptions:
+        """ESPnet's options; of experts, each is best by its own figure too, as if it were trained alone."""
+        options = super().build_options(args)
+        if args.system == "experts":
+            lang_file = next(path for path, name, _ in args.valid_data_path_and_name_and_type if name == "lang")
+            validated = sorted(set(read_table(Path(lang_file)).values()))
+            options.best_model_criterion = [
+                *options.best_model_criterion,
+                *((phase, f"{key}_{lang}", mode) for phase, key, mode in options.best_model_criterion for lang in validated),
+            ]
+        return options
 
     @classmethod
     def run(

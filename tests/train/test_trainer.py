@@ -1,12 +1,14 @@
-"""What a training cost, from the last checkpoint of ESPnet's trainer."""
+"""What ESPnet's trainer is told, and what a training cost."""
 
 from datetime import timedelta
 
+import pytest
 import torch
 import yaml
 
 from espnet_lole.score.costs import read_costs
-from espnet_lole.train.trainer import write_training_costs
+from espnet_lole.tasks.lole import LoLETask
+from espnet_lole.train.trainer import LoLETrainer, write_training_costs
 
 
 def test_costs_count_all_epochs_and_only_what_trains(tmp_path):
@@ -22,3 +24,18 @@ def test_costs_count_all_epochs_and_only_what_trains(tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"config": "conf/train.yaml"}))
     write_training_costs(tmp_path, model)
     assert read_costs(tmp_path) == {"config": "conf/train.yaml", "trained_parameters": 16, "steps": 21, "seconds": 36.0}
+
+
+@pytest.mark.parametrize(
+    ("system", "figures"), [("experts", ["acc", "loss", "acc_de", "acc_tr", "loss_de", "loss_tr"]), ("mole", ["acc", "loss"])]
+)
+def test_each_expert_is_best_by_its_own_figures(tmp_path, system, figures):
+    """Of the languages of the dev set: French has no figure there."""
+    (tmp_path / "utt2lang").write_text("a tr\nb de\nc tr\n")
+    options = ["--output_dir", "x", "--system", system, "--langs", "de", "fr", "tr"]
+    options += ["--valid_data_path_and_name_and_type", f"{tmp_path / 'utt2lang'},lang,text"]
+    args = LoLETask.get_parser().parse_args(options)
+    args.best_model_criterion = [("valid", "acc", "max"), ("valid", "loss", "min")]
+    modes = {"acc": "max", "loss": "min"}
+    expected = [("valid", figure, modes[figure.partition("_")[0]]) for figure in figures]
+    assert list(LoLETrainer.build_options(args).best_model_criterion) == expected
