@@ -12,6 +12,7 @@ from systems import CODES
 
 from espnet_lole import Speech2Text
 from espnet_lole.backbone.tokens import WhisperTokens
+from espnet_lole.bin.lole_inference import described_system, get_parser
 from espnet_lole.data.audio import AudioError
 from espnet_lole.decode.long import split
 from espnet_lole.decode.results import srt
@@ -163,11 +164,28 @@ def test_experts_are_found_from_their_folder_alone(load, rows, recipe):
 
 def test_adapters_alone_know_the_window_and_say_when_they_are_damaged(load, rows, recipe, tmp_path):
     assert load("experts/adapters").transcriber.backbone.window == "short"
+    options = ["--test_dirs", "x", "--output_dir", "x", "--experts", str(recipe / "exp" / "experts" / "adapters")]
+    args = get_parser().parse_args([*options, "--backbone", str(recipe / "tiny")])
+    assert described_system(args).window == "short"
     shutil.copytree(recipe / "exp" / "experts" / "adapters", tmp_path / "adapters")
     weights = tmp_path / "adapters" / "de" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:40])
     with pytest.raises(ValueError, match=f"expected whole safetensors in {weights}"):
-        find_system(tmp_path / "adapters")
+        assert find_system(tmp_path / "adapters").window
+
+
+def test_silence_that_is_worked_through_counts_in_a_batch(load, rows, monkeypatch):
+    s2t, sizes = load("student"), []
+    s2t.batch_seconds = 3.0
+    encode = s2t.transcriber.backbone.encode
+    monkeypatch.setattr(
+        s2t.transcriber.backbone, "encode", lambda speech, *args: sizes.append(len(speech)) or encode(speech, *args)
+    )
+    for silence, batches in ((0, [3, 1]), (RATE, [1, 1, 1, 1])):
+        sizes.clear()
+        monkeypatch.setattr(s2t.transcriber.backbone, "input_samples", lambda samples, more=silence: samples + more)
+        list(s2t.transcribe(rows, "de"))
+        assert sizes == batches
 
 
 def test_mole_is_the_one_of_the_training(recipe, load, rows, monkeypatch):

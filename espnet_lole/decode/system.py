@@ -38,7 +38,7 @@ class System:
         languages: that it transcribes, in the order of their index.
         adapters: of experts and MoLE, the folder with a ``peft`` folder for each language; of a student, its ``peft`` folder.
         checkpoint: MoLE's fusion weights and classifier.
-        conf: of the training: ``window``, ``precision``, and MoLE's ``fusion_conf`` and ``classifier_conf``.
+        conf: of the training, where it is known: ``window``, ``precision``, and MoLE's ``fusion_conf`` and ``classifier_conf``.
     """
 
     kind: str
@@ -54,9 +54,20 @@ class System:
             return {}
         return {self.kind: self.adapters} if self.kind == "student" else {lang: self.adapters / lang for lang in self.languages}
 
+    @property
+    def window(self) -> str | None:
+        """That of the training, or else the first that an adapter notes; None: the backbone's own.
+
+        Raises:
+            FileNotFoundError: an adapter has no weights.
+            ValueError: they are damaged.
+        """
+        noted = map(trained_window, self.adapter_folders().values())  # one added from elsewhere notes none
+        return self.conf.get("window") or next(filter(None, noted), None)
+
 
 def find_system(folder: Path, backbone: str | None = None, languages: Sequence[str] | None = None) -> System:
-    """What a folder holds; of its weights it reads the heads.
+    """What a folder holds; its weights are not read.
 
     Args:
         folder: of an experiment of the recipe, an exported system, ``peft`` adapters (or one of them), or a Whisper of
@@ -77,12 +88,10 @@ def find_system(folder: Path, backbone: str | None = None, languages: Sequence[s
     if (folder / ADAPTER).is_file():
         backbone = backbone or _backbone_of(folder)
         known = languages or WhisperTokens(load_config(backbone).vocab_size).languages
-        return System("student", backbone, tuple(known), folder, None, {"window": trained_window(folder)})
+        return System("student", backbone, tuple(known), folder, None, {})
     if found := adapters_in(folder):
         known = tuple(languages or found)
-        noted = (trained_window(folder / lang) for lang in found)  # one added from elsewhere notes none
-        conf = {"window": next(filter(None, noted), None)}
-        return System("experts", backbone or _backbone_of(folder / known[0]), known, folder, None, conf)
+        return System("experts", backbone or _backbone_of(folder / known[0]), known, folder, None, {})
     raise ValueError(
         f"expected in {folder} a config.yaml (a training of the recipe, or an export), {ADAPTER} (peft adapters, here or in "
         "subfolders) or config.json (a Whisper of transformers), got none of them: train the system first, or name another folder"
@@ -106,7 +115,7 @@ def load_system(
         ValueError: the parts do not fit together.
     """
     conf = system.conf
-    backbone = load_backbone(system.backbone, conf.get("window"), conf.get("precision", "float32"))
+    backbone = load_backbone(system.backbone, system.window, conf.get("precision", "float32"))
     tokens = WhisperTokens(backbone.model.config.vocab_size)
     model = backbone.model
     if system.kind == "mole":

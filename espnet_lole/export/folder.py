@@ -73,7 +73,7 @@ def save_whisper(source: Path, system: System, folder: Path, lang: str | None, l
             f"{system.kind} and language {lang}: MoLE has no merged form, for its deep layers differ by language"
         )
     languages = [lang] if system.kind == "experts" else system.languages
-    save_merged(load_backbone(system.backbone, system.conf.get("window")).model, adapters[name], folder, languages)
+    save_merged(load_backbone(system.backbone, system.window).model, adapters[name], folder, languages)
     facts = gather(source, system)
     one = Facts(**vars(facts) | {"languages": tuple(languages), "ranks": {name: facts.ranks[name]}})
     (folder / "README.md").write_text(card(one, folder.name, licence, data), encoding="utf-8")
