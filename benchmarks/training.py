@@ -17,7 +17,8 @@ from espnet_lole.experts.bank import DEFAULT_TARGETS, ExpertBank, ExpertConfig
 from espnet_lole.experts.optimizer import ExpertAdamW
 
 PRODUCTS = (
-    "aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::mkldnn_convolution", "aten::convolution_backward",
+    "aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm", "aten::baddbmm_", "aten::mkldnn_convolution",
+    "aten::convolution_backward",
     "aten::_scaled_dot_product_flash_attention_for_cpu", "aten::_scaled_dot_product_flash_attention_for_cpu_backward",
 )  # fmt: skip
 """The operators that are matrix products, attention's among them."""

@@ -38,7 +38,8 @@ from espnet_lole.router.classifier import ClassifierConfig
 MOMENTS = {"adam": 2, "adamw": 2, "expert_adamw": 2, "sgd": 0}
 """Tensors that an optimizer keeps for each trained one."""
 _ATEN = torch.ops.aten
-ATTENTION_ON_CPU = {
+UNCOUNTED = {
+    **dict.fromkeys((_ATEN.addmm_, _ATEN.baddbmm_), lambda onto, left, _right, **_: 2 * math.prod(onto) * left[-1]),
     _ATEN._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3]),
     _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: lambda *shapes, **_: sdpa_backward_flop_count(*shapes[:4]),
 }
@@ -194,7 +195,7 @@ def measure(args: argparse.Namespace, model: AbsLoLEModel, work: Workload) -> Ne
     trained = [p for p in params if p.requires_grad]
     gradients = sum(p.numel() * p.element_size() for p in trained)
     state = MOMENTS[args.optim] * gradients
-    memory, flops = PeakMemory(), FlopCounterMode(display=False, custom_mapping=ATTENTION_ON_CPU)
+    memory, flops = PeakMemory(), FlopCounterMode(display=False, custom_mapping=UNCOUNTED)
     amp = torch.autocast("cpu", torch.bfloat16) if args.use_amp else nullcontext()
     with FakeTensorMode(allow_non_fake_inputs=True), ExitStack() as stack:
         _fill_with_fakes(model)

@@ -130,6 +130,14 @@ def test_preprocessor_refuses_what_cannot_train(tokens):
             preprocess("u", {"speech": np.zeros(shape), "text": "ja", "lang": "de"})
 
 
+def test_utterances_of_a_language_follow_one_another_in_a_batch():
+    rows = [(f"u{i}", {"speech": np.full(i + 2, i, np.float32), "lang": np.array([lang])}) for i, lang in enumerate([1, 0, 1, 0])]
+    names, batch = LoLETask.build_collate_fn(None, True)(rows)
+    assert names == ["u1", "u3", "u0", "u2"]
+    assert batch["lang"][:, 0].tolist() == [0, 0, 1, 1] and batch["speech_lengths"].tolist() == [3, 5, 2, 4]
+    assert batch["speech"].sum(1).tolist() == [3.0, 15.0, 0.0, 8.0]
+
+
 def test_config_mistakes_are_refused():
     with pytest.raises(ValueError, match="got \\['ranks'\\]"):
         read_conf(ExpertConfig, {"ranks": 3}, "expert_conf")

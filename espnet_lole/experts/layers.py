@@ -10,74 +10,29 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch._subclasses.fake_tensor import FakeTensor
+
+from espnet_lole.experts.product import Batched, ExpertProduct, Parts, Spans
 
 
 class Way(Protocol):
     """How the utterances of a batch go through the experts."""
 
-    def add(self, y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
-        """Add the experts' update to the frozen linear's output, in place.
+    def product(self, linear: nn.Linear, x: Tensor, kept: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
+        """A frozen linear's output with the experts' update, shape (B, T, out_dim).
 
         Args:
-            y: shape (B, T, out_dim).
+            linear: in_dim to out_dim.
             x: its input, shape (B, T, in_dim).
+            kept: that of the experts, if dropout made another of it.
             a: of all experts, shape (E, R, in_dim).
             b: of all experts, shape (E, out_dim, R).
             scale: of the update.
         """
 
 
-class _Update(torch.autograd.Function):
-    """``y += scale B_e A_e x``, in place, with one expert ``e`` for each of G equal parts of the utterances.
-
-    Autograd by itself would keep what each product takes until the backward pass, the factors gathered for each utterance among
-    it, which together can be larger than the bank. Here they are gathered again.
-    """
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, y: Tensor, x: Tensor, a: Tensor, b: Tensor, index: Tensor, scale: float) -> Tensor:
-        """Of y (B, T, out_dim) and x (B, T, in_dim) in one precision, a (E, R, in_dim), b (E, out_dim, R) and index (G,)."""
-        low = torch.bmm(_parts(x, index), _gather(a, index, x.dtype).mT)  # (G, B T / G, R)
-        y.view(*low.shape[:2], -1).baddbmm_(low, _gather(b, index, x.dtype).mT, alpha=scale)
-        ctx.save_for_backward(x if ctx.needs_input_grad[2] else None, low if ctx.needs_input_grad[3] else None, a, b, index)
-        ctx.scale = scale
-        ctx.mark_dirty(y)
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, of_y: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients of y, x, a and b."""
-        x, low, a, b, index = ctx.saved_tensors
-        of_y = of_y.contiguous()
-        of_x, of_a, of_b, rows = None, None, None, _parts(of_y, index)  # (G, B T / G, out_dim)
-        of_low = torch.bmm(rows, _gather(b, index, of_y.dtype)).mul_(ctx.scale)  # (G, B T / G, R)
-        if ctx.needs_input_grad[1]:
-            of_x = torch.bmm(of_low, _gather(a, index, of_y.dtype)).view(*of_y.shape[:2], -1)
-        if ctx.needs_input_grad[2]:
-            of_a = torch.zeros_like(a).index_add_(0, index, torch.bmm(of_low.mT, _parts(x, index)).to(a.dtype))
-        if ctx.needs_input_grad[3]:
-            of_b = torch.zeros_like(b).index_add_(0, index, torch.bmm(rows.mT, low).to(b.dtype), alpha=ctx.scale)
-        return of_y, of_x, of_a, of_b, None, None
-
-
-def _parts(x: Tensor, index: Tensor) -> Tensor:
-    """Utterances (B, T, D) as G parts, shape (G, B T / G, D), for an index (G,)."""
-    return x.reshape(len(index), -1, x.shape[-1])
-
-
-def _gather(factor: Tensor, index: Tensor, dtype: torch.dtype) -> Tensor:
-    """The factors (E, ...) of the experts in the index (G,) in a precision, shape (G, ...); a single one as it is."""
-    if len(factor) == 1:
-        return factor.to(dtype)
-    if len(index) < len(factor):
-        return factor.index_select(0, index).to(dtype)
-    return factor.to(dtype).index_select(0, index)
-
-
 class Chosen(Way):
-    """Each utterance through one expert, or a mixture of several, whose factors are gathered for it.
+    """Each utterance through one expert, or a mixture of several.
 
     Args:
         index: the expert of each utterance, shape (B,); or the K experts, (B, K), as one of rank K R.
@@ -86,16 +41,22 @@ class Chosen(Way):
 
     def __init__(self, index: Tensor, weights: Tensor | None = None) -> None:
         self.index, self.weights = index, weights
+        on_cpu = index.device.type == "cpu" and not isinstance(index, FakeTensor)  # a plan's has no numbers
+        self._parts: Parts = Spans(index.tolist()) if on_cpu and weights is None else Batched(index)
 
-    def add(self, y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    def product(self, linear: nn.Linear, x: Tensor, kept: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
         """See ``Way``."""
-        index = self.index[:1] if len(a) == 1 else self.index  # one adapter multiplies all utterances as one
+        parts = Batched(None) if len(a) == 1 else self._parts  # one adapter multiplies all utterances as one
         if self.weights is not None:
             a = a[self.index].flatten(1, 2)  # (B, K R, in_dim)
             b = b[self.index] * self.weights[..., None, None]  # (B, K, out_dim, R)
             b = b.transpose(1, 2).flatten(2)  # (B, out_dim, K R)
-            index = torch.arange(len(a), device=a.device)
-        return _Update.apply(y, x.to(y.dtype), a, b, index, scale)
+            parts = Batched(None)
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else linear.weight.dtype
+        rows, kept = x.to(dtype).flatten(0, 1), None if kept is None else kept.to(dtype).flatten(0, 1)
+        y = ExpertProduct.apply(rows, kept, linear.weight, linear.bias, a, b, parts, scale)
+        return y.view(*x.shape[:2], -1)
 
 
 class Grouped(Way):
@@ -120,14 +81,16 @@ class Grouped(Way):
         self.in_groups = torch.equal(self.rows, numbers)
         self._taken: dict[int, tuple[Tensor, Tensor]] = {}  # out of a larger bank, once for all steps
 
-    def add(self, y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    def product(self, linear: nn.Linear, x: Tensor, kept: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
         """See ``Way``."""
         if len(a) == 1 or x.shape[1] >= a.shape[1]:
-            return self._of_many_frames.add(y, x, a, b, scale)
+            return self._of_many_frames.product(linear, x, kept, a, b, scale)
         if len(self.experts) < len(a):
             if id(a) not in self._taken:
                 self._taken[id(a)] = a.index_select(0, self.experts), b.index_select(0, self.experts)
             a, b = self._taken[id(a)]
+        y = linear(x)
+        x = (x if kept is None else kept).to(y.dtype)
         if self.in_groups:
             low = torch.bmm(x.reshape(len(a), -1, x.shape[-1]), a.mT)  # (G, N T, R)
             y.view(len(a), -1, y.shape[-1]).baddbmm_(low, b.mT, alpha=scale)
@@ -156,8 +119,8 @@ class Route:
 class ExpertLinear(nn.Module):
     """``h = W0 x + b + (alpha / R) B_e A_e x`` with the expert ``e`` of each utterance.
 
-    The factors of all experts are stacked, and a mixed batch takes two batched products. A bank of one adapter multiplies with
-    it as it is. On linears that have experts already, ``W0 x + b`` is what those give.
+    The factors of all experts are stacked. A bank of one adapter multiplies all utterances with it as one. On a linear that has
+    the experts of another bank, that bank must lead nowhere at the time.
 
     Args:
         base: the frozen linear, ``in_dim`` to ``out_dim``, with or without experts.
@@ -186,6 +149,19 @@ class ExpertLinear(nn.Module):
         """``W0``, shape (out_dim, in_dim)."""
         return self.base.weight
 
+    @property
+    def frozen(self) -> nn.Linear:
+        """``W0`` and its bias, under the experts of all banks.
+
+        Raises:
+            RuntimeError: another bank leads too.
+        """
+        if isinstance(self.base, nn.Linear):
+            return self.base
+        if self.base.route.way is not None:
+            raise RuntimeError("expected one bank of experts to lead at a time, got two on the same linear")
+        return self.base.frozen
+
     def reset(self, name: str, languages: Sequence[str], seed: int) -> None:
         """Draw A (Kaiming uniform) and zero B; an expert's start depends on its language, not on its neighbours."""
         if self.lora_A.is_meta:
@@ -200,10 +176,11 @@ class ExpertLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, in_dim) to (B, T, out_dim)."""
-        y, way = self.base(x), self.route.way
+        way = self.route.way
         if way is None:
-            return y
-        return way.add(y, self.dropout(x), self.lora_A, self.lora_B, self.scale)
+            return self.base(x)
+        kept = self.dropout(x) if self.training and self.dropout.p else None
+        return way.product(self.frozen, x, kept, self.lora_A, self.lora_B, self.scale)
 
 
 def hold_routes(model: nn.Module) -> AbstractContextManager[None]:

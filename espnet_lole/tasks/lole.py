@@ -82,6 +82,17 @@ class LoLEPreprocessor(AbsPreprocessor):
         return prepared
 
 
+class LoLECollateFn(CommonCollateFn):
+    """Pads speech with zeros and text with -1; the utterances of a language follow one another, which takes fewer products."""
+
+    def __init__(self) -> None:
+        super().__init__(float_pad_value=0.0, int_pad_value=IGNORE)
+
+    def __call__(self, data: Collection[tuple[str, dict[str, np.ndarray]]]) -> tuple[list[str], dict[str, torch.Tensor]]:
+        """The ids and the tensors of a batch."""
+        return super().__call__(sorted(data, key=lambda item: int(item[1]["lang"][0])))
+
+
 class LoLETask(AbsTask):
     """Trains language experts with ESPnet's trainer."""
 
@@ -120,8 +131,8 @@ class LoLETask(AbsTask):
 
     @classmethod
     def build_collate_fn(cls, args: argparse.Namespace, train: bool) -> Callable:
-        """Pad speech with zeros and text with -1."""
-        return CommonCollateFn(float_pad_value=0.0, int_pad_value=IGNORE)
+        """What makes a batch of utterances."""
+        return LoLECollateFn()
 
     @classmethod
     def build_preprocess_fn(cls, args: argparse.Namespace, train: bool) -> LoLEPreprocessor:

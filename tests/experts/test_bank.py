@@ -1,9 +1,13 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import random_experts, tiny_whisper
 
 from espnet_lole.backbone.whisper import Backbone
 from espnet_lole.experts.bank import ExpertBank, ExpertConfig
+from espnet_lole.experts.layers import Chosen
+from espnet_lole.experts.product import Batched, Spans
 
 LANGS = ("de", "en", "zh")
 CONFIG = ExpertConfig(rank=4, alpha=8.0)
@@ -102,14 +106,60 @@ def test_grouped_utterances_go_where_chosen_factors_lead(langs, index):
     torch.testing.assert_close(results[0][0], loop)
 
 
+WAYS = {"spans": lambda index: Spans(index.tolist()), "batched": Batched}
+"""How a CPU and how a GPU multiplies."""
+
+
+def lead(bank, index, way):
+    chosen = Chosen(index)
+    chosen._parts = WAYS[way](index)
+    return bank._route.led(chosen)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("langs", [("de", "en", "zh"), ("de",)])
-def test_gradients_are_those_of_finite_differences(langs):
-    _, bank = with_experts(langs=langs)
-    layer, index = next(iter(bank.layers.values())).double(), torch.tensor([2, 0, 2, 1]).clamp(max=len(langs) - 1)
+def test_gradients_are_those_of_finite_differences(langs, dropout, way):
+    _, bank = with_experts(config=replace(CONFIG, dropout=dropout), langs=langs)
+    layer, index = next(iter(bank.layers.values())).double().train(), torch.tensor([2, 0, 2, 1]).clamp(max=len(langs) - 1)
     x = torch.randn(4, 2, layer.in_features, dtype=torch.double, requires_grad=True)
     factors = layer.lora_A.requires_grad_(True), layer.lora_B.requires_grad_(True)
-    with bank.routed(index):
-        assert torch.autograd.gradcheck(lambda x, *_: layer(x), (x, *factors), fast_mode=True)
+
+    def output(x, *_):
+        torch.manual_seed(0)  # the same is dropped each time
+        return layer(x)
+
+    with lead(bank, index, way):
+        assert torch.autograd.gradcheck(output, (x, *factors), fast_mode=True)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_low_precision_gives_the_same_gradients_but_for_rounding(way):
+    """Also of an expert of two runs of utterances, and zeros for an absent one."""
+    _, bank = with_experts()
+    layer, found = next(iter(bank.layers.values())), []
+    x, index = torch.randn(4, 3, layer.in_features), torch.tensor([2, 0, 2, 2])
+    for dtype in (torch.float32, torch.bfloat16):
+        layer.base.to(dtype)
+        layer.lora_A.requires_grad_(True).grad = layer.lora_B.requires_grad_(True).grad = None
+        with lead(bank, index, way):
+            layer(x.to(dtype)).float().square().mean().backward()
+        assert layer.lora_A.grad.dtype == layer.lora_B.grad.dtype == torch.float32
+        assert not layer.lora_A.grad[1].any() and not layer.lora_B.grad[1].any()
+        found.append(torch.cat([layer.lora_A.grad.flatten(), layer.lora_B.grad.flatten()]))
+    assert torch.cosine_similarity(*found, dim=0) > 0.999
+
+
+def test_two_banks_do_not_lead_at_once(speech):
+    backbone, experts = with_experts()
+    student = ExpertBank(backbone.model, ["student"], CONFIG)
+    with student.routed(torch.zeros(4, dtype=torch.long)):
+        backbone.encode(*speech)
+        with (
+            experts.routed(torch.tensor([0, 1, 2, 0])),
+            pytest.raises(RuntimeError, match="one bank of experts to lead at a time"),
+        ):
+            backbone.encode(*speech)
 
 
 def test_backward_keeps_no_copies_of_the_factors():

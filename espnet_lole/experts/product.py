@@ -1,0 +1,147 @@
+"""The product of a frozen linear with its experts: one autograd function over rows of which each has its expert."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.nn import functional as F
+
+
+class Parts(Protocol):
+    """Which rows, the frames of all utterances one after the other, are whose."""
+
+    def multiply(self, rows: Tensor, factors: Tensor, onto: Tensor | None = None, alpha: float = 1.0) -> Tensor:
+        """Rows (M, K) by the factors (E, K, N) of their experts, shape (M, N): times alpha and added to a tensor, or alone."""
+
+    def sum_outer(self, left: Tensor, right: Tensor, like: Tensor) -> Tensor:
+        """For each expert the sum over its rows of left (M, K) by right (M, N), in shape (E, K, N) and precision of a factor."""
+
+
+class Batched(Parts):
+    """G equal parts in one batched product, for which the factors are gathered.
+
+    Args:
+        index: the expert of each part, shape (G,); None: part g has expert g.
+    """
+
+    def __init__(self, index: Tensor | None) -> None:
+        self.index = index
+
+    def _split(self, rows: Tensor, factors: Tensor) -> Tensor:
+        return rows.view(len(factors if self.index is None else self.index), -1, rows.shape[1])
+
+    def multiply(self, rows: Tensor, factors: Tensor, onto: Tensor | None = None, alpha: float = 1.0) -> Tensor:
+        """See ``Parts``."""
+        split = self._split(rows, factors)  # (G, M / G, K)
+        if self.index is None:
+            factors = factors.to(rows.dtype)
+        elif len(self.index) < len(factors):
+            factors = factors.index_select(0, self.index).to(rows.dtype)
+        else:
+            factors = factors.to(rows.dtype).index_select(0, self.index)
+        if onto is None:
+            return torch.bmm(split, factors).flatten(0, 1)
+        onto.view(*split.shape[:2], -1).baddbmm_(split, factors, alpha=alpha)
+        return onto
+
+    def sum_outer(self, left: Tensor, right: Tensor, like: Tensor) -> Tensor:
+        """See ``Parts``."""
+        outer = torch.bmm(self._split(left, like).mT, self._split(right, like)).to(like.dtype)
+        return outer if self.index is None else torch.zeros_like(like).index_add_(0, self.index, outer)
+
+
+class Spans(Parts):
+    """A product for each run of utterances of one expert, in place: on a CPU, where a call costs little and a copy much.
+
+    Args:
+        experts: of each utterance.
+    """
+
+    def __init__(self, experts: Sequence[int]) -> None:
+        self.utterances = len(experts)
+        self.spans: list[tuple[int, int, int]] = []
+        """Expert, first utterance and the one after the last of each run."""
+        for i, expert in enumerate(experts):
+            start = self.spans.pop()[1] if self.spans and self.spans[-1][0] == expert else i
+            self.spans.append((expert, start, i + 1))
+
+    def _rows(self, count: int) -> Iterator[tuple[int, slice]]:
+        frames = count // self.utterances
+        return ((expert, slice(start * frames, stop * frames)) for expert, start, stop in self.spans)
+
+    def multiply(self, rows: Tensor, factors: Tensor, onto: Tensor | None = None, alpha: float = 1.0) -> Tensor:
+        """See ``Parts``."""
+        beta = 1.0 if onto is not None else 0.0
+        onto = rows.new_empty(len(rows), factors.shape[2]) if onto is None else onto
+        for expert, part in self._rows(len(rows)):
+            onto[part].addmm_(rows[part], factors[expert].to(rows.dtype), beta=beta, alpha=alpha)
+        return onto
+
+    def sum_outer(self, left: Tensor, right: Tensor, like: Tensor) -> Tensor:
+        """See ``Parts``."""
+        sums, met = torch.empty_like(like), set()
+        for expert, part in self._rows(len(left)):
+            if like.dtype == left.dtype:
+                sums[expert].addmm_(left[part].T, right[part], beta=float(expert in met))
+            elif expert in met:
+                sums[expert] += left[part].T @ right[part]
+            else:
+                sums[expert] = left[part].T @ right[part]
+            met.add(expert)
+        for expert in set(range(len(sums))) - met:
+            sums[expert].zero_()
+        return sums
+
+
+class ExpertProduct(torch.autograd.Function):
+    """``y = W0 x + b0 + scale B_e A_e x`` with the expert ``e`` of each row.
+
+    As one function it adds the update, and the update's gradient of x, to those of the frozen linear in place. Autograd by
+    itself would copy them, and keep until the backward pass what each product takes, the factors gathered for each utterance
+    among it, which together can be larger than the bank.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        x: Tensor,
+        kept: Tensor | None,
+        weight: Tensor,
+        bias: Tensor | None,
+        a: Tensor,
+        b: Tensor,
+        parts: Parts,
+        scale: float,
+    ) -> Tensor:
+        """Of x (M, in_dim), and of it with some of it dropped for the experts, a (E, R, in_dim) and b (E, out_dim, R)."""
+        taken = x if kept is None else kept
+        low = parts.multiply(taken, a.mT)  # (M, R)
+        y = F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+        parts.multiply(low, b.mT, onto=y, alpha=scale)
+        of_a, of_b = ctx.needs_input_grad[4:6]
+        ctx.save_for_backward(taken if of_a else None, low if of_b else None, weight, a, b)
+        ctx.parts, ctx.scale, ctx.dropped = parts, scale, kept is not None
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, of_y: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of x, kept, a and b."""
+        taken, low, weight, a, b = ctx.saved_tensors
+        of_x, of_kept, of_a, of_b, of_y = None, None, None, None, of_y.contiguous()
+        of_low = ctx.parts.multiply(of_y, b).mul_(ctx.scale)  # (M, R)
+        if ctx.needs_input_grad[0]:
+            of_x = of_y @ weight.to(of_y.dtype)
+            if not ctx.dropped:
+                ctx.parts.multiply(of_low, a, onto=of_x)
+        if ctx.needs_input_grad[1]:
+            of_kept = ctx.parts.multiply(of_low, a)
+        if ctx.needs_input_grad[4]:
+            of_a = ctx.parts.sum_outer(of_low, taken, a)
+        if ctx.needs_input_grad[5]:
+            of_b = ctx.parts.sum_outer(of_y, low.mul(ctx.scale), b)
+        return of_x, of_kept, None, None, of_a, of_b, None, None
