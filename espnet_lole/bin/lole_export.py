@@ -33,30 +33,34 @@ def export(checkpoint: Path, adapters: Path | None, merged: Path | None) -> str:
         merged: gets a Whisper of ``transformers``.
 
     Raises:
-        ValueError: the folder that the system needs is not given.
+        FileNotFoundError: there is no checkpoint.
+        ValueError: the checkpoint is of MoLE, or the folder that the system needs is not given.
     """
     from espnet_lole.espnet_student_model import STUDENT
     from espnet_lole.tasks.lole import LoLETask
 
-    model, train_args = LoLETask.build_model_from_file(None, checkpoint)
+    model, train_args = LoLETask.build_model_from_file(checkpoint.parent / "config.yaml")
+    if train_args.system == "mole":
+        raise ValueError(f"expected a checkpoint of experts, of a student or of a fine-tuned Whisper, got MoLE's in {checkpoint}")
     needed, folder = ("--merged", merged) if train_args.system == "full" else ("--output_dir", adapters)
     if folder is None:
         raise ValueError(f"expected {needed} for a checkpoint of system {train_args.system}, got none")
+    if train_args.system == "experts":
+        best = {lang: best_of(checkpoint, lang).resolve() for lang in model.languages}
+        for file in sorted(set(best.values())):
+            model.load_state_dict(read_checkpoint(file))
+            for lang in (lang for lang in best if best[lang] == file):
+                save_expert(model.bank, lang, folder / lang, train_args.backbone)
+                logging.info(f"{lang}: {file.name}")
+        return f"adapters of {' '.join(best)} in {folder}"
+    model.load_state_dict(read_checkpoint(checkpoint))
     if train_args.system == "full":
         save_model(model.backbone.model, folder, train_args.langs)
         return f"Whisper in {folder}"
-    if train_args.system == "student":
-        save_expert(model.student, STUDENT, folder / STUDENT, train_args.backbone)
-        if merged is not None:
-            save_merged(load_backbone(train_args.backbone, train_args.window).model, folder / STUDENT, merged, train_args.langs)
-        return f"adapter in {folder / STUDENT}"
-    best = {lang: best_of(checkpoint, lang).resolve() for lang in model.languages}
-    for file in sorted(set(best.values())):
-        model.load_state_dict(read_checkpoint(file))
-        for lang in (lang for lang in best if best[lang] == file):
-            save_expert(model.bank, lang, folder / lang, train_args.backbone)
-            logging.info(f"{lang}: {file.name}")
-    return f"adapters of {' '.join(best)} in {folder}"
+    save_expert(model.student, STUDENT, folder / STUDENT, train_args.backbone)
+    if merged is not None:
+        save_merged(load_backbone(train_args.backbone, train_args.window).model, folder / STUDENT, merged, train_args.langs)
+    return f"adapter in {folder / STUDENT}"
 
 
 def main(cmd: list[str] | None = None) -> None:

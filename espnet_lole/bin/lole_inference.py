@@ -27,7 +27,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--langs", nargs="+", default=[], help="those that a student or the backbone alone can find")
     parser.add_argument("--asr_train_config", type=Path, help="config.yaml of the training; default: beside the checkpoint")
     parser.add_argument("--backbone", help="hub name or folder; default: that of the training")
-    parser.add_argument("--window", help="short, short+<seconds>s or 30s; default: that of the training")
+    parser.add_argument("--window", help="short, short+<seconds>s or 30s, without a training's config; default: as noted")
     parser.add_argument("--precision", default="float32", choices=PRECISIONS, help="for the backbone alone")
     parser.add_argument(
         "--scenarios", nargs="+", default=["aware"], choices=["aware", "agnostic"], help="is the language given? both: in turn"

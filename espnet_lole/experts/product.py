@@ -87,10 +87,9 @@ class Spans(Parts):
         for expert, part in self._rows(len(left)):
             if like.dtype == left.dtype:
                 sums[expert].addmm_(left[part].T, right[part], beta=float(expert in met))
-            elif expert in met:
-                sums[expert] += left[part].T @ right[part]
             else:
-                sums[expert] = left[part].T @ right[part]
+                outer = left[part].T @ right[part]
+                sums[expert] = sums[expert] + outer if expert in met else outer
             met.add(expert)
         for expert in set(range(len(sums))) - met:
             sums[expert].zero_()
