@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from espnet_lole.backbone.output import SCORES_AT_ONCE
+from espnet_lole.backbone.output import rows_at_once
 
 MAX_LOG_RATIO = 50.0  # beyond it the smaller probability is lost in float32
 
@@ -43,7 +43,7 @@ class _JensenShannon(torch.autograd.Function):
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         slope = torch.empty_like(student)
-        rows = max(1, SCORES_AT_ONCE // student.shape[1])
+        rows = rows_at_once(student)
         total = student.new_zeros((), dtype=torch.float32)
         for own, theirs, out in zip(student.split(rows), teacher.split(rows), slope.split(rows), strict=True):
             log_p, log_q = ((scores.float() / temperature).log_softmax(-1) for scores in (own, theirs))

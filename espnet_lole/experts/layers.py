@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from espnet_lole.experts.product import Batched, ExpertProduct, Parts, Spans
+from espnet_lole.experts.product import Batched, ExpertProduct, Parts, Segments, Spans
 
 
 class Way(Protocol):
@@ -41,19 +41,30 @@ class Chosen(Way):
 
     def __init__(self, index: Tensor, weights: Tensor | None = None) -> None:
         self.index, self.weights = index, weights
-        on_cpu = index.device.type == "cpu" and not isinstance(index, FakeTensor)  # a plan's has no numbers
-        self._parts: Parts = Spans(index.tolist()) if on_cpu and weights is None else Batched(index)
+        numbered = weights is None and not isinstance(index, FakeTensor)  # a plan's has no numbers
+        on_cpu = index.device.type == "cpu"
+        self._of_any: Parts = Spans(index.tolist()) if numbered and on_cpu else Batched(index)
+        self._ascending = numbered and not on_cpu and not bool((index.diff() < 0).any())
+        self._segments: Segments | None = None
+
+    def parts(self, dtype: torch.dtype, a: Tensor, b: Tensor) -> Parts:
+        """The fastest way to multiply with these factors in this precision."""
+        if self.weights is not None or len(a) == 1:  # one adapter multiplies all utterances as one
+            return Batched(None)
+        if not (self._ascending and Segments.fit(dtype, a, b)):
+            return self._of_any
+        self._segments = self._segments or Segments(self.index, len(a))
+        return self._segments
 
     def product(self, linear: nn.Linear, x: Tensor, kept: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
         """See ``Way``."""
-        parts = Batched(None) if len(a) == 1 else self._parts  # one adapter multiplies all utterances as one
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else linear.weight.dtype
+        parts = self.parts(dtype, a, b)
         if self.weights is not None:
             a = a[self.index].flatten(1, 2)  # (B, K R, in_dim)
             b = b[self.index] * self.weights[..., None, None]  # (B, K, out_dim, R)
             b = b.transpose(1, 2).flatten(2)  # (B, out_dim, K R)
-            parts = Batched(None)
-        device = x.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else linear.weight.dtype
         rows, kept = x.to(dtype).flatten(0, 1), None if kept is None else kept.to(dtype).flatten(0, 1)
         y = ExpertProduct.apply(rows, kept, linear.weight, linear.bias, a, b, parts, scale)
         return y.view(*x.shape[:2], -1)

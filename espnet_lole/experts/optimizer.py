@@ -45,22 +45,22 @@ class ExpertAdamW(torch.optim.Optimizer):
         super().__init__(params, {**defaults, "fused": True})  # torch then resumes "step" on the parameters' device
 
     @torch.no_grad()
-    def drop_broken(self) -> tuple[list[int], bool]:
+    def drop_broken(self) -> tuple[list[int], Tensor]:
         """Zero the gradient of each expert that has NaN or infinity in it, so that ``step`` does not move it.
 
         Returns:
-            The experts dropped, and whether another one has a gradient.
+            The experts dropped, and the norm of the gradients of the others: 0 where no other has one.
         """
         params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         if not params:
-            return [], False
+            return [], torch.zeros(())
         norms = expert_norms([p.grad for p in params])  # (E,)
         broken = ~norms.isfinite()
         rows = broken.nonzero()[:, 0].tolist()
         for p in params:
             for row in rows:
                 p.grad[row].zero_()
-        return rows, bool((norms[~broken] > 0).any())
+        return rows, norms.masked_fill(broken, 0.0).norm()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
@@ -69,35 +69,39 @@ class ExpertAdamW(torch.optim.Optimizer):
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if params:
-                norms = expert_norms([p.grad for p in params])  # (E,)
-                clip = (group["max_grad_norm"] / (norms + 1e-6)).clamp(max=1.0)
-                for p in params:
-                    p.grad.mul_(clip.view(-1, *[1] * (p.dim() - 1)))
-                self._move(params, norms.nonzero()[:, 0].tolist(), group)
+                self._move(params, expert_norms([p.grad for p in params]), group)
         return loss
 
-    def _move(self, params: list[Tensor], rows: list[int], group: dict) -> None:
-        """The fused AdamW of torch on the rows of the stacked parameters, each row with its own step count."""
+    def _move(self, params: list[Tensor], norms: Tensor, group: dict) -> None:
+        """The fused AdamW of torch on each expert's rows, which it clips as it reads them, with the expert's own step count."""
         for p in params:
             if not self.state[p]:
                 steps = torch.zeros(p.shape[0], dtype=torch.float32, device=p.device)
                 self.state[p] |= {"step": steps, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
         states = [self.state[p] for p in params]
+        moved = [params, [p.grad for p in params]] + [[state[n] for state in states] for n in ("exp_avg", "exp_avg_sq", "step")]
+        by_expert = [list(zip(*(x.unbind() for x in tensors), strict=True)) for tensors in moved]
+        divisors = ((norms + 1e-6) / group["max_grad_norm"]).clamp(min=1.0)  # (E,)
         beta1, beta2 = group["betas"]
-        adamw(
-            *([x[row] for x in tensors for row in rows] for tensors in (params, [p.grad for p in params])),
-            *([state[name][row] for state in states for row in rows] for name in ("exp_avg", "exp_avg_sq")),
-            max_exp_avg_sqs=[],
-            state_steps=[state["step"][row] for state in states for row in rows],
-            fused=True,
-            amsgrad=False,
-            beta1=beta1,
-            beta2=beta2,
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            maximize=False,
-        )
+        for row in norms.nonzero()[:, 0].tolist():
+            weights, grads, means, squares, steps = (list(rows[row]) for rows in by_expert)
+            adamw(
+                weights,
+                grads,
+                means,
+                squares,
+                max_exp_avg_sqs=[],
+                state_steps=steps,
+                fused=True,
+                grad_scale=divisors[row],
+                amsgrad=False,
+                beta1=beta1,
+                beta2=beta2,
+                lr=group["lr"],
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                maximize=False,
+            )
 
 
 def expert_norms(grads: list[Tensor]) -> Tensor:

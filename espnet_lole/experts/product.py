@@ -96,6 +96,40 @@ class Spans(Parts):
         return sums
 
 
+class Segments(Parts):
+    """Grouped products over rows that lie expert by expert: on a GPU, where no factor is copied and each product is one call.
+
+    Args:
+        index: the expert of each utterance, ascending, shape (B,).
+        num_experts: E.
+    """
+
+    def __init__(self, index: Tensor, num_experts: int) -> None:
+        self.utterances = len(index)
+        numbers = torch.arange(num_experts, device=index.device)[:, None]
+        self._ends = (index <= numbers).sum(1, dtype=torch.int32)  # (E,): utterances up to an expert's last
+        self._ends_of_rows: dict[int, Tensor] = {}
+
+    @staticmethod
+    def fit(dtype: torch.dtype, *factors: Tensor) -> bool:
+        """Can the products of these factors be grouped? A GPU wants bfloat16 and rows of 16 bytes."""
+        return dtype == torch.bfloat16 and all(size % 8 == 0 for factor in factors for size in factor.shape[1:])
+
+    def _grouped(self, left: Tensor, right: Tensor, rows: int) -> Tensor:
+        if rows not in self._ends_of_rows:
+            self._ends_of_rows[rows] = self._ends * (rows // self.utterances)
+        return F.grouped_mm(left, right, offs=self._ends_of_rows[rows])
+
+    def multiply(self, rows: Tensor, factors: Tensor, onto: Tensor | None = None, alpha: float = 1.0) -> Tensor:
+        """See ``Parts``."""
+        product = self._grouped(rows, factors.to(rows.dtype), len(rows))
+        return product if onto is None else onto.add_(product, alpha=alpha)
+
+    def sum_outer(self, left: Tensor, right: Tensor, like: Tensor) -> Tensor:
+        """See ``Parts``."""
+        return self._grouped(left.mT, right, len(left)).to(like.dtype)
+
+
 class ExpertProduct(torch.autograd.Function):
     """``y = W0 x + b0 + scale B_e A_e x`` with the expert ``e`` of each row.
 

@@ -96,8 +96,8 @@ def checked_experts(
 ) -> Iterator[None]:
     """Within the context, a step drops the experts whose gradient is not finite, and reports how many they were.
 
-    ESPnet skips a whole step where the norm over all parameters is not finite. It takes that norm with ``clip_grad_norm_``,
-    which here looks at each expert first; the norm is not finite only where that of every expert in the batch is not.
+    ESPnet skips a whole step where the norm over all parameters is not finite. It takes that norm with ``clip_grad_norm_``;
+    that of experts, which their optimizer clips, is not finite only where that of every expert in the batch is not.
 
     Args:
         optimizers: of the training; those of experts are ``ExpertAdamW``.
@@ -109,13 +109,12 @@ def checked_experts(
     def clip(*args: Any, **kwargs: Any) -> Tensor:
         for optimizer in optimizers:
             if isinstance(optimizer, ExpertAdamW):
-                dropped, left = optimizer.drop_broken()
+                dropped, norm = optimizer.drop_broken()
                 reporter.register({"dropped_experts": float(len(dropped))})
                 if dropped:
                     names = " ".join(languages[row] for row in dropped)
                     logging.warning(f"the gradient of {names} is not finite: the step does not move this expert")
-                if dropped and not left:
-                    return torch.tensor(torch.nan)
+                return norm.fill_(torch.nan) if dropped and not norm else norm
         return plain(*args, **kwargs)
 
     with patch.object(torch.nn.utils, "clip_grad_norm_", clip):

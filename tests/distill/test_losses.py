@@ -5,7 +5,7 @@ import torch
 from scipy.spatial.distance import jensenshannon
 from torch.nn import functional as F
 
-from espnet_lole.distill import losses
+from espnet_lole.backbone import output
 from espnet_lole.distill.losses import cosine_loss, js_loss
 
 
@@ -26,9 +26,9 @@ def test_cosine_over_valid_positions():
     assert cosine_loss(student, teacher, None)[1] == 8
 
 
-@pytest.mark.parametrize("at_once", [1, 60, losses.SCORES_AT_ONCE])
+@pytest.mark.parametrize("at_once", [1, 60, output.SCORES_AT_ONCE])
 def test_js_is_that_of_scipy_and_bounded(at_once, monkeypatch):
-    monkeypatch.setattr(losses, "SCORES_AT_ONCE", at_once)
+    monkeypatch.setattr(output, "SCORES_AT_ONCE", at_once)
     student, teacher = 3 * torch.randn(6, 50), 3 * torch.randn(6, 50)
     total, count = js_loss(student, teacher, 2.0)
     p, q = (scores.div(2.0).softmax(-1).double().numpy() for scores in (student, teacher))
@@ -49,9 +49,9 @@ def test_gradients_do_not_depend_on_accumulation():
     torch.testing.assert_close(student.grad, whole)
 
 
-@pytest.mark.parametrize("at_once", [1, 60, losses.SCORES_AT_ONCE])
+@pytest.mark.parametrize("at_once", [1, 60, output.SCORES_AT_ONCE])
 def test_gradient_of_js_is_that_of_autograd(at_once, monkeypatch):
-    monkeypatch.setattr(losses, "SCORES_AT_ONCE", at_once)
+    monkeypatch.setattr(output, "SCORES_AT_ONCE", at_once)
     student, teacher = torch.randn(5, 30, requires_grad=True), torch.randn(5, 30)
     total, _ = js_loss(student, teacher, 2.0)
     (3 * total).backward()

@@ -7,7 +7,7 @@ from conftest import random_experts, tiny_whisper
 from espnet_lole.backbone.whisper import Backbone
 from espnet_lole.experts.bank import ExpertBank, ExpertConfig
 from espnet_lole.experts.layers import Chosen
-from espnet_lole.experts.product import Batched, Spans
+from espnet_lole.experts.product import Batched, Segments, Spans
 
 LANGS = ("de", "en", "zh")
 CONFIG = ExpertConfig(rank=4, alpha=8.0)
@@ -106,17 +106,20 @@ def test_grouped_utterances_go_where_chosen_factors_lead(langs, index):
     torch.testing.assert_close(results[0][0], loop)
 
 
-WAYS = {"spans": lambda index: Spans(index.tolist()), "batched": Batched}
-"""How a CPU and how a GPU multiplies."""
+WAYS = {
+    "spans": lambda index, _: Spans(index.tolist()),  # on a CPU
+    "batched": lambda index, _: Batched(index),  # on a GPU, utterances in any order
+    "segments": Segments,  # there, in the order of their experts
+}
 
 
 def lead(bank, index, way):
     chosen = Chosen(index)
-    chosen._parts = WAYS[way](index)
+    chosen.parts = lambda _dtype, a, _b: WAYS[way](index, len(a))
     return bank._route.led(chosen)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["spans", "batched"])
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("langs", [("de", "en", "zh"), ("de",)])
 def test_gradients_are_those_of_finite_differences(langs, dropout, way):
@@ -133,12 +136,26 @@ def test_gradients_are_those_of_finite_differences(langs, dropout, way):
         assert torch.autograd.gradcheck(output, (x, *factors), fast_mode=True)
 
 
+@pytest.mark.parametrize("index", [[0, 0, 1, 2, 2], [2, 2, 2, 2, 2], [0, 2, 2, 2, 2]])
+def test_grouped_products_are_those_of_gathered_factors(index):
+    _, bank = with_experts()
+    layer, index = next(iter(bank.layers.values())), torch.tensor(index)
+    x, found = torch.randn(5, 3, layer.in_features, requires_grad=True), []
+    for way in ("batched", "segments"):
+        layer.lora_A.requires_grad_(True).grad = layer.lora_B.requires_grad_(True).grad = x.grad = None
+        with lead(bank, index, way):
+            y = layer(x)
+        y.square().sum().backward()
+        found.append((y.detach(), x.grad, layer.lora_A.grad, layer.lora_B.grad))
+    torch.testing.assert_close(*found)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_low_precision_gives_the_same_gradients_but_for_rounding(way):
     """Also of an expert of two runs of utterances, and zeros for an absent one."""
-    _, bank = with_experts()
+    _, bank = with_experts(config=replace(CONFIG, rank=8))
     layer, found = next(iter(bank.layers.values())), []
-    x, index = torch.randn(4, 3, layer.in_features), torch.tensor([2, 0, 2, 2])
+    x, index = torch.randn(4, 3, layer.in_features), torch.tensor([0, 2, 2, 2] if way == "segments" else [2, 0, 2, 2])
     for dtype in (torch.float32, torch.bfloat16):
         layer.base.to(dtype)
         layer.lora_A.requires_grad_(True).grad = layer.lora_B.requires_grad_(True).grad = None
