@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from transformers import WhisperForConditionalGeneration
 from whisper.tokenizer import get_tokenizer
 
 from benchmarks.harness import Outcome, Size, Work
-from benchmarks.systems import END, LANGS, START, VOCAB, espnet, mel30, ours, stock, utterances
+from benchmarks.systems import END, LANGS, START, VOCAB, driven, espnet, mel30, mixed, ours, stock, utterances
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone
 from espnet_lole.decode.search import SearchConfig
@@ -40,6 +41,11 @@ def batch_langs(size: Size) -> list[str]:
 
 def merged(size: Size) -> WhisperForConditionalGeneration:
     """The weights of the experts, which are the same in all languages, merged into a stock Whisper."""
+    return copy.deepcopy(_merged(size)).to(size.device)
+
+
+@cache
+def _merged(size: Size) -> WhisperForConditionalGeneration:
     with tempfile.TemporaryDirectory() as folder:
         save_expert(ours(size)[1], LANGS[0], Path(folder) / LANGS[0], "")
         save_merged(stock(size), Path(folder) / LANGS[0], Path(folder) / "merged", LANGS)
@@ -48,6 +54,11 @@ def merged(size: Size) -> WhisperForConditionalGeneration:
 
 def with_peft(size: Size) -> PeftModel:
     """The experts as adapters of ``peft``, read from the folders that the project writes."""
+    return copy.deepcopy(_with_peft(size)).to(size.device, size.precision)
+
+
+@cache
+def _with_peft(size: Size) -> PeftModel:
     with tempfile.TemporaryDirectory() as folder:
         bank = ours(size)[1]
         for lang in LANGS:
@@ -65,16 +76,16 @@ def contenders(size: Size, lead: Callable[[ExpertBank, Tensor], AbstractContextM
         size: of the work.
         lead: how the bank routes a batch.
     """
-    backbone, bank = ours(size)
-    single, one = ours(size, 1)
+    backbone, bank = experts(size)
+    single, one = experts(size, 1)
     peft = with_peft(size)
-    index = torch.tensor([LANGS.index(lang) for lang in batch_langs(size)])
+    index = torch.tensor([LANGS.index(lang) for lang in batch_langs(size)], device=size.device)
     return {
         "experts": (backbone, partial(lead, bank, index)),
-        "merged weights": (Backbone(merged(size)).eval(), nullcontext),
+        "merged weights": (driven(merged(size), size), nullcontext),
         "one unmerged adapter": (single, partial(lead, one, torch.zeros_like(index))),
         "peft adapter_names": (
-            Backbone(peft.get_base_model()).eval(),
+            driven(peft.get_base_model(), size),
             partial(peft.base_model._enable_peft_forward_hooks, adapter_names=batch_langs(size)),
         ),
     }
@@ -82,12 +93,13 @@ def contenders(size: Size, lead: Callable[[ExpertBank, Tensor], AbstractContextM
 
 def decode_step(size: Size) -> Outcome:
     """Cached steps of the decoder, one token for each utterance."""
-    speech = utterances(size.decode_batch, size.seconds)
+    speech = utterances(size, size.decode_batch)
+    token = torch.full((size.decode_batch, 1), START, device=size.device)
 
     @torch.no_grad()
     def work(backbone: Backbone, route: Route, encoded: object) -> None:
         with route():
-            cache, token = backbone.new_cache(), torch.full((size.decode_batch, 1), START)
+            cache = backbone.new_cache()
             for _ in range(STEPS):
                 backbone.logits(backbone.decode(token, encoded, cache))
 
@@ -103,7 +115,7 @@ def decode_step(size: Size) -> Outcome:
 
 def encode(size: Size) -> Outcome:
     """The encoder."""
-    speech = utterances(size.decode_batch, size.seconds)
+    speech = utterances(size, size.decode_batch)
 
     @torch.no_grad()
     def work(backbone: Backbone, route: Route) -> None:
@@ -128,16 +140,23 @@ def searching(size: Size) -> SearchConfig:
     return SearchConfig(size.beam, maxlenratio=(size.tokens + 0.5) / (50 * size.seconds))
 
 
+def experts(size: Size, languages: int = len(LANGS)) -> tuple[Backbone, ExpertBank]:
+    """The experts, held as those that only decode are."""
+    backbone, bank = ours(size, languages)
+    bank.store_in(size.precision)
+    return backbone, bank
+
+
 def with_experts(size: Size, speech: list[Tensor]) -> Callable[[], list[list[int]]]:
     """Ours, in one batch of all languages."""
-    backbone, bank = ours(size)
+    backbone, bank = experts(size)
     system = ExpertTranscriber(backbone, WhisperTokens(VOCAB), bank, searching(size))
     return lambda: [t.hypothesis.tokens for t in system(speech, batch_langs(size))]
 
 
 def plain(size: Size, speech: list[Tensor], model: WhisperForConditionalGeneration, bank: ExpertBank | None = None) -> Work:
     """Our search on a Whisper without experts."""
-    system = PromptTranscriber(Backbone(model).eval(), WhisperTokens(VOCAB), bank, LANGS, searching(size))
+    system = PromptTranscriber(driven(model, size), WhisperTokens(VOCAB), bank, LANGS, searching(size))
     return lambda: system(speech, batch_langs(size))
 
 
@@ -148,7 +167,7 @@ def peft_generate(size: Size, speech: list[Tensor]) -> Work:
 
     @torch.no_grad()
     def work() -> None:
-        model.generate(input_features=mel30(torch.stack(speech)), adapter_names=langs, **options)
+        model.generate(input_features=mel30(torch.stack(speech)).to(size.precision), adapter_names=langs, **options)
 
     return work
 
@@ -168,8 +187,9 @@ def espnet_search(size: Size, speech: list[Tensor]) -> Callable[[], list[list[in
         found = []
         for row, lang in zip(speech, batch_langs(size), strict=True):
             search.set_hyp_primer(tokens.prompt(lang))
-            states, _ = model.encode(row[None], torch.tensor([len(row)]))
-            ids = search(states[0], maxlenratio=-size.tokens)[0].yseq.tolist()
+            with mixed(size):
+                states, _ = model.encode(row[None], torch.tensor([len(row)], device=size.device))
+                ids = search(states[0], maxlenratio=-size.tokens)[0].yseq.tolist()
             found.append([i for i in ids if i < END])
         return found
 
@@ -178,7 +198,7 @@ def espnet_search(size: Size, speech: list[Tensor]) -> Callable[[], list[list[in
 
 def whole_decode(size: Size) -> Outcome:
     """Whole utterances of many languages, from samples to tokens, at equal beam."""
-    speech, out = list(utterances(size.decode_batch, size.seconds)[0]), Outcome()
+    speech, out = list(utterances(size, size.decode_batch)[0]), Outcome()
     mine, theirs = with_experts(size, speech), espnet_search(size, speech)
     out.race("whole_decode", {"experts": mine, "peft generate": peft_generate(size, speech)}, size.repeats)
     out.race("whole_decode, ESPnet", {"experts": mine, "ESPnet beam search": theirs}, max(2, size.repeats // 3))
@@ -191,12 +211,15 @@ def whole_decode(size: Size) -> Outcome:
 
 def merged_student(size: Size) -> Outcome:
     """A merged student against a stock Whisper, both in our search, and against its export to faster-whisper."""
-    speech, out = list(utterances(size.decode_batch, size.seconds)[0]), Outcome()
+    speech, out = list(utterances(size, size.decode_batch)[0]), Outcome()
     parts = {"merged student": plain(size, speech, merged(size)), "stock Whisper": plain(size, speech, stock(size))}
     with tempfile.TemporaryDirectory() as folder:
-        out.race("merged_student", parts | {"faster-whisper": faster(size, speech, Path(folder))}, size.repeats)
-    out.claim("merged_student", "merged student", "stock Whisper", "<= 1.02")
-    out.claim("merged_student", "merged student", "faster-whisper")
+        if size.device == "cpu":  # on a GPU its libraries are not those of torch
+            parts["faster-whisper"] = faster(size, speech, Path(folder))
+        out.race("merged_student", parts, size.repeats)
+    for peer, bar in (("stock Whisper", "<= 1.02"), ("faster-whisper", "")):
+        if peer in parts:
+            out.claim("merged_student", "merged student", peer, bar)
     return out
 
 
@@ -224,9 +247,11 @@ def faster(size: Size, speech: list[Tensor], folder: Path) -> Work:
 
 def mole(size: Size) -> Outcome:
     """The shallow layers and the classifier of MoLE against the same layers of the backbone."""
-    speech, shared = utterances(size.decode_batch, size.seconds), max(1, size.layers // 2)
+    speech, shared = utterances(size, size.decode_batch), max(1, size.layers // 2)
     backbone, bank = ours(size)
     system = MoLE(backbone, bank, FusionConfig(shared), ClassifierConfig())
+    for part in (system.fusion, system.classifier):
+        part.to(size.device)
     system.merge()
     system.classifier.eval()
     bare, _ = ours(size, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import time
 from collections.abc import Callable, Mapping
@@ -9,6 +10,8 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+
+import torch
 
 Work = Callable[[], object]
 
@@ -29,6 +32,8 @@ class Size:
         beam: of the searches.
         repeats: timed rounds.
         languages: points of the curve of languages; and so on for ``ranks``, ``batches`` and ``lengths``.
+        device: where all run.
+        precision: of the matrix products, of all contenders.
     """
 
     width: int = 512
@@ -45,9 +50,14 @@ class Size:
     ranks: tuple[int, ...] = (8, 32, 64, 128, 256)
     batches: tuple[int, ...] = (1, 4, 16, 64)
     lengths: tuple[float, ...] = (1.0, 5.0, 15.0, 30.0)
+    device: str = "cpu"
+    precision: torch.dtype = torch.float32
 
 
 WHISPER_BASE = Size()
+WHISPER_MEDIUM = Size(
+    width=1024, layers=24, heads=16, train_batch=16, languages=(1, 8, 64), device="cuda", precision=torch.bfloat16
+)  # fmt: skip
 QUICK = Size(
     width=32, layers=2, heads=2, rank=4, train_batch=4, decode_batch=4, seconds=0.5, tokens=3, beam=2, repeats=2,
     languages=(1, 8), ranks=(2, 4), batches=(1, 2), lengths=(0.5, 1.0),
@@ -150,18 +160,34 @@ def alternate(contenders: Mapping[str, Work], repeats: int) -> dict[str, list[fl
         for name, work in contenders.items():
             started = time.perf_counter()
             work()
+            synchronize()
             if turn:
                 seconds[name].append(time.perf_counter() - started)
     return seconds
 
 
-def peak_memory(make: Callable[..., Work], *args: object) -> float:
-    """Peak resident memory in GB of a new process that makes a contender and lets it work twice."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_peak, make, args).result()
+def synchronize() -> None:
+    """Wait for what a GPU was told to do."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
-def _peak(make: Callable[..., Work], args: tuple) -> float:
+def peak_memory(make: Callable[..., Work], size: Size, *args: object) -> float:
+    """Peak memory in GB while a contender works twice: of a GPU, or of a new process in which it was made."""
+    if size.device == "cpu":
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(_peak, make, size, *args).result()
+    gc.collect()
+    before = torch.cuda.memory_allocated()
+    work = make(size, *args)
+    gc.collect()
+    torch.cuda.reset_peak_memory_stats()
+    work()
+    work()
+    return (torch.cuda.max_memory_allocated() - before) / 1024**3
+
+
+def _peak(make: Callable[..., Work], *args: object) -> float:
     work = make(*args)
     work()
     work()

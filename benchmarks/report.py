@@ -19,11 +19,11 @@ CLAIM_FIELDS = ("benchmark", "ours", "peer", "unit", "ratio", "bar", "holds")
 MEASURE_FIELDS = tuple(field.name for field in fields(Measure))
 
 
-def update(folder: Path, name: str, outcome: Outcome, about: str) -> None:
+def update(folder: Path, name: str, outcome: Outcome, about: str, command: str) -> None:
     """Put a benchmark's outcome in place of its earlier one, and write the page anew."""
     measures = _replace(folder / MEASURES, MEASURE_FIELDS, name, [_formatted(asdict(m)) for m in outcome.measures])
     claims = _replace(folder / RESULTS, CLAIM_FIELDS, name, [_row(claim) for claim in outcome.claims])
-    write_whole(folder / PAGE, page(measures, claims, about))
+    write_whole(folder / PAGE, page(measures, claims, about, command))
     if outcome.curves:
         draw(outcome.curves, folder / CURVES)
 
@@ -55,10 +55,10 @@ def _belongs(row: str, benchmark: str) -> bool:
     return row == benchmark or row.startswith((f"{benchmark} ", f"{benchmark}:", f"{benchmark},"))
 
 
-def page(measures: list[dict[str, str]], claims: list[dict[str, str]], about: str) -> str:
+def page(measures: list[dict[str, str]], claims: list[dict[str, str]], about: str, command: str) -> str:
     """The page: claims with their bars, every measure with its spread, and the curves."""
     parts = [
-        "# Benchmarks\n\nMade by `make bench` (one benchmark: `make bench BENCH=train_step`). " + about + "\n\n",
+        f"# Benchmarks\n\nMade by `{command}` (one benchmark: `{command} BENCH=train_step`). {about}\n\n",
         "Contenders of a benchmark are timed in turn in one process; a figure is the median of the rounds. A ratio with a bar "
         "from below (`>=`) is how many times as much the peer takes; any other is how many times as much we take.\n\n## Bars\n\n",
         _table(CLAIM_FIELDS, claims),
@@ -112,8 +112,10 @@ def draw(measures: Sequence[Measure], path: Path) -> None:
         figure.savefig(partial, dpi=120)
 
 
-def machine() -> str:
+def machine(gpu: bool = False) -> str:
     """The machine in words."""
+    if gpu:
+        return f"{torch.cuda.get_device_name()}, {platform.system()}, PyTorch {torch.__version__}"
     model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ": unknown")
     name = model.partition(":")[2].strip()
     return f"{torch.get_num_threads()} threads of {name}, {platform.system()}, PyTorch {torch.__version__}"

@@ -24,9 +24,9 @@ def student_start(size: Size) -> Outcome:
     """The truncated average of experts against the full SVD of their average."""
     shape = {name: max(2, value // (1 if size.width > 100 else 16)) for name, value in START_SHAPE.items()}
     torch.manual_seed(0)
-    a = torch.randn(shape["experts"], shape["rank"], shape["in_dim"])
-    b = torch.randn(shape["experts"], shape["out_dim"], shape["rank"])
-    weights = torch.full((shape["experts"],), 1 / shape["experts"])
+    a = torch.randn(shape["experts"], shape["rank"], shape["in_dim"], device=size.device)
+    b = torch.randn(shape["experts"], shape["out_dim"], shape["rank"], device=size.device)
+    weights = torch.full((shape["experts"],), 1 / shape["experts"], device=size.device)
 
     def full() -> None:
         u, s, vh = torch.linalg.svd(torch.einsum("e,eor,erd->od", weights, b, a), full_matrices=False)
@@ -59,14 +59,15 @@ def decoder_step(
     """A cached step of the decoder of a batch in which languages come in turn."""
     backbone, bank = ours(size, languages, rank)
     count = count or size.decode_batch
-    index = torch.arange(count) % languages
+    index = torch.arange(count, device=size.device) % languages
+    token = torch.full((count, 1), START, device=size.device)
     with torch.no_grad(), bank.routed(index):
-        encoded = backbone.encode(*utterances(count, seconds or size.seconds))
+        encoded = backbone.encode(*utterances(size, count, seconds))
 
     @torch.no_grad()
     def work() -> None:
         with bank.routed_steps(index):
-            backbone.logits(backbone.decode(torch.full((count, 1), START), encoded, backbone.new_cache()))
+            backbone.logits(backbone.decode(token, encoded, backbone.new_cache()))
 
     return work
 

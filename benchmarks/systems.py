@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from unittest.mock import patch
 
 import torch
@@ -29,7 +29,8 @@ def stock(size: Size) -> WhisperForConditionalGeneration:
     torch.manual_seed(0)
     config = Shape(size.width, size.heads, size.layers, size.layers).config()
     config.suppress_tokens = config.begin_suppress_tokens = None
-    model = WhisperForConditionalGeneration(config)
+    with torch.device(size.device):
+        model = WhisperForConditionalGeneration(config)
     with torch.no_grad():
         model.model.decoder.embed_tokens.weight[END:] = 0.0
     tokens = WhisperTokens(VOCAB)
@@ -42,10 +43,10 @@ def stock(size: Size) -> WhisperForConditionalGeneration:
 
 
 def ours(
-    size: Size, languages: int | None = len(LANGS), rank: int | None = None, precision: torch.dtype = torch.float32
+    size: Size, languages: int | None = len(LANGS), rank: int | None = None
 ) -> tuple[Backbone, ExpertBank | None]:
     """A backbone with random experts of as many languages, the same in all of them; None: without."""
-    backbone = Backbone(stock(size), precision=precision).eval().requires_grad_(False)
+    backbone = driven(stock(size), size)
     if languages is None:
         return backbone, None
     codes = list(LANGS[:languages]) + [f"x{i}" for i in range(len(LANGS), languages)]
@@ -54,31 +55,40 @@ def ours(
     generator = torch.Generator().manual_seed(1)
     for layer in bank.layers.values():
         layer.lora_A.data[:] = layer.lora_A.data[:1].clone()
-        layer.lora_B.data[:] = torch.randn(layer.lora_B.shape[1:], generator=generator) * 0.02
+        layer.lora_B.data[:] = torch.randn(layer.lora_B.shape[1:], generator=generator).to(layer.lora_B) * 0.02
     return backbone, bank
 
 
-def trainee(
-    size: Size, languages: int = len(LANGS), rank: int | None = None, precision: torch.dtype = torch.float32
-) -> ESPnetExpertModel:
+def driven(model: WhisperForConditionalGeneration, size: Size) -> Backbone:
+    """A Whisper as the project runs it."""
+    return Backbone(model, precision=size.precision).to(size.device).eval().requires_grad_(False)
+
+
+def mixed(size: Size) -> AbstractContextManager:
+    """The context in which the trainers of the peers run a model: torch's autocast, if the precision is a low one."""
+    return nullcontext() if size.precision == torch.float32 else torch.autocast(size.device, size.precision)
+
+
+def trainee(size: Size, languages: int = len(LANGS), rank: int | None = None) -> ESPnetExpertModel:
     """Experts ready to train."""
-    backbone, bank = ours(size, min(languages, len(LANGS)), rank, precision)
+    backbone, bank = ours(size, min(languages, len(LANGS)), rank)
     if languages > len(LANGS):
         codes = list(WhisperTokens(VOCAB).languages)
-        backbone = Backbone(stock(size)).eval().requires_grad_(False)
+        backbone = driven(stock(size), size)
         bank = ExpertBank(backbone.model, codes[:languages], ExpertConfig(rank or size.rank, 2.0 * (rank or size.rank)))
     return ESPnetExpertModel(backbone, bank, WhisperTokens(VOCAB)).train()
 
 
-def utterances(count: int, seconds: float) -> tuple[Tensor, Tensor]:
+def utterances(size: Size, count: int, seconds: float | None = None) -> tuple[Tensor, Tensor]:
     """Noise: samples (B, S) and lengths (B,)."""
-    samples = int(seconds * 16000)
-    return torch.randn(count, samples, generator=torch.Generator().manual_seed(2)) * 0.1, torch.full((count,), samples)
+    samples = int((seconds or size.seconds) * 16000)
+    speech = torch.randn(count, samples, generator=torch.Generator().manual_seed(2)) * 0.1
+    return speech.to(size.device), torch.full((count,), samples, device=size.device)
 
 
-def texts(count: int, tokens: int) -> Tensor:
+def texts(size: Size, count: int) -> Tensor:
     """Random token ids of texts, shape (B, U)."""
-    return torch.randint(0, END, (count, tokens), generator=torch.Generator().manual_seed(3))
+    return torch.randint(0, END, (count, size.tokens), generator=torch.Generator().manual_seed(3)).to(size.device)
 
 
 def mel30(speech: Tensor) -> Tensor:
@@ -118,7 +128,7 @@ def espnet(model: WhisperForConditionalGeneration) -> nn.Module:
     return ESPnetASRModel(
         VOCAB, tokens, None, None, None, None, encoder, None, decoder, CTC(VOCAB, encoder.output_size()), None,
         ctc_weight=0.0, report_cer=False, report_wer=False, sym_sos=str(START), sym_eos=str(END),
-    )  # fmt: skip
+    ).to(model.device)  # fmt: skip
 
 
 def espnet_lora(size: Size) -> nn.Module:
@@ -129,4 +139,4 @@ def espnet_lora(size: Size) -> nn.Module:
     create_lora_adapter(model, size.rank, 2 * size.rank, 0.0, ESPNET_TARGETS)
     for name, p in model.named_parameters():
         p.requires_grad_("lora_" in name)
-    return model.train()
+    return model.to(size.device).train()

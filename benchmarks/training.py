@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 
 import torch
 from torch import nn
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.harness import Outcome, Size, Work, peak_memory
-from benchmarks.systems import END, LANGS, VOCAB, espnet_lora, mel30, ours, stock, texts, trainee, utterances
+from benchmarks.harness import Outcome, Size, Work, peak_memory, synchronize
+from benchmarks.systems import END, LANGS, VOCAB, espnet_lora, mel30, mixed, ours, stock, texts, trainee, utterances
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.espnet_student_model import STUDENT, DistillConfig, ESPnetStudentModel
 from espnet_lole.experts.bank import DEFAULT_TARGETS, ExpertBank, ExpertConfig
@@ -18,8 +19,11 @@ from espnet_lole.experts.optimizer import ExpertAdamW
 
 PRODUCTS = (
     "aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm", "aten::baddbmm_", "aten::mkldnn_convolution",
-    "aten::convolution_backward",
+    "aten::cudnn_convolution", "aten::convolution_backward", "aten::_grouped_mm",
     "aten::_scaled_dot_product_flash_attention_for_cpu", "aten::_scaled_dot_product_flash_attention_for_cpu_backward",
+    "aten::_flash_attention_forward", "aten::_flash_attention_backward",
+    "aten::_efficient_attention_forward", "aten::_efficient_attention_backward",
+    "aten::_cudnn_attention_forward", "aten::_cudnn_attention_backward",
 )  # fmt: skip
 """The operators that are matrix products, attention's among them."""
 
@@ -41,27 +45,37 @@ def trained(model: nn.Module) -> list[nn.Parameter]:
 
 
 def batch(size: Size, languages: int = len(LANGS), count: int | None = None, seconds: float | None = None) -> dict:
-    """Utterances of as many languages, as ESPnet's collate function gives them."""
+    """Utterances as the collate function gives them: one of each language, the others drawn, sorted by language."""
     count = count or size.train_batch
-    speech, lengths = utterances(count, seconds or size.seconds)
+    speech, lengths = utterances(size, count, seconds)
+    drawn = torch.randint(languages, (max(0, count - languages),), generator=torch.Generator().manual_seed(4))
+    langs = torch.cat([torch.arange(min(languages, count)), drawn]).sort().values[:, None]
     return {
-        "speech": speech, "speech_lengths": lengths, "text": texts(count, size.tokens),
-        "text_lengths": torch.full((count,), size.tokens), "lang": (torch.arange(count) % languages)[:, None],
+        "speech": speech, "speech_lengths": lengths, "text": texts(size, count),
+        "text_lengths": torch.full_like(lengths, size.tokens), "lang": langs.to(size.device),
     }  # fmt: skip
 
 
-def experts_step(
-    size: Size, languages: int = len(LANGS), rank: int | None = None, precision: torch.dtype = torch.float32, **shape: float
-) -> Work:
-    """Ours: an expert for each language; ``precision`` is that of the matrix products."""
-    model, data = trainee(size, languages, rank, precision), batch(size, languages, **shape)
+def experts_step(size: Size, languages: int = len(LANGS), rank: int | None = None, **shape: float) -> Work:
+    """Ours: an expert for each language."""
+    model, data = trainee(size, languages, rank), batch(size, languages, **shape)
     return stepping(model, ExpertAdamW(trained(model), max_grad_norm=1.0), lambda: model(**data)[0])
+
+
+def half_step(size: Size) -> Work:
+    """Ours with products in bfloat16: ``precision: auto``, where the processor has such instructions."""
+    return experts_step(replace(size, precision=torch.bfloat16))
 
 
 def espnet_step(size: Size) -> Work:
     """ESPnet's Whisper, one LoRA for all languages."""
     model, data = espnet_lora(size), batch(size)
-    return stepping(model, torch.optim.AdamW(trained(model)), lambda: model(**data)[0])
+
+    def loss() -> torch.Tensor:
+        with mixed(size):
+            return model(**data)[0]
+
+    return stepping(model, torch.optim.AdamW(trained(model)), loss)
 
 
 def peft_step(size: Size) -> Work:
@@ -69,14 +83,15 @@ def peft_step(size: Size) -> Work:
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(r=size.rank, lora_alpha=2 * size.rank, target_modules=list(DEFAULT_TARGETS))
-    model, data = get_peft_model(stock(size), config).train(), batch(size)
-    prompts = torch.tensor([WhisperTokens(VOCAB).prompt(LANGS[i]) for i in data["lang"][:, 0]])
+    model, data = get_peft_model(stock(size).to(size.precision), config).train(), batch(size)
+    prompts = torch.tensor([WhisperTokens(VOCAB).prompt(LANGS[i]) for i in data["lang"][:, 0]], device=size.device)
     ends = torch.full_like(prompts[:, :1], END)
     inputs = torch.cat([prompts, data["text"]], 1)
     labels = torch.cat([torch.full_like(prompts[:, 1:], -100), data["text"], ends], 1)
 
     def loss() -> torch.Tensor:
-        return model(input_features=mel30(data["speech"]), decoder_input_ids=inputs, labels=labels).loss
+        with mixed(size):
+            return model(input_features=mel30(data["speech"]).to(size.precision), decoder_input_ids=inputs, labels=labels).loss
 
     return stepping(model, torch.optim.AdamW(trained(model)), loss)
 
@@ -94,17 +109,15 @@ def student_step(size: Size, kd: str) -> Work:
 def train_step(size: Size) -> Outcome:
     """A step of experts on a mixed-language batch, with its memory and the share of its matrix products."""
     out = Outcome()
-    half = partial(experts_step, precision=torch.bfloat16)  # `precision: auto`, where the processor has such instructions
-    makers = {
-        "experts": experts_step, "experts, bfloat16": half, "ESPnet + loralib": espnet_step, "transformers + peft": peft_step,
-    }  # fmt: skip
+    mine = {"experts": experts_step} | ({"experts, bfloat16": half_step} if size.precision == torch.float32 else {})
+    makers = mine | {"ESPnet + loralib": espnet_step, "transformers + peft": peft_step}
     out.race("train_step", {name: make(size) for name, make in makers.items()}, size.repeats)
     for name, make in makers.items():
         out.add("train_step memory", name, "GB", [peak_memory(make, size)])
-    for mine in ("experts", "experts, bfloat16"):
+    for name in mine:
         for peer, bar in (("ESPnet + loralib", ">= 1.3"), ("transformers + peft", ">= 6")):
-            out.claim("train_step", mine, peer, bar)
-            out.claim("train_step memory", mine, peer, "<= 1")
+            out.claim("train_step", name, peer, bar)
+            out.claim("train_step memory", name, peer, "<= 1")
     work = experts_step(size)
     out.add("train_step outside matrix products", "experts", "%", [100 - product_share(work) for _ in range(size.repeats)])
     out.add("train_step outside matrix products", "allowed", "%", [25.0])
@@ -113,13 +126,20 @@ def train_step(size: Size) -> Outcome:
 
 
 def product_share(work: Work) -> float:
-    """Percent of the processor time of a step that its matrix products take."""
+    """Percent of the time of a step, the processor's or the GPU's, that its matrix products take."""
     work()
-    with profile(activities=[ProfilerActivity.CPU]) as record:
+    seconds = operator_seconds(work)
+    return 100 * sum(value for name, value in seconds.items() if name in PRODUCTS) / sum(seconds.values())
+
+
+def operator_seconds(work: Work) -> dict[str, float]:
+    """Seconds of the GPU, if one is in use, else of the processor, that each operator took."""
+    gpu = torch.cuda.is_initialized()
+    with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * gpu) as record:
         work()
-    events = record.key_averages()
-    total = sum(event.self_cpu_time_total for event in events)
-    return 100 * sum(event.self_cpu_time_total for event in events if event.key in PRODUCTS) / total
+        synchronize()
+    events = [event for event in record.key_averages() if event.device_type == DeviceType.CPU]
+    return {event.key: (event.self_device_time_total if gpu else event.self_cpu_time_total) / 1e6 for event in events}
 
 
 def kd_step(size: Size) -> Outcome:

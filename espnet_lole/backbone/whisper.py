@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import WhisperForConditionalGeneration
-from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache, StaticLayer
 
 from espnet_lole.backbone.features import HOP, MAX_SAMPLES, SAMPLE_RATE, LogMel, check_lengths, length_mask
 from espnet_lole.backbone.output import frozen_token_costs
@@ -164,14 +164,19 @@ class Backbone(nn.Module):
         Returns:
             The decoder's last hidden states, shape (B, U, D).
         """
-        past = 0 if cache is None else cache.get_seq_length()
-        states = self.decoder.embed_tokens(tokens) + self.decoder.embed_positions.weight[past : past + tokens.shape[1]]
+        positions = torch.arange(tokens.shape[1], device=tokens.device)  # (U,)
+        seen = None  # causal over the given tokens; a single new token sees all earlier ones
+        if cache is not None:
+            positions = positions + cache.get_seq_length()
+        if (room := getattr(cache, "room", None)) is not None:
+            seen = (torch.arange(room, device=tokens.device) <= positions[:, None])[None, None]  # (1, 1, U, room)
+        states = self.decoder.embed_tokens(tokens) + self.decoder.embed_positions.weight[positions]
         with self.autocast():
             for layer in self.decoder.layers:
                 states = self._run(
                     layer,
                     states,
-                    None,  # causal over the given tokens; a single new token sees all earlier ones
+                    seen,
                     encoded.states,
                     encoder_attention_mask=encoded.attention_mask,
                     past_key_values=cache,
@@ -210,10 +215,14 @@ class Backbone(nn.Module):
             for hook in hooks:
                 hook.remove()
 
-    @staticmethod
-    def new_cache() -> EncoderDecoderCache:
-        """An empty cache for ``decode``."""
-        return EncoderDecoderCache(DynamicCache(), DynamicCache())
+    def new_cache(self, room: int | None = None) -> EncoderDecoderCache:
+        """An empty cache for ``decode``: one that grows, or one of fixed memory with room for so many tokens."""
+        if room is None:
+            return EncoderDecoderCache(DynamicCache(), DynamicCache())
+        fixed = Cache(layers=[StaticLayer(room) for _ in self.decoder.layers])
+        cache = EncoderDecoderCache(fixed, DynamicCache())
+        cache.room = room
+        return cache
 
 
 def _silence(window: str) -> int:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import EncoderDecoderCache
 
 from espnet_lole.backbone.features import HOP, MAX_SAMPLES
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone, Encoded
+from espnet_lole.decode.steps import ReplayedSteps, Steps
 from espnet_lole.decode.timestamps import restrict
 
 LOOP_PHRASES = 3
@@ -89,13 +89,15 @@ def search(
     k, batch, end = config.beam_size, len(prompts), tokens.end
     limits = token_limits(backbone, encoded, prompts.shape[1], config)  # (B,)
     rows = Encoded(beam_rows(encoded.states, k), None if encoded.mask is None else beam_rows(encoded.mask, k))
-    cache, step_input = backbone.new_cache(), beam_rows(prompts, k)
     scores = torch.full((batch, k), -torch.inf, device=prompts.device)
     scores[:, 0] = 0.0  # all K start alike: the first step chooses from one
     chosen = prompts.new_full((batch, k, 0), end)
     done = torch.zeros_like(scores, dtype=torch.bool)
-    for step in range(int(limits.max()) + 1):
-        logits = backbone.logits(backbone.decode(step_input, rows, cache)[:, -1]).float()  # (B K, V)
+    longest = int(limits.max())
+    steps = ReplayedSteps(backbone, rows, prompts.shape[1] + longest) if prompts.is_cuda else Steps(backbone, rows)
+    logits = steps.start(beam_rows(prompts, k))
+    for step in range(longest + 1):
+        logits = logits.float()  # (B K, V)
         must_end = done | (step >= limits)[:, None]
         if step >= config.loop_tokens > 0 and step % (config.loop_tokens // LOOP_PHRASES) == 0:
             must_end |= _in_loop(chosen[..., -config.loop_tokens :])
@@ -108,9 +110,8 @@ def search(
         done = last == end
         if done.all():
             break
-        if k > 1:
-            _reorder(cache, (origin + k * torch.arange(batch, device=origin.device)[:, None]).view(-1))
-        step_input = last.view(-1, 1)
+        rows_before = (origin + k * torch.arange(batch, device=origin.device)[:, None]).view(-1) if k > 1 else None
+        logits = steps.follow(last.view(-1, 1), rows_before)
     return _best(chosen, scores, end, config)
 
 
@@ -137,11 +138,6 @@ def _extend(scores: Tensor, log_probs: Tensor, must_end: Tensor, done: Tensor, e
     log_probs[..., end] = final
     best, where = (scores[..., None] + log_probs).view(batch, -1).topk(k, dim=1)
     return best, where // vocab, where % vocab
-
-
-def _reorder(cache: EncoderDecoderCache, rows: Tensor) -> None:
-    """Let the self-attention's cache follow the chosen hypotheses; the states of the speech are the same for all K."""
-    cache.self_attention_cache.reorder_cache(rows)
 
 
 def _in_loop(tail: Tensor) -> Tensor:

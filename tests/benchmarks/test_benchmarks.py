@@ -29,7 +29,7 @@ def test_a_bar_holds_or_not(bar, ratio, holds):
 def test_a_later_run_replaces_its_own_rows_alone(tmp_path):
     for name, value in (("encode", 1.0), ("encode all", 5.0), ("encode", 2.0), ("decode", 3.0)):
         outcome = Outcome([Measure(name, "ours", "s", value, value, value)], [Claim(f"{name}: a / b", value, 1.0, "s", "<= 2")])
-        update(tmp_path, name.split()[0], outcome, "Here.")
+        update(tmp_path, name.split()[0], outcome, "Here.", "make bench")
     rows = list(csv.DictReader((tmp_path / "results.csv").open()))
     assert [(r["benchmark"], r["ours"], r["holds"]) for r in rows] == [
         ("encode: a / b", "2", "yes"),
@@ -52,7 +52,7 @@ def test_curves_are_drawn_by_their_axis():
         }
         for m, p in ((2, 8), (4, 16))
     ]
-    assert f"| 16 | c | 4 (1 to 9) | {'█' * 30} |" in page(rows, [], "")
+    assert f"| 16 | c | 4 (1 to 9) | {'█' * 30} |" in page(rows, [], "", "")
 
 
 def test_curves_are_drawn_into_a_picture(tmp_path):
@@ -60,10 +60,10 @@ def test_curves_are_drawn_into_a_picture(tmp_path):
     for point in (1, 8):
         for name in ("train step", "decode step"):
             outcome.add("scaling", name, "ms", [point, 2.0 * point], "batch", point)
-    update(tmp_path, "scaling", outcome, "Here.")
+    update(tmp_path, "scaling", outcome, "Here.", "make bench")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "![Growth of the time of a step](curves.png)" in (tmp_path / "RESULTS.md").read_text()
-    update(tmp_path, "encode", Outcome(), "Here.")  # no curves: those of before stay
+    update(tmp_path, "encode", Outcome(), "Here.", "make bench")  # no curves: those of before stay
     assert "(curves.png)" in (tmp_path / "RESULTS.md").read_text()
 
 

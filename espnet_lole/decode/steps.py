@@ -1,0 +1,102 @@
+"""The steps of the decoder in a search: one after the other, or on a GPU as one graph that is replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import EncoderDecoderCache
+
+from espnet_lole.backbone.whisper import Backbone, Encoded
+
+
+class Steps:
+    """Scores of the next token of each hypothesis, given that after its last one.
+
+    Args:
+        backbone: in evaluation mode, routed.
+        encoded: states of the encoder, a row for each hypothesis.
+    """
+
+    def __init__(self, backbone: Backbone, encoded: Encoded) -> None:
+        self._backbone, self._encoded = backbone, encoded
+        self._cache = self._new_cache()
+
+    def _new_cache(self) -> EncoderDecoderCache:
+        return self._backbone.new_cache()
+
+    def start(self, prompts: Tensor) -> Tensor:
+        """Scores (N, V) after the prompts, shape (N, P)."""
+        return self._backbone.logits(self._backbone.decode(prompts, self._encoded, self._cache)[:, -1])
+
+    def follow(self, tokens: Tensor, origin: Tensor | None) -> Tensor:
+        """Scores (N, V) after another token of each hypothesis.
+
+        Args:
+            tokens: shape (N, 1).
+            origin: the hypothesis that each one goes on from, shape (N,); None: itself.
+        """
+        if origin is not None:  # the states of the speech are the same for all hypotheses of an utterance
+            self._cache.self_attention_cache.reorder_cache(origin)
+        return self.start(tokens)
+
+
+class ReplayedSteps(Steps):
+    """Steps of one shape in fixed memory, which a GPU replays as a graph: it need not be told each of their thousand kernels.
+
+    The first step runs as it is, the second is recorded, and later ones are replayed. What a call returns holds until the next.
+
+    Args:
+        backbone: in evaluation mode, routed; the same route must lead until the last step.
+        encoded: states of the encoder, a row for each hypothesis.
+        room: tokens of the longest hypothesis, with the prompt.
+        record: a function that makes of a step one that replays it.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        encoded: Encoded,
+        room: int,
+        record: Callable[[Callable[[], Tensor]], Callable[[], Tensor]] | None = None,
+    ) -> None:
+        self._room, self._record = room, record or _recorded
+        super().__init__(backbone, encoded)
+        self._tokens = torch.zeros(len(encoded.states), 1, dtype=torch.long, device=encoded.states.device)
+        self._origin: Tensor | None = None
+        self._steps = 0
+        self._replay = self._step
+
+    def _new_cache(self) -> EncoderDecoderCache:
+        return self._backbone.new_cache(self._room)
+
+    def follow(self, tokens: Tensor, origin: Tensor | None) -> Tensor:
+        """See ``Steps``."""
+        self._tokens.copy_(tokens)
+        if origin is not None:
+            self._origin = origin.clone() if self._origin is None else self._origin.copy_(origin)
+        if self._steps == 1:
+            self._replay = self._record(self._step)
+        self._steps += 1
+        return self._replay()
+
+    def _step(self) -> Tensor:
+        if self._origin is not None:
+            for layer in self._cache.self_attention_cache.layers:
+                for kept in (layer.keys, layer.values):
+                    kept.copy_(kept.index_select(0, self._origin))
+        return self.start(self._tokens)
+
+
+def _recorded(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """A step as a graph of a GPU; recording does not run it."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        scores = step()
+
+    def replay() -> Tensor:
+        graph.replay()
+        return scores
+
+    return replay
