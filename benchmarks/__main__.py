@@ -9,8 +9,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from benchmarks import decoding, limits, scaling, training
 from benchmarks.harness import QUICK, WHISPER_BASE, WHISPER_MEDIUM, Outcome, Size
 from benchmarks.report import machine, update

@@ -42,9 +42,7 @@ def stock(size: Size) -> WhisperForConditionalGeneration:
     return model.eval()
 
 
-def ours(
-    size: Size, languages: int | None = len(LANGS), rank: int | None = None
-) -> tuple[Backbone, ExpertBank | None]:
+def ours(size: Size, languages: int | None = len(LANGS), rank: int | None = None) -> tuple[Backbone, ExpertBank | None]:
     """A backbone with random experts of as many languages, the same in all of them; None: without."""
     backbone = driven(stock(size), size)
     if languages is None:
@@ -76,7 +74,7 @@ def trainee(size: Size, languages: int = len(LANGS), rank: int | None = None) ->
         codes = list(WhisperTokens(VOCAB).languages)
         backbone = driven(stock(size), size)
         bank = ExpertBank(backbone.model, codes[:languages], ExpertConfig(rank or size.rank, 2.0 * (rank or size.rank)))
-    return ESPnetExpertModel(backbone, bank, WhisperTokens(VOCAB)).train()
+    return ESPnetExpertModel(backbone, bank, WhisperTokens(VOCAB)).to(size.device).train()
 
 
 def utterances(size: Size, count: int, seconds: float | None = None) -> tuple[Tensor, Tensor]:

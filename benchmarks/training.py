@@ -101,7 +101,7 @@ def student_step(size: Size, kd: str) -> Work:
     backbone, teacher = ours(size, len(LANGS) if kd != "none" else None)
     student = ExpertBank(backbone.model, [STUDENT], ExpertConfig(size.rank, 2.0 * size.rank))
     tokens = WhisperTokens(VOCAB)
-    model = ESPnetStudentModel(backbone, LANGS, teacher, student, tokens, DistillConfig(kd=kd), epochs=1).train()
+    model = ESPnetStudentModel(backbone, LANGS, teacher, student, tokens, DistillConfig(kd=kd), epochs=1).to(size.device).train()
     data = batch(size)
     return stepping(model, torch.optim.AdamW(trained(model)), lambda: model(**data)[0])
 

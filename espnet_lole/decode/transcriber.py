@@ -86,14 +86,17 @@ class ExpertTranscriber:
         """Transcribe a batch; see ``Transcriber``."""
         if langs is None:
             raise ValueError("expected the language of each utterance, got none: experts alone do not find it, MoLE does")
-        padded, lengths = pad_speech(speech, self.backbone)
-        prompts = torch.tensor([self.tokens.prompt(lang, self.search.timestamps) for lang in langs], device=padded.device)
-        expert = torch.tensor(self.bank.indices(langs), device=padded.device)
+        experts = self.bank.indices(langs)
+        order = sorted(range(len(experts)), key=experts.__getitem__)  # those of an expert together: fewer, larger products
+        padded, lengths = pad_speech([speech[i] for i in order], self.backbone)
+        prompts = [self.tokens.prompt(langs[i], self.search.timestamps) for i in order]
+        expert = torch.tensor([experts[i] for i in order], device=padded.device)
         with self.bank.routed(expert):
             encoded = self.backbone.encode(padded, lengths)
         with self.bank.routed_steps(beam_rows(expert, self.search.beam_size)):
-            hypotheses = search(self.backbone, encoded, prompts, self.tokens, self.search)
-        return [Transcription(h, lang, None) for h, lang in zip(hypotheses, langs, strict=True)]
+            hypotheses = search(self.backbone, encoded, torch.tensor(prompts, device=padded.device), self.tokens, self.search)
+        found = dict(zip(order, hypotheses, strict=True))
+        return [Transcription(found[i], lang, None) for i, lang in enumerate(langs)]
 
 
 @dataclass(frozen=True)

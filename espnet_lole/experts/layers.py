@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from espnet_lole.experts.product import Batched, ExpertProduct, Parts, Segments, Spans
+from espnet_lole.experts.product import Batched, ExpertProduct, Parts, Segments, Spans, product
 
 
 class Way(Protocol):
@@ -66,7 +66,10 @@ class Chosen(Way):
             b = b[self.index] * self.weights[..., None, None]  # (B, K, out_dim, R)
             b = b.transpose(1, 2).flatten(2)  # (B, out_dim, K R)
         rows, kept = x.to(dtype).flatten(0, 1), None if kept is None else kept.to(dtype).flatten(0, 1)
-        y = ExpertProduct.apply(rows, kept, linear.weight, linear.bias, a, b, parts, scale)
+        if torch.is_grad_enabled():
+            y = ExpertProduct.apply(rows, kept, linear.weight, linear.bias, a, b, parts, scale)
+        else:
+            y, _ = product(rows, rows if kept is None else kept, linear.weight, linear.bias, a, b, parts, scale)
         return y.view(*x.shape[:2], -1)
 
 
@@ -90,17 +93,17 @@ class Grouped(Way):
         rows = order.new_zeros(len(sizes) * int(largest))  # (G N,); the smaller groups are filled up with the first utterance
         self.rows = rows.index_copy_(0, self.places, numbers)
         self.in_groups = torch.equal(self.rows, numbers)
-        self._taken: dict[int, tuple[Tensor, Tensor]] = {}  # out of a larger bank, once for all steps
+        self._taken: dict[int, tuple[Tensor, ...]] = {}  # out of a larger bank, or one of higher precision, once for all steps
 
     def product(self, linear: nn.Linear, x: Tensor, kept: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
         """See ``Way``."""
         if len(a) == 1 or x.shape[1] >= a.shape[1]:
             return self._of_many_frames.product(linear, x, kept, a, b, scale)
-        if len(self.experts) < len(a):
-            if id(a) not in self._taken:
-                self._taken[id(a)] = a.index_select(0, self.experts), b.index_select(0, self.experts)
-            a, b = self._taken[id(a)]
         y = linear(x)
+        if len(self.experts) < len(a) or a.dtype != y.dtype:
+            if id(a) not in self._taken:
+                self._taken[id(a)] = tuple(factor.index_select(0, self.experts).to(y.dtype) for factor in (a, b))
+            a, b = self._taken[id(a)]
         x = (x if kept is None else kept).to(y.dtype)
         if self.in_groups:
             low = torch.bmm(x.reshape(len(a), -1, x.shape[-1]), a.mT)  # (G, N T, R)

@@ -130,6 +130,26 @@ class Segments(Parts):
         return self._grouped(left.mT, right, len(left)).to(like.dtype)
 
 
+def product(
+    x: Tensor, taken: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, parts: Parts, scale: float
+) -> tuple[Tensor, Tensor]:
+    """The output of a frozen linear with its experts, shape (M, out_dim), and the low-rank states, shape (M, R).
+
+    Args:
+        x: input of the linear, shape (M, in_dim).
+        taken: input of the experts, the same or with some of it dropped.
+        weight: shape (out_dim, in_dim).
+        bias: shape (out_dim,), or None.
+        a: of all experts, shape (E, R, in_dim).
+        b: of all experts, shape (E, out_dim, R).
+        parts: whose the rows are.
+        scale: of the update.
+    """
+    low = parts.multiply(taken, a.mT)
+    y = F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+    return parts.multiply(low, b.mT, onto=y, alpha=scale), low
+
+
 class ExpertProduct(torch.autograd.Function):
     """``y = W0 x + b0 + scale B_e A_e x`` with the expert ``e`` of each row.
 
@@ -152,9 +172,7 @@ class ExpertProduct(torch.autograd.Function):
     ) -> Tensor:
         """Of x (M, in_dim), and of it with some of it dropped for the experts, a (E, R, in_dim) and b (E, out_dim, R)."""
         taken = x if kept is None else kept
-        low = parts.multiply(taken, a.mT)  # (M, R)
-        y = F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
-        parts.multiply(low, b.mT, onto=y, alpha=scale)
+        y, low = product(x, taken, weight, bias, a, b, parts, scale)
         of_a, of_b = ctx.needs_input_grad[4:6]
         ctx.save_for_backward(taken if of_a else None, low if of_b else None, weight, a, b)
         ctx.parts, ctx.scale, ctx.dropped = parts, scale, kept is not None

@@ -35,7 +35,7 @@ class RoutingConfig:
 
 @dataclass(frozen=True)
 class Plan:
-    """The rows to run: an utterance has several if it is decoded under several languages.
+    """The rows to run: an utterance has several if it is decoded under several languages. Those of an expert lie together.
 
     Attributes:
         rows: the utterance of each row, shape (N,).
@@ -52,8 +52,8 @@ class Plan:
 
 def plan_given(language: Tensor) -> Plan:
     """Every utterance through the expert of its given language, shape (B,)."""
-    rows = torch.arange(len(language), device=language.device)
-    return Plan(rows, language, language, None)
+    rows = language.argsort(stable=True)
+    return Plan(rows, language[rows], language[rows], None)
 
 
 def plan_found(posteriors: Tensor, config: RoutingConfig) -> Plan:
@@ -69,4 +69,5 @@ def plan_found(posteriors: Tensor, config: RoutingConfig) -> Plan:
     wanted = torch.arange(k, device=top.device)[None] < torch.where(top[:, :1] < config.threshold, k, 1)  # (B, k)
     rows, rank = wanted.nonzero(as_tuple=True)
     language = order[rows, rank]
-    return Plan(rows, language, language, None)
+    together = language.argsort(stable=True)
+    return Plan(rows[together], language[together], language[together], None)

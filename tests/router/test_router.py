@@ -77,12 +77,12 @@ def test_memory_forgets_the_oldest_first(monkeypatch):
 
 def test_given_languages_are_followed():
     plan = plan_given(torch.tensor([2, 1, 0]))
-    assert plan.experts.tolist() == plan.language.tolist() == [2, 1, 0]
+    assert plan.experts.tolist() == plan.language.tolist() == [0, 1, 2] and plan.rows.tolist() == [2, 1, 0]
 
 
 def test_argmax_is_the_default():
     plan = plan_found(POSTERIORS, RoutingConfig())
-    assert plan.rows.tolist() == [0, 1, 2] and plan.experts.tolist() == [0, 2, 1] and plan.weights is None
+    assert plan.rows.tolist() == [0, 2, 1] and plan.experts.tolist() == [0, 1, 2] and plan.weights is None
 
 
 def test_mixtures_weigh_the_likeliest_experts():
@@ -96,7 +96,7 @@ def test_mixtures_weigh_the_likeliest_experts():
 
 def test_only_unsure_utterances_get_candidates():
     plan = plan_found(POSTERIORS, RoutingConfig(candidates=2, threshold=0.9))
-    assert plan.rows.tolist() == [0, 0, 1, 2, 2] and plan.language.tolist() == [0, 1, 2, 1, 2]
+    assert plan.rows.tolist() == [0, 0, 2, 1, 2] and plan.language.tolist() == [0, 1, 1, 2, 2]
 
 
 def test_mistakes_are_refused():
