@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.decoding import with_experts
 from benchmarks.harness import Outcome, Size, Work, alternate
 from benchmarks.systems import utterances
-from benchmarks.training import espnet_step, experts_step, operator_seconds
+from benchmarks.training import espnet_step, experts_step, seconds_by_name
 from espnet_lole.plan import UNCOUNTED
 
 SQUARE = {"cpu": 2048, "cuda": 8192}
@@ -46,5 +46,5 @@ def _limit(out: Outcome, size: Size, name: str, work: Work, best: float, unit: s
     out.add("limits", name, unit, [amount / s for s in seconds])
     out.add("limits utilisation", name, "%", [counter.get_total_flops() / s / 1e10 / best for s in seconds])
     if size.device != "cpu":
-        kernels = sum(operator_seconds(work).values())
+        kernels = sum(seconds_by_name(work).values())
         out.add("limits GPU at work", name, "%", [100 * kernels / s for s in seconds])

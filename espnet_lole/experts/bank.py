@@ -111,7 +111,18 @@ class ExpertBank:
             index: expert of each utterance, shape (B,), or the K experts of a mixture, shape (B, K).
             weights: of a mixture's experts, shape (B, K): the update is ``sum_k weights[i, k] B_k A_k``.
         """
-        return self._route.led(None if index is None else Chosen(index, weights))
+        if index is None:
+            return self._route.led(None)
+        way = Chosen(index, weights)
+        if index.is_cuda and torch.is_grad_enabled():  # a GPU waits for each call; what only decodes is cast already
+            way.cast([factor for layer in self.layers.values() for factor in (layer.lora_A, layer.lora_B)], self._precision())
+        return self._route.led(way)
+
+    def _precision(self) -> torch.dtype:
+        """That of the products."""
+        layer, *_ = self.layers.values()
+        device = layer.weight.device.type
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else layer.weight.dtype
 
     def routed_steps(self, index: Tensor) -> AbstractContextManager[None]:
         """As ``routed``, without a mixture; faster where each utterance has few frames, such as the steps of a search."""

@@ -46,6 +46,16 @@ class Chosen(Way):
         self._of_any: Parts = Spans(index.tolist()) if numbered and on_cpu else Batched(index)
         self._ascending = numbered and not on_cpu and not bool((index.diff() < 0).any())
         self._segments: Segments | None = None
+        self._casts: dict[int, Tensor] = {}
+
+    def cast(self, factors: Sequence[Tensor], precision: torch.dtype) -> None:
+        """Cast factors of all linears to the precision of the products, in a few calls instead of four in each linear."""
+        others = [factor for factor in factors if factor.dtype != precision]
+        casts = [torch.empty_like(factor, dtype=precision, requires_grad=False) for factor in others]
+        if others:
+            with torch.no_grad():
+                torch._foreach_copy_(casts, others)
+        self._casts = {id(factor): cast for factor, cast in zip(others, casts, strict=True)}
 
     def parts(self, dtype: torch.dtype, a: Tensor, b: Tensor) -> Parts:
         """The fastest way to multiply with these factors in this precision."""
@@ -67,7 +77,8 @@ class Chosen(Way):
             b = b.transpose(1, 2).flatten(2)  # (B, out_dim, K R)
         rows, kept = x.to(dtype).flatten(0, 1), None if kept is None else kept.to(dtype).flatten(0, 1)
         if torch.is_grad_enabled():
-            y = ExpertProduct.apply(rows, kept, linear.weight, linear.bias, a, b, parts, scale)
+            casts = self._casts.get(id(a), a), self._casts.get(id(b), b)
+            y = ExpertProduct.apply(rows, kept, linear.weight, linear.bias, a, b, *casts, parts, scale)
         else:
             y, _ = product(rows, rows if kept is None else kept, linear.weight, linear.bias, a, b, parts, scale)
         return y.view(*x.shape[:2], -1)

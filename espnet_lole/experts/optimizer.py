@@ -106,4 +106,5 @@ class ExpertAdamW(torch.optim.Optimizer):
 
 def expert_norms(grads: list[Tensor]) -> Tensor:
     """The 2-norm of each expert's gradient over all its parameters, shape (E,), from tensors (E, ...)."""
-    return torch.stack([torch.linalg.vector_norm(g.float(), dim=tuple(range(1, g.dim()))) for g in grads]).norm(dim=0)
+    norms = torch._foreach_norm([row for grad in grads for row in grad.unbind()])
+    return torch.stack(norms).view(len(grads), -1).norm(dim=0)

@@ -17,8 +17,8 @@ class Parts(Protocol):
     def multiply(self, rows: Tensor, factors: Tensor, onto: Tensor | None = None, alpha: float = 1.0) -> Tensor:
         """Rows (M, K) by the factors (E, K, N) of their experts, shape (M, N): times alpha and added to a tensor, or alone."""
 
-    def sum_outer(self, left: Tensor, right: Tensor, like: Tensor) -> Tensor:
-        """For each expert the sum over its rows of left (M, K) by right (M, N), in shape (E, K, N) and precision of a factor."""
+    def sum_outer(self, left: Tensor, right: Tensor, like: Tensor, alpha: float) -> Tensor:
+        """Left (M, K) by right (M, N), summed over each expert's rows, times alpha; in shape (E, K, N) and dtype of a factor."""
 
 
 class Batched(Parts):
@@ -48,10 +48,12 @@ class Batched(Parts):
         onto.view(*split.shape[:2], -1).baddbmm_(split, factors, alpha=alpha)
         return onto
 
-    def sum_outer(self, left: Tensor, right: Tensor, like: Tensor) -> Tensor:
+    def sum_outer(self, left: Tensor, right: Tensor, like: Tensor, alpha: float) -> Tensor:
         """See ``Parts``."""
-        outer = torch.bmm(self._split(left, like).mT, self._split(right, like)).to(like.dtype)
-        return outer if self.index is None else torch.zeros_like(like).index_add_(0, self.index, outer)
+        outer = torch.bmm(self._split(left, like).mT, self._split(right, like))
+        if self.index is None:
+            return torch.mul(outer, alpha, out=torch.empty_like(like))
+        return torch.zeros_like(like).index_add_(0, self.index, outer.to(like.dtype), alpha=alpha)
 
 
 class Spans(Parts):
@@ -81,15 +83,16 @@ class Spans(Parts):
             onto[part].addmm_(rows[part], factors[expert].to(rows.dtype), beta=beta, alpha=alpha)
         return onto
 
-    def sum_outer(self, left: Tensor, right: Tensor, like: Tensor) -> Tensor:
+    def sum_outer(self, left: Tensor, right: Tensor, like: Tensor, alpha: float) -> Tensor:
         """See ``Parts``."""
         sums, met = torch.empty_like(like), set()
         for expert, part in self._rows(len(left)):
             if like.dtype == left.dtype:
-                sums[expert].addmm_(left[part].T, right[part], beta=float(expert in met))
+                sums[expert].addmm_(left[part].T, right[part], beta=float(expert in met), alpha=alpha)
+            elif expert in met:
+                sums[expert].add_(left[part].T @ right[part], alpha=alpha)
             else:
-                outer = left[part].T @ right[part]
-                sums[expert] = sums[expert] + outer if expert in met else outer
+                torch.mul(left[part].T @ right[part], alpha, out=sums[expert])
             met.add(expert)
         for expert in set(range(len(sums))) - met:
             sums[expert].zero_()
@@ -125,9 +128,9 @@ class Segments(Parts):
         product = self._grouped(rows, factors.to(rows.dtype), len(rows))
         return product if onto is None else onto.add_(product, alpha=alpha)
 
-    def sum_outer(self, left: Tensor, right: Tensor, like: Tensor) -> Tensor:
+    def sum_outer(self, left: Tensor, right: Tensor, like: Tensor, alpha: float) -> Tensor:
         """See ``Parts``."""
-        return self._grouped(left.mT, right, len(left)).to(like.dtype)
+        return torch.mul(self._grouped(left.mT, right, len(left)), alpha, out=torch.empty_like(like))
 
 
 def product(
@@ -167,15 +170,20 @@ class ExpertProduct(torch.autograd.Function):
         bias: Tensor | None,
         a: Tensor,
         b: Tensor,
+        cast_a: Tensor,
+        cast_b: Tensor,
         parts: Parts,
         scale: float,
     ) -> Tensor:
-        """Of x (M, in_dim), and of it with some of it dropped for the experts, a (E, R, in_dim) and b (E, out_dim, R)."""
+        """Of x (M, in_dim), and of it with some of it dropped for the experts, a (E, R, in_dim) and b (E, out_dim, R).
+
+        The factors are multiplied as they are in ``cast_a`` and ``cast_b``, in any precision; ``a`` and ``b`` get gradients.
+        """
         taken = x if kept is None else kept
-        y, low = product(x, taken, weight, bias, a, b, parts, scale)
+        y, low = product(x, taken, weight, bias, cast_a, cast_b, parts, scale)
         of_a, of_b = ctx.needs_input_grad[4:6]
-        ctx.save_for_backward(taken if of_a else None, low if of_b else None, weight, a, b)
-        ctx.parts, ctx.scale, ctx.dropped = parts, scale, kept is not None
+        ctx.save_for_backward(taken if of_a else None, low if of_b else None, weight, cast_a, cast_b)
+        ctx.parts, ctx.scale, ctx.dropped, ctx.like = parts, scale, kept is not None, (a.detach(), b.detach())
         return y
 
     @staticmethod
@@ -184,15 +192,15 @@ class ExpertProduct(torch.autograd.Function):
         """The gradients of x, kept, a and b."""
         taken, low, weight, a, b = ctx.saved_tensors
         of_x, of_kept, of_a, of_b, of_y = None, None, None, None, of_y.contiguous()
-        of_low = ctx.parts.multiply(of_y, b).mul_(ctx.scale)  # (M, R)
+        of_low = ctx.parts.multiply(of_y, b)  # (M, R), all but the scale
         if ctx.needs_input_grad[0]:
             of_x = of_y @ weight.to(of_y.dtype)
             if not ctx.dropped:
-                ctx.parts.multiply(of_low, a, onto=of_x)
+                ctx.parts.multiply(of_low, a, onto=of_x, alpha=ctx.scale)
         if ctx.needs_input_grad[1]:
-            of_kept = ctx.parts.multiply(of_low, a)
+            of_kept = ctx.parts.multiply(of_low, a).mul_(ctx.scale)
         if ctx.needs_input_grad[4]:
-            of_a = ctx.parts.sum_outer(of_low, taken, a)
+            of_a = ctx.parts.sum_outer(of_low, taken, ctx.like[0], ctx.scale)
         if ctx.needs_input_grad[5]:
-            of_b = ctx.parts.sum_outer(of_y, low.mul(ctx.scale), b)
-        return of_x, of_kept, None, None, of_a, of_b, None, None
+            of_b = ctx.parts.sum_outer(of_y, low, ctx.like[1], ctx.scale)
+        return of_x, of_kept, None, None, of_a, of_b, None, None, None, None
