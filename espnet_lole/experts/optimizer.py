@@ -43,6 +43,8 @@ class ExpertAdamW(torch.optim.Optimizer):
             )
         defaults = {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay, "max_grad_norm": max_grad_norm}
         super().__init__(params, {**defaults, "fused": True})  # torch then resumes "step" on the parameters' device
+        self._rows: dict[Tensor, tuple[tuple[int, ...], list[tuple[Tensor, ...]]]] = {}
+        self._norms: tuple[list[tuple[int, int]], Tensor] = [], torch.zeros(())
 
     @torch.no_grad()
     def drop_broken(self) -> tuple[list[int], Tensor]:
@@ -60,7 +62,9 @@ class ExpertAdamW(torch.optim.Optimizer):
         for p in params:
             for row in rows:
                 p.grad[row].zero_()
-        return rows, norms.masked_fill(broken, 0.0).norm()
+        norms = norms.masked_fill(broken, 0.0)
+        self._norms = _versions(params), norms
+        return rows, norms.norm()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
@@ -69,25 +73,20 @@ class ExpertAdamW(torch.optim.Optimizer):
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if params:
-                self._move(params, expert_norms([p.grad for p in params]), group)
+                seen, norms = self._norms
+                self._move(params, norms if seen == _versions(params) else expert_norms([p.grad for p in params]), group)
         return loss
 
     def _move(self, params: list[Tensor], norms: Tensor, group: dict) -> None:
         """The fused AdamW of torch on each expert's rows, which it clips as it reads them, with the expert's own step count."""
-        for p in params:
-            if not self.state[p]:
-                steps = torch.zeros(p.shape[0], dtype=torch.float32, device=p.device)
-                self.state[p] |= {"step": steps, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-        states = [self.state[p] for p in params]
-        moved = [params, [p.grad for p in params]] + [[state[n] for state in states] for n in ("exp_avg", "exp_avg_sq", "step")]
-        by_expert = [list(zip(*(x.unbind() for x in tensors), strict=True)) for tensors in moved]
         divisors = ((norms + 1e-6) / group["max_grad_norm"]).clamp(min=1.0)  # (E,)
         beta1, beta2 = group["betas"]
+        kept, grads = [self._rows_of(p) for p in params], [p.grad.unbind() for p in params]
         for row in norms.nonzero()[:, 0].tolist():
-            weights, grads, means, squares, steps = (list(rows[row]) for rows in by_expert)
+            weights, means, squares, steps = (list(tensors) for tensors in zip(*(rows[row] for rows in kept), strict=True))
             adamw(
                 weights,
-                grads,
+                [rows[row] for rows in grads],
                 means,
                 squares,
                 max_exp_avg_sqs=[],
@@ -102,6 +101,23 @@ class ExpertAdamW(torch.optim.Optimizer):
                 eps=group["eps"],
                 maximize=False,
             )
+
+    def _rows_of(self, p: Tensor) -> list[tuple[Tensor, ...]]:
+        """Weights, moments and step count of each expert in a stacked parameter; taken apart again only if they were moved."""
+        state = self.state[p]
+        if not state:
+            steps = torch.zeros(p.shape[0], dtype=torch.float32, device=p.device)
+            state |= {"step": steps, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+        tensors = p, state["exp_avg"], state["exp_avg_sq"], state["step"]
+        places = tuple(x.data_ptr() for x in tensors)
+        if p not in self._rows or self._rows[p][0] != places:
+            self._rows[p] = places, list(zip(*(x.unbind() for x in tensors), strict=True))
+        return self._rows[p][1]
+
+
+def _versions(params: list[Tensor]) -> list[tuple[int, int]]:
+    """What tells whether gradients are the same as before: which tensors they are, and how often each was changed."""
+    return [(id(p.grad), p.grad._version) for p in params]
 
 
 def expert_norms(grads: list[Tensor]) -> Tensor:
