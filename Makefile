@@ -1,6 +1,6 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env env-tests demo test test-slow lint format bench backbone study-l1 study-kd study-rank study-memory study-lowres clean
+.PHONY: help env env-tests demo test test-slow lint format bench bench-gpu backbone study-l1 study-kd study-rank study-memory study-lowres clean
 
 BIN := .venv/bin
 RECIPE := egs2/lole/asr1
@@ -37,6 +37,10 @@ format: env  ## rewrite the Python files in the house style
 bench: env  ## time the project beside its peers, into benchmarks/RESULTS.md (BENCH="train_step encode" runs only these)
 	benchmarks/setup_peers.sh
 	PYTHONPATH=.:benchmarks/.peers OMP_NUM_THREADS=2 HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks $(BENCH)
+
+bench-gpu: env  ## the same on a GPU at the size of Whisper-medium, into benchmarks/gpu/RESULTS.md
+	benchmarks/setup_peers.sh
+	PYTHONPATH=.:benchmarks/.peers HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks --gpu $(BENCH)
 
 backbone: env  ## train the embedded backbone anew (about 70 minutes on 2 cores with bfloat16 instructions)
 	PYTHONPATH=local:. $(BIN)/python -m lole_mini.train_backbone --output models/whisper-nano

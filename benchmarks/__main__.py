@@ -9,6 +9,8 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from benchmarks import decoding, limits, scaling, training
 from benchmarks.harness import QUICK, WHISPER_BASE, WHISPER_MEDIUM, Outcome, Size
 from benchmarks.report import machine, update
@@ -41,6 +43,8 @@ def main(cmd: list[str] | None = None) -> None:
     args = parser.parse_args(cmd)
     if unknown := sorted(set(args.names) - set(BENCHMARKS)):
         parser.error(f"expected benchmarks of {' '.join(BENCHMARKS)}, got {unknown}")
+    if args.gpu and not torch.cuda.is_available():
+        parser.error("expected a GPU for --gpu, but PyTorch sees none: leave it out to time the processor")
     size = WHISPER_MEDIUM if args.gpu else WHISPER_BASE
     if args.quick:
         size = replace(QUICK, device=size.device, precision=size.precision)

@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from benchmarks.__main__ import main
 from benchmarks.harness import Claim, Measure, Outcome, alternate
 from benchmarks.report import page, update
 
@@ -65,6 +67,13 @@ def test_curves_are_drawn_into_a_picture(tmp_path):
     assert "![Growth of the time of a step](curves.png)" in (tmp_path / "RESULTS.md").read_text()
     update(tmp_path, "encode", Outcome(), "Here.", "make bench")  # no curves: those of before stay
     assert "(curves.png)" in (tmp_path / "RESULTS.md").read_text()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_missing_gpu_is_said(capsys):
+    with pytest.raises(SystemExit):
+        main(["--gpu"])
+    assert "expected a GPU for --gpu" in capsys.readouterr().err
 
 
 @pytest.mark.slow
