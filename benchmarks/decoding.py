@@ -106,7 +106,8 @@ def decode_step(size: Size) -> Outcome:
 
     @torch.no_grad()
     def replayed(backbone: Backbone, route: Route, encoded: Encoded) -> Work:
-        steps = ReplayedSteps(backbone, encoded, backbone.model.config.max_target_positions)
+        longest = backbone.model.config.max_target_positions
+        steps = ReplayedSteps(backbone, encoded, longest, longest)
         with route():
             steps.start(token)
             steps.follow(token, None)

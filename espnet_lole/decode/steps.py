@@ -6,9 +6,15 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers.cache_utils import EncoderDecoderCache
 
 from espnet_lole.backbone.whisper import Backbone, Encoded
+
+ROOM = 64
+"""Tokens that replayed steps have memory for at first."""
+Recorder = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
+"""Makes of a step a function that replays it."""
 
 
 class Steps:
@@ -20,15 +26,17 @@ class Steps:
     """
 
     def __init__(self, backbone: Backbone, encoded: Encoded) -> None:
-        self._backbone, self._encoded = backbone, encoded
-        self._cache = self._new_cache()
+        self._backbone, self._encoded, self._cache = backbone, encoded, self._new_cache(backbone)
 
-    def _new_cache(self) -> EncoderDecoderCache:
-        return self._backbone.new_cache()
+    def _new_cache(self, backbone: Backbone) -> EncoderDecoderCache:
+        return backbone.new_cache()
+
+    def _scores(self, tokens: Tensor) -> Tensor:
+        return self._backbone.logits(self._backbone.decode(tokens, self._encoded, self._cache)[:, -1])
 
     def start(self, prompts: Tensor) -> Tensor:
         """Scores (N, V) after the prompts, shape (N, P)."""
-        return self._backbone.logits(self._backbone.decode(prompts, self._encoded, self._cache)[:, -1])
+        return self._scores(prompts)
 
     def follow(self, tokens: Tensor, origin: Tensor | None) -> Tensor:
         """Scores (N, V) after another token of each hypothesis.
@@ -39,46 +47,51 @@ class Steps:
         """
         if origin is not None:  # the states of the speech are the same for all hypotheses of an utterance
             self._cache.self_attention_cache.reorder_cache(origin)
-        return self.start(tokens)
+        return self._scores(tokens)
 
 
 class ReplayedSteps(Steps):
     """Steps of one shape in fixed memory, which a GPU replays as a graph: it need not be told each of their thousand kernels.
 
-    The first step runs as it is, the second is recorded, and later ones are replayed. What a call returns holds until the next.
+    The first step runs as it is, the second is recorded, and later ones are replayed; so again where the memory is full and is
+    doubled. What a call returns holds until the next.
 
     Args:
         backbone: in evaluation mode, routed; the same route must lead until the last step.
         encoded: states of the encoder, a row for each hypothesis.
-        room: tokens of the longest hypothesis, with the prompt.
-        record: a function that makes of a step one that replays it.
+        longest: tokens of the longest hypothesis that there can be, with the prompt.
+        room: tokens that there is memory for at first.
+        record: another recorder than that of a GPU's graphs.
     """
 
     def __init__(
-        self,
-        backbone: Backbone,
-        encoded: Encoded,
-        room: int,
-        record: Callable[[Callable[[], Tensor]], Callable[[], Tensor]] | None = None,
+        self, backbone: Backbone, encoded: Encoded, longest: int, room: int = ROOM, record: Recorder | None = None
     ) -> None:
-        self._room, self._record = room, record or _recorded
+        self._longest, self._room, self._record = longest, min(room, longest), record or _recorded
         super().__init__(backbone, encoded)
         self._tokens = torch.zeros(len(encoded.states), 1, dtype=torch.long, device=encoded.states.device)
         self._origin: Tensor | None = None
-        self._steps = 0
+        self._used = self._ran = 0  # tokens in memory; steps since its shape changed
         self._replay = self._step
 
-    def _new_cache(self) -> EncoderDecoderCache:
-        return self._backbone.new_cache(self._room)
+    def _new_cache(self, backbone: Backbone) -> EncoderDecoderCache:
+        return backbone.new_cache(self._room)
+
+    def start(self, prompts: Tensor) -> Tensor:
+        """See ``Steps``."""
+        self._used = prompts.shape[1]
+        return super().start(prompts)
 
     def follow(self, tokens: Tensor, origin: Tensor | None) -> Tensor:
         """See ``Steps``."""
         self._tokens.copy_(tokens)
         if origin is not None:
             self._origin = origin.clone() if self._origin is None else self._origin.copy_(origin)
-        if self._steps == 1:
+        if self._used == self._room:
+            self._double_room()
+        elif self._ran == 1:
             self._replay = self._record(self._step)
-        self._steps += 1
+        self._used, self._ran = self._used + 1, self._ran + 1
         return self._replay()
 
     def _step(self) -> Tensor:
@@ -86,7 +99,15 @@ class ReplayedSteps(Steps):
             for layer in self._cache.self_attention_cache.layers:
                 for kept in (layer.keys, layer.values):
                     kept.copy_(kept.index_select(0, self._origin))
-        return self.start(self._tokens)
+        return self._scores(self._tokens)
+
+    def _double_room(self) -> None:
+        self._replay, self._ran = self._step, 0
+        more = min(self._room, self._longest - self._room)
+        self._room += more
+        self._cache.room = self._room
+        for layer in self._cache.self_attention_cache.layers:
+            layer.keys, layer.values = (F.pad(kept, (0, 0, 0, more)) for kept in (layer.keys, layer.values))
 
 
 def _recorded(step: Callable[[], Tensor]) -> Callable[[], Tensor]:

@@ -7,7 +7,7 @@ from conftest import random_experts, tiny_whisper
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone
 from espnet_lole.decode.search import SearchConfig
-from espnet_lole.decode.steps import Steps
+from espnet_lole.decode.steps import ReplayedSteps, Steps
 from espnet_lole.decode.transcriber import ExpertTranscriber, MoLETranscriber
 from espnet_lole.espnet_model import ESPnetExpertModel
 from espnet_lole.experts.bank import ExpertBank, ExpertConfig
@@ -87,8 +87,13 @@ def test_experts_and_mole_find_the_same_texts(speech, beam):
 
 
 def test_replayed_steps_find_what_single_steps_do(speech, monkeypatch):
-    """In bfloat16 too, where the CPU rounds otherwise."""
-    search = SearchConfig(beam_size=2, maxlenratio=0.2)
-    replayed = found_texts(speech, "cuda", torch.bfloat16, search)
-    monkeypatch.setattr("espnet_lole.decode.search.ReplayedSteps", lambda backbone, rows, _room: Steps(backbone, rows))
-    assert found_texts(speech, "cuda", torch.bfloat16, search) == replayed
+    """In bfloat16 too, where the CPU rounds otherwise; and in memory that must be doubled."""
+    search, found = SearchConfig(beam_size=2, maxlenratio=0.4), []
+    for make in (
+        ReplayedSteps,
+        lambda backbone, rows, longest: ReplayedSteps(backbone, rows, longest, room=7),
+        lambda backbone, rows, _: Steps(backbone, rows),
+    ):
+        monkeypatch.setattr("espnet_lole.decode.search.ReplayedSteps", make)
+        found.append(found_texts(speech, "cuda", torch.bfloat16, search))
+    assert found[0] == found[1] == found[2]
