@@ -44,7 +44,7 @@ class ExpertAdamW(torch.optim.Optimizer):
         defaults = {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay, "max_grad_norm": max_grad_norm}
         super().__init__(params, {**defaults, "fused": True})  # torch then resumes "step" on the parameters' device
         self._rows: dict[Tensor, tuple[tuple[int, ...], list[tuple[Tensor, ...]]]] = {}
-        self._norms: tuple[list[tuple[int, int]], Tensor] = [], torch.zeros(())
+        self._known: tuple[list[tuple[int, int]], Tensor] | None = None  # gradients that were looked at, and the experts' norms
 
     @torch.no_grad()
     def drop_broken(self) -> tuple[list[int], Tensor]:
@@ -56,32 +56,34 @@ class ExpertAdamW(torch.optim.Optimizer):
         params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         if not params:
             return [], torch.zeros(())
-        norms = expert_norms([p.grad for p in params])  # (E,)
+        norms = expert_norms([p.grad.unbind() for p in params])  # (E,)
         broken = ~norms.isfinite()
         rows = broken.nonzero()[:, 0].tolist()
         for p in params:
             for row in rows:
                 p.grad[row].zero_()
         norms = norms.masked_fill(broken, 0.0)
-        self._norms = _versions(params), norms
+        self._known = _versions(params), norms
         return rows, norms.norm()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Move the experts that have a gradient, which is clipped in place."""
         loss = None if closure is None else torch.enable_grad()(closure)()
+        known, self._known = self._known, None
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if params:
-                seen, norms = self._norms
-                self._move(params, norms if seen == _versions(params) else expert_norms([p.grad for p in params]), group)
+                grads = [p.grad.unbind() for p in params]
+                norms = known[1] if known and known[0] == _versions(params) else expert_norms(grads)
+                self._move(params, grads, norms, group)
         return loss
 
-    def _move(self, params: list[Tensor], norms: Tensor, group: dict) -> None:
+    def _move(self, params: list[Tensor], grads: list[tuple[Tensor, ...]], norms: Tensor, group: dict) -> None:
         """The fused AdamW of torch on each expert's rows, which it clips as it reads them, with the expert's own step count."""
         divisors = ((norms + 1e-6) / group["max_grad_norm"]).clamp(min=1.0)  # (E,)
         beta1, beta2 = group["betas"]
-        kept, grads = [self._rows_of(p) for p in params], [p.grad.unbind() for p in params]
+        kept = [self._rows_of(p) for p in params]
         for row in norms.nonzero()[:, 0].tolist():
             weights, means, squares, steps = (list(tensors) for tensors in zip(*(rows[row] for rows in kept), strict=True))
             adamw(
@@ -120,7 +122,7 @@ def _versions(params: list[Tensor]) -> list[tuple[int, int]]:
     return [(id(p.grad), p.grad._version) for p in params]
 
 
-def expert_norms(grads: list[Tensor]) -> Tensor:
-    """The 2-norm of each expert's gradient over all its parameters, shape (E,), from tensors (E, ...)."""
-    norms = torch._foreach_norm([row for grad in grads for row in grad.unbind()])
+def expert_norms(grads: list[tuple[Tensor, ...]]) -> Tensor:
+    """The 2-norm of each expert's gradient over all its parameters, shape (E,), from those of each parameter, E each."""
+    norms = torch._foreach_norm([row for rows in grads for row in rows])
     return torch.stack(norms).view(len(grads), -1).norm(dim=0)

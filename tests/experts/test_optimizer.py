@@ -93,6 +93,21 @@ def test_an_expert_without_a_finite_gradient_is_dropped_alone(bad):
     assert all((p[1] == 1).all() and (p[0] != 1).all() for p in spoilt)
 
 
+def test_gradients_that_changed_since_they_were_looked_at_are_looked_at_again():
+    params = [nn.Parameter(torch.ones(2, 3, 4)) for _ in range(2)]
+    moved = []
+    for p, looks in zip(params, (True, False), strict=True):
+        optimizer = ExpertAdamW([p], lr=0.1, max_grad_norm=1.0)
+        p.grad = torch.full_like(p, 0.01)
+        if looks:
+            optimizer.drop_broken()
+        p.grad.mul_(torch.tensor([1000.0, 1.0])[:, None, None])  # the first expert's must be clipped now
+        optimizer.step()
+        moved.append(p.grad.clone())
+    torch.testing.assert_close(*moved)
+    assert moved[0][0].norm() == pytest.approx(1.0, rel=1e-4)
+
+
 def test_nothing_is_left_where_every_expert_is_broken():
     p = nn.Parameter(torch.ones(2, 3))
     optimizer = ExpertAdamW([p])
