@@ -175,6 +175,9 @@ def test_a_language_is_added_later(recipe):
 
 
 def test_baselines_are_systems_like_the_others(recipe):
+    told = recipe.run("--stage", "11", "--stop_stage", "11", "--systems", "full espnet", fails=True)
+    assert "run stage 5 with --systems espnet" in told
+    assert not (recipe.folder / "exp" / "lole_train_full_tiny_raw_lole_mini_seed0").exists()  # said before an hour of training
     systems = ["multilingual", "multilingual_r4", "full", "espnet"]
     recipe.run("--stage", "5", "--systems", " ".join(systems), "--expdir", "exp_base")
     exp = recipe.folder / "exp_base"

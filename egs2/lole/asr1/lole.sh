@@ -256,6 +256,9 @@ if runs 11 "train"; then
             [ -s "${stats_dir}${subset}/${name}/speech_shape" ] || fail "expected ${stats_dir}${subset}/${name}/speech_shape: run stage 10"
         done
     done
+    if [[ " ${kind_of[*]} " == *" espnet "* ]]; then
+        [ -s "${token_list}" ] || fail "expected ${token_list}, found none: run stage 5 with --systems espnet"
+    fi
     for system in "${ordered[@]}"; do
         exp=${experiment[${system}]}
         case "${kind_of[${system}]}" in
@@ -278,7 +281,6 @@ if runs 11 "train"; then
             log "fine-tuned transformers Whisper: ${exp}/merged"
             ;;
         espnet)
-            [ -s "${token_list}" ] || fail "expected ${token_list}, found none: run stage 5 with --systems espnet"
             # shellcheck disable=SC2086  # options
             launch "${system}" "${exp}" "" "${config_of[${system}]}" espnet2.bin.asr_train --token_list "${token_list}" ${args_of[${system}]}
             ;;
