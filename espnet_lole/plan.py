@@ -40,7 +40,6 @@ MOMENTS = {"adam": 2, "adamw": 2, "expert_adamw": 2, "sgd": 0}
 _ATEN = torch.ops.aten
 UNCOUNTED = {
     **dict.fromkeys((_ATEN.addmm_, _ATEN.baddbmm_), lambda onto, left, _right, **_: 2 * math.prod(onto) * left[-1]),
-    _ATEN._grouped_mm: lambda left, right, *_, **__: 2 * math.prod(left) * right[-1],
     _ATEN._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3]),
     _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: lambda *shapes, **_: sdpa_backward_flop_count(*shapes[:4]),
 }

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers.cache_utils import EncoderDecoderCache
 
 from espnet_lole.backbone.whisper import Backbone, Encoded
 
@@ -26,10 +25,8 @@ class Steps:
     """
 
     def __init__(self, backbone: Backbone, encoded: Encoded) -> None:
-        self._backbone, self._encoded, self._cache = backbone, encoded, self._new_cache(backbone)
-
-    def _new_cache(self, backbone: Backbone) -> EncoderDecoderCache:
-        return backbone.new_cache()
+        self._backbone, self._encoded = backbone, encoded
+        self._cache = backbone.new_cache()
 
     def _scores(self, tokens: Tensor) -> Tensor:
         return self._backbone.logits(self._backbone.decode(tokens, self._encoded, self._cache)[:, -1])
@@ -67,15 +64,13 @@ class ReplayedSteps(Steps):
     def __init__(
         self, backbone: Backbone, encoded: Encoded, longest: int, room: int = ROOM, record: Recorder | None = None
     ) -> None:
-        self._longest, self._room, self._record = longest, min(room, longest), record or _recorded
         super().__init__(backbone, encoded)
+        self._cache = backbone.new_cache(min(room, longest))
+        self._longest, self._record = longest, record or _recorded
         self._tokens = torch.zeros(len(encoded.states), 1, dtype=torch.long, device=encoded.states.device)
         self._origin: Tensor | None = None
         self._used = self._ran = 0  # tokens in memory; steps since its shape changed
         self._replay = self._step
-
-    def _new_cache(self, backbone: Backbone) -> EncoderDecoderCache:
-        return backbone.new_cache(self._room)
 
     def start(self, prompts: Tensor) -> Tensor:
         """See ``Steps``."""
@@ -87,7 +82,7 @@ class ReplayedSteps(Steps):
         self._tokens.copy_(tokens)
         if origin is not None:
             self._origin = origin.clone() if self._origin is None else self._origin.copy_(origin)
-        if self._used == self._room:
+        if self._used == self._cache.room:
             self._double_room()
         elif self._ran == 1:
             self._replay = self._record(self._step)
@@ -103,9 +98,8 @@ class ReplayedSteps(Steps):
 
     def _double_room(self) -> None:
         self._replay, self._ran = self._step, 0
-        more = min(self._room, self._longest - self._room)
-        self._room += more
-        self._cache.room = self._room
+        more = min(self._cache.room, self._longest - self._cache.room)
+        self._cache.room += more
         for layer in self._cache.self_attention_cache.layers:
             layer.keys, layer.values = (F.pad(kept, (0, 0, 0, more)) for kept in (layer.keys, layer.values))
 

@@ -115,8 +115,12 @@ class Segments(Parts):
 
     @staticmethod
     def fit(dtype: torch.dtype, *factors: Tensor) -> bool:
-        """Can the products of these factors be grouped? A GPU wants bfloat16 and rows of 16 bytes."""
-        return dtype == torch.bfloat16 and all(size % 8 == 0 for factor in factors for size in factor.shape[1:])
+        """Can the products of these factors be grouped? A GPU wants bfloat16, rows of 16 bytes and PyTorch 2.10."""
+        return (
+            hasattr(F, "grouped_mm")
+            and dtype == torch.bfloat16
+            and all(size % 8 == 0 for factor in factors for size in factor.shape[1:])
+        )
 
     def _grouped(self, left: Tensor, right: Tensor, rows: int) -> Tensor:
         if rows not in self._ends_of_rows:
