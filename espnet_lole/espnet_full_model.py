@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from espnet_lole.backbone.output import token_costs
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone
-from espnet_lole.espnet_model import IGNORE, AbsLoLEModel
+from espnet_lole.espnet_model import AbsLoLEModel, text_then_language
 from espnet_lole.train.means import mean_over_ranks
 
 
@@ -46,6 +47,7 @@ class ESPnetFullModel(AbsLoLEModel):
         inputs, targets = self.teacher_forcing(text, text_lengths, language)
         targets[:, 0] = inputs[:, 1]  # the language is to be found
         states = self.backbone.decode(inputs, self.backbone.encode(speech, speech_lengths))
-        scores = self.backbone.logits(states[targets != IGNORE]).float()  # (N, V)
-        means = mean_over_ranks(self.prompt_parts(scores, targets, language), len(language))
+        states = text_then_language(states, targets)  # (N, D)
+        costs, hits = token_costs(self.backbone.logits(states).float(), text_then_language(targets, targets))
+        means = mean_over_ranks(self.prompt_parts(states, costs, hits, language), len(language))
         return means.losses["loss_asr"], {"loss": means.stats["loss_asr"]} | means.stats, means.weight

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from espnet_lole.backbone.load import add_fingerprints, check_fingerprints, fingerprint
-from espnet_lole.backbone.output import token_costs
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone
 from espnet_lole.experts.bank import ExpertBank, ExpertConfig
@@ -55,25 +54,26 @@ class AbsLoLEModel(AbsESPnetModel):
     def start_epoch(self, epoch: int) -> None:
         """Called before each epoch, counted from 1; nothing to do here."""
 
-    def prompt_parts(self, scores: Tensor, targets: Tensor, language: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    def prompt_parts(self, states: Tensor, costs: Tensor, hits: Tensor, language: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Sum and count of the loss of systems that find the language by Whisper's language token, and of their accuracies.
 
         Args:
-            scores: of the vocabulary at each target, float32, shape (N, V).
-            targets: shape (B, U), of which N are not ``IGNORE``; the first column is the language's token.
+            states: the decoder's at each target, those of the language last (see ``text_then_language``), shape (N, D).
+            costs: cross-entropy of each target, shape (N,).
+            hits: whether it is the likeliest token, shape (N,).
             language: index of each utterance's language, shape (B,).
 
         Returns:
             The cross-entropy of language, text and end; the accuracies of the text and of the language.
         """
-        chosen = targets != IGNORE
-        costs, hits = token_costs(scores, targets[chosen])
-        of_text = chosen.nonzero()[:, 1] > 0  # (N,): all but the language
-        found = (scores[~of_text][:, self.language_ids].argmax(1) == language).float()
+        of_text = len(hits) - len(language)
+        with torch.no_grad(), self.backbone.autocast():
+            of_language = self.backbone.model.proj_out.weight[self.language_ids]  # (L, D)
+            found = F.linear(states[of_text:].to(of_language.dtype), of_language).argmax(1) == language
         return {
             "loss_asr": (costs.sum(), hits.new_tensor(len(hits))),
-            "acc": (hits[of_text].sum(), of_text.sum()),
-            "lid_acc": (found.sum(), hits.new_tensor(len(language))),
+            "acc": (hits[:of_text].sum(), hits.new_tensor(of_text)),
+            "lid_acc": (found.float().sum(), hits.new_tensor(len(language))),
         }
 
     def collect_feats(self, speech: Tensor, speech_lengths: Tensor, **_: Any) -> dict[str, Tensor]:
@@ -161,6 +161,11 @@ class ESPnetExpertModel(AbsLoLEModel):
             parts |= {f"loss_{code}": (cost, count), f"acc_{code}": (hit, count)}
         means = mean_over_ranks(parts, len(expert))
         return sum(means.losses[f"loss_{code}"] for code in self.bank.languages), means.stats, means.weight
+
+
+def text_then_language(values: Tensor, targets: Tensor) -> Tensor:
+    """Values (B, U, ...) at the targets (B, U): those of text and end, then of the first column, the languages; (N, ...)."""
+    return torch.cat([values[:, 1:][targets[:, 1:] != IGNORE], values[:, 0]])
 
 
 def sum_by_expert(values: Tensor, owner: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone, Encoded
-from espnet_lole.distill.losses import cosine_loss, js_loss
-from espnet_lole.espnet_model import IGNORE, AbsLoLEModel
+from espnet_lole.distill.losses import cosine_loss, taught_token_costs
+from espnet_lole.espnet_model import IGNORE, AbsLoLEModel, text_then_language
 from espnet_lole.experts.bank import ExpertBank
 from espnet_lole.train.means import mean_over_ranks
 
@@ -110,15 +110,16 @@ class ESPnetStudentModel(AbsLoLEModel):
         embedded = self.backbone.embed_speech(speech, speech_lengths)
         with self.student.routed(torch.zeros_like(language)):
             own = self._run(embedded, inputs)
-        chosen = targets != IGNORE
-        scores = self.backbone.logits(own.states[chosen]).float()  # (N, V)
-        parts = self.prompt_parts(scores, targets, language)
         if self.with_layers or self.with_logits:
-            positions = torch.arange(inputs.shape[1], device=inputs.device) < text_lengths[:, None] + self.prompts.shape[1]
             with torch.no_grad(), self.teacher.routed(language):
                 theirs = self._run(embedded, inputs)
-            of_text = chosen.nonzero()[:, 1] > 0  # (N,): all but the language
-            parts |= self._distill(own, theirs, scores[of_text], chosen, positions)
+        states, wanted = (text_then_language(values, targets) for values in (own.states, targets))
+        taught = theirs.states[:, 1:][targets[:, 1:] != IGNORE] if self.with_logits else None
+        parts = self.output_parts(states, wanted, taught, language)
+        if self.with_layers:
+            positions = torch.arange(inputs.shape[1], device=inputs.device) < text_lengths[:, None] + self.prompts.shape[1]
+            for name, student, teacher in zip(self.names, own.layers, theirs.layers, strict=True):
+                parts[f"cost_{name}"] = cosine_loss(student, teacher, own.mask if name.startswith("enc") else positions)
         means = mean_over_ranks(parts, len(language))
         loss, _ = self._weigh(means.losses)
         total, of_layers = self._weigh(means.stats)
@@ -140,29 +141,25 @@ class ESPnetStudentModel(AbsLoLEModel):
             states = self.backbone.decode(inputs, self.backbone.finish(embedded, 0))
         return Pass(layers, embedded.mask, states)
 
-    def _distill(
-        self, own: Pass, theirs: Pass, scores: Tensor, chosen: Tensor, positions: Tensor
+    def output_parts(
+        self, states: Tensor, wanted: Tensor, taught: Tensor | None, language: Tensor
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Sum and count of each loss of distillation.
+        """Sum and count of each loss of the outputs, and of the accuracies.
 
         Args:
-            own: the student's pass.
-            theirs: the teacher's.
-            scores: the student's, of the tokens of text and the ends, shape (M, V).
-            chosen: targets with a loss, shape (B, U); the first column is the language.
-            positions: inputs of the decoder that are not padding, shape (B, U).
+            states: the student's at each target, those of the language last, shape (N, D).
+            wanted: the targets, shape (N,).
+            taught: the teacher's, which does not find the language, shape (N - B, D); None without distillation of the logits.
+            language: index of each utterance's language, shape (B,).
         """
-        parts = {}
-        if self.with_layers:
-            for name, student, teacher in zip(self.names, own.layers, theirs.layers, strict=True):
-                parts[f"cost_{name}"] = cosine_loss(student, teacher, own.mask if name.startswith("enc") else positions)
-        if self.with_logits:
-            text = chosen.clone()
-            text[:, 0] = False
-            with torch.no_grad():
-                teacher = self.backbone.logits(theirs.states[text])
-            parts["loss_logits"] = js_loss(scores, teacher, self.config.temperature)
-        return parts
+        if taught is None:
+            costs, hits = self.backbone.token_costs(states, wanted)
+            return self.prompt_parts(states, costs, hits, language)
+        with self.backbone.autocast():
+            weight = self.backbone.model.proj_out.weight
+            costs, hits, divergences = taught_token_costs(states, taught, weight, wanted, self.config.temperature)
+        parts = self.prompt_parts(states, costs, hits, language)
+        return parts | {"loss_logits": (divergences.sum(), hits.new_tensor(len(taught)))}
 
 
 def compared_layers(backbone: Backbone, config: DistillConfig) -> tuple[list[str], list[torch.nn.Module]]:

@@ -24,7 +24,7 @@ from espnet_lole.backbone.output import token_costs
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone, Encoded
 from espnet_lole.config import read_conf
-from espnet_lole.distill.losses import cosine_loss, js_loss
+from espnet_lole.distill.losses import cosine_loss
 from espnet_lole.espnet_full_model import ESPnetFullModel
 from espnet_lole.espnet_model import AbsLoLEModel, ESPnetExpertModel
 from espnet_lole.espnet_mole_model import ESPnetMoLEModel
@@ -249,13 +249,6 @@ def _chosen(states: Tensor, positions: int) -> tuple[Tensor, Tensor]:
     return chosen, torch.zeros(len(chosen), dtype=torch.long)
 
 
-def _scored_cost(model: AbsLoLEModel, states: Tensor, positions: int) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy and scores (N, V) of each utterance's last ``positions`` targets, from states (B, U, D)."""
-    chosen, wanted = _chosen(states, positions)
-    scores = model.backbone.logits(chosen).float()
-    return token_costs(scores, wanted)[0].mean(), scores
-
-
 def _experts_step(model: ESPnetExpertModel, embedded: Encoded, inputs: Tensor) -> Tensor:
     with model.bank.routed(inputs[:, 0]):
         states = model.backbone.decode(inputs, model.backbone.finish(embedded, 0))
@@ -273,25 +266,23 @@ def _mole_step(model: ESPnetMoLEModel, embedded: Encoded, inputs: Tensor) -> Ten
 def _student_step(model: ESPnetStudentModel, embedded: Encoded, inputs: Tensor) -> Tensor:
     with model.student.routed(inputs[:, 0]):
         own = model._run(embedded, inputs)
-    loss, scores = _scored_cost(model, own.states, inputs.shape[1] - 2)  # with the language
-    if not (model.with_layers or model.with_logits):
-        return loss
-    with torch.no_grad(), model.teacher.routed(inputs[:, 0]):
-        theirs = model._run(embedded, inputs)
-    for student, teacher in zip(own.layers, theirs.layers, strict=True):
-        total, count = cosine_loss(student, teacher, torch.ones(student.shape[:2], dtype=torch.bool))
-        loss = loss + total / count
-    if model.with_logits:
-        with torch.no_grad():
-            teacher = _scored_cost(model, theirs.states, inputs.shape[1] - 3)[1]
-        total, count = js_loss(scores[len(inputs) :], teacher, model.config.temperature)
-        loss = loss + total / count
-    return loss
+    if model.with_layers or model.with_logits:
+        with torch.no_grad(), model.teacher.routed(inputs[:, 0]):
+            theirs = model._run(embedded, inputs)
+    chosen, wanted = _chosen(own.states, inputs.shape[1] - 2)  # with the language
+    taught = _chosen(theirs.states, inputs.shape[1] - 3)[0] if model.with_logits else None
+    parts = model.output_parts(chosen, wanted, taught, inputs[:, 0])
+    if model.with_layers:
+        for name, student, teacher in zip(model.names, own.layers, theirs.layers, strict=True):
+            parts[name] = cosine_loss(student, teacher, torch.ones(student.shape[:2], dtype=torch.bool))
+    return torch.stack([total / count for total, count in parts.values()]).sum()
 
 
 def _full_step(model: ESPnetFullModel, embedded: Encoded, inputs: Tensor) -> Tensor:
     states = model.backbone.decode(inputs, model.backbone.finish(embedded, 0))
-    return _scored_cost(model, states, inputs.shape[1] - 2)[0]  # with the language
+    chosen, wanted = _chosen(states, inputs.shape[1] - 2)  # with the language
+    costs, hits = token_costs(model.backbone.logits(chosen).float(), wanted)
+    return model.prompt_parts(chosen, costs, hits, inputs[:, 0])["loss_asr"][0] / len(costs)
 
 
 STEPS: dict[type, Callable[..., Tensor]] = {

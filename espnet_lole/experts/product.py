@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import groupby
 from typing import Protocol
 
 import torch
@@ -65,34 +66,34 @@ class Spans(Parts):
 
     def __init__(self, experts: Sequence[int]) -> None:
         self.utterances = len(experts)
-        self.spans: list[tuple[int, int, int]] = []
-        """Expert, first utterance and the one after the last of each run."""
-        for i, expert in enumerate(experts):
-            start = self.spans.pop()[1] if self.spans and self.spans[-1][0] == expert else i
-            self.spans.append((expert, start, i + 1))
+        runs = [(expert, len(list(run))) for expert, run in groupby(experts)]
+        self.experts = [expert for expert, _ in runs]
+        self.sizes = [size for _, size in runs]
+        """Utterances of each run."""
 
-    def _rows(self, count: int) -> Iterator[tuple[int, slice]]:
-        frames = count // self.utterances
-        return ((expert, slice(start * frames, stop * frames)) for expert, start, stop in self.spans)
+    def _split(self, rows: Tensor) -> tuple[Tensor, ...]:
+        frames = len(rows) // self.utterances
+        return rows.split([size * frames for size in self.sizes])
 
     def multiply(self, rows: Tensor, factors: Tensor, onto: Tensor | None = None, alpha: float = 1.0) -> Tensor:
         """See ``Parts``."""
         beta = 1.0 if onto is not None else 0.0
         onto = rows.new_empty(len(rows), factors.shape[2]) if onto is None else onto
-        for expert, part in self._rows(len(rows)):
-            onto[part].addmm_(rows[part], factors[expert].to(rows.dtype), beta=beta, alpha=alpha)
+        for expert, part, out in zip(self.experts, self._split(rows), self._split(onto), strict=True):
+            out.addmm_(part, factors.select(0, expert).to(rows.dtype), beta=beta, alpha=alpha)
         return onto
 
     def sum_outer(self, left: Tensor, right: Tensor, like: Tensor, alpha: float) -> Tensor:
         """See ``Parts``."""
         sums, met = torch.empty_like(like), set()
-        for expert, part in self._rows(len(left)):
+        for expert, of_left, of_right in zip(self.experts, self._split(left), self._split(right), strict=True):
+            total = sums.select(0, expert)
             if like.dtype == left.dtype:
-                sums[expert].addmm_(left[part].T, right[part], beta=float(expert in met), alpha=alpha)
+                total.addmm_(of_left.T, of_right, beta=float(expert in met), alpha=alpha)
             elif expert in met:
-                sums[expert].add_(left[part].T @ right[part], alpha=alpha)
+                total.add_(of_left.T @ of_right, alpha=alpha)
             else:
-                torch.mul(left[part].T @ right[part], alpha, out=sums[expert])
+                torch.mul(of_left.T @ of_right, alpha, out=total)
             met.add(expert)
         for expert in set(range(len(sums))) - met:
             sums[expert].zero_()

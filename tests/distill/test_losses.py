@@ -6,13 +6,20 @@ from scipy.spatial.distance import jensenshannon
 from torch.nn import functional as F
 
 from espnet_lole.backbone import output
-from espnet_lole.distill.losses import cosine_loss, js_loss
+from espnet_lole.backbone.output import frozen_token_costs
+from espnet_lole.distill.losses import cosine_loss, taught_token_costs
+
+
+def divergences(student, teacher, temperature):
+    """Of scores (N, V), which the identity as output matrix leaves as they are."""
+    wanted = torch.zeros(len(student), dtype=torch.long)
+    return taught_token_costs(student, teacher, torch.eye(student.shape[1]), wanted, temperature)[2]
 
 
 def test_equal_states_and_scores_cost_exactly_nothing():
     states, scores = torch.randn(3, 5, 8), 10 * torch.randn(7, 100)
     assert cosine_loss(states, states.clone(), None)[0] == 0.0
-    assert js_loss(scores, scores.clone(), 2.0)[0] == 0.0
+    assert not divergences(scores, scores.clone(), 2.0).any()
 
 
 def test_cosine_over_valid_positions():
@@ -30,13 +37,11 @@ def test_cosine_over_valid_positions():
 def test_js_is_that_of_scipy_and_bounded(at_once, monkeypatch):
     monkeypatch.setattr(output, "SCORES_AT_ONCE", at_once)
     student, teacher = 3 * torch.randn(6, 50), 3 * torch.randn(6, 50)
-    total, count = js_loss(student, teacher, 2.0)
     p, q = (scores.div(2.0).softmax(-1).double().numpy() for scores in (student, teacher))
-    distances = jensenshannon(p, q, axis=1)  # the root of the divergence
-    torch.testing.assert_close(total, torch.tensor(4 * (distances**2).sum(), dtype=torch.float32))
-    assert count == 6
-    apart, _ = js_loss(torch.tensor([[200.0, 0.0]]), torch.tensor([[0.0, 200.0]]), 1.0)
-    torch.testing.assert_close(apart, torch.tensor(math.log(2)))
+    distances = torch.tensor(jensenshannon(p, q, axis=1), dtype=torch.float32)  # the roots of the divergences
+    torch.testing.assert_close(divergences(student, teacher, 2.0), 4 * distances**2)
+    apart = divergences(torch.tensor([[200.0, 0.0]]), torch.tensor([[0.0, 200.0]]), 1.0)
+    torch.testing.assert_close(apart, torch.tensor([math.log(2)]))
 
 
 def test_gradients_do_not_depend_on_accumulation():
@@ -50,15 +55,28 @@ def test_gradients_do_not_depend_on_accumulation():
 
 
 @pytest.mark.parametrize("at_once", [1, 60, output.SCORES_AT_ONCE])
-def test_gradient_of_js_is_that_of_autograd(at_once, monkeypatch):
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_costs_of_taught_tokens_and_their_gradient_are_those_of_autograd(at_once, dtype, tolerance, monkeypatch):
+    """The teacher knows the first 5 of 7 tokens."""
     monkeypatch.setattr(output, "SCORES_AT_ONCE", at_once)
-    student, teacher = torch.randn(5, 30, requires_grad=True), torch.randn(5, 30)
-    total, _ = js_loss(student, teacher, 2.0)
-    (3 * total).backward()
-    ours, student.grad = student.grad, None
-    p, q = (student / 2).softmax(-1), (teacher / 2).softmax(-1)
+    states, taught, weight = torch.randn(7, 8, requires_grad=True), torch.randn(5, 8), torch.randn(30, 8).to(dtype)
+    wanted, of_costs, of_divergences = torch.randint(30, (7,)), torch.rand(7), torch.rand(5)
+    costs, hits, found = taught_token_costs(states, taught, weight, wanted, 2.0)
+    (costs @ of_costs + found @ of_divergences).backward()
+    ours, states.grad = states.grad, None
+    student, teacher = ((x.to(dtype) @ weight.T).float() for x in (states, taught))
+    p, q = (student[:5] / 2).softmax(-1), (teacher / 2).softmax(-1)
     mean = (p + q) / 2
-    plain = 2 * (p * (p / mean).log() + q * (q / mean).log()).sum()
-    torch.testing.assert_close(total, plain)
-    (3 * plain).backward()
-    torch.testing.assert_close(ours, student.grad)
+    expected = 2 * (p * (p / mean).log() + q * (q / mean).log()).sum(-1)
+    (F.cross_entropy(student, wanted, reduction="none") @ of_costs + expected @ of_divergences).backward()
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(ours, states.grad, atol=tolerance, rtol=tolerance)
+    assert all(map(torch.equal, (costs, hits), frozen_token_costs(states, weight, wanted)))
+
+
+def test_nothing_of_the_size_of_the_scores_is_kept():
+    kept = []
+    states, weight = torch.randn(40, 4, requires_grad=True), torch.randn(1000, 4)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        taught_token_costs(states, torch.randn(30, 4), weight, torch.zeros(40, dtype=torch.long), 1.0)
+    assert sum(kept) == 70 * 4
