@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
+
+
+@dataclass
+class _Stacked:
+    """A stacked parameter and its state: where they lie, each expert's weights, moments and step, and its count of steps."""
+
+    places: tuple[int, ...]
+    rows: list[tuple[Tensor, ...]]
+    counts: list[float]
 
 
 class ExpertAdamW(torch.optim.Optimizer):
@@ -43,7 +53,7 @@ class ExpertAdamW(torch.optim.Optimizer):
             )
         defaults = {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay, "max_grad_norm": max_grad_norm}
         super().__init__(params, {**defaults, "fused": True})  # torch then resumes "step" on the parameters' device
-        self._rows: dict[Tensor, tuple[tuple[int, ...], list[tuple[Tensor, ...]]]] = {}
+        self._stacked: dict[Tensor, _Stacked] = {}
         self._known: tuple[list[tuple[int, int]], Tensor] | None = None  # gradients that were looked at, and the experts' norms
 
     @torch.no_grad()
@@ -56,7 +66,7 @@ class ExpertAdamW(torch.optim.Optimizer):
         params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         if not params:
             return [], torch.zeros(())
-        norms = expert_norms([p.grad.unbind() for p in params])  # (E,)
+        norms = expert_norms([p.grad for p in params])  # (E,)
         broken = ~norms.isfinite()
         rows = broken.nonzero()[:, 0].tolist()
         for p in params:
@@ -74,27 +84,28 @@ class ExpertAdamW(torch.optim.Optimizer):
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if params:
-                grads = [p.grad.unbind() for p in params]
-                norms = known[1] if known and known[0] == _versions(params) else expert_norms(grads)
-                self._move(params, grads, norms, group)
+                norms = known[1] if known and known[0] == _versions(params) else expert_norms([p.grad for p in params])
+                self._move(params, norms, group)
         return loss
 
-    def _move(self, params: list[Tensor], grads: list[tuple[Tensor, ...]], norms: Tensor, group: dict) -> None:
-        """The fused AdamW of torch on each expert's rows, which it clips as it reads them, with the expert's own step count."""
-        divisors = ((norms + 1e-6) / group["max_grad_norm"]).clamp(min=1.0)  # (E,)
+    def _move(self, params: list[Tensor], norms: Tensor, group: dict) -> None:
+        """The fused AdamW of torch: one call where all experts are there, unclipped and of one count, else one for each."""
         beta1, beta2 = group["betas"]
-        kept = [self._rows_of(p) for p in params]
-        for row in norms.nonzero()[:, 0].tolist():
-            weights, means, squares, steps = (list(tensors) for tensors in zip(*(rows[row] for rows in kept), strict=True))
+        divisors = ((norms + 1e-6) / group["max_grad_norm"]).clamp(min=1.0)  # (E,)
+        present, clipped = torch.stack([norms, divisors]).tolist()
+        moving = [row for row, norm in enumerate(present) if norm]
+
+        def move(tensors: Iterable[tuple[Tensor, ...]], divisor: Tensor | None) -> None:
+            weights, grads, means, squares, steps = (list(each) for each in zip(*tensors, strict=True))
             adamw(
                 weights,
-                [rows[row] for rows in grads],
+                grads,
                 means,
                 squares,
                 max_exp_avg_sqs=[],
                 state_steps=steps,
                 fused=True,
-                grad_scale=divisors[row],
+                grad_scale=divisor,
                 amsgrad=False,
                 beta1=beta1,
                 beta2=beta2,
@@ -104,17 +115,32 @@ class ExpertAdamW(torch.optim.Optimizer):
                 maximize=False,
             )
 
-    def _rows_of(self, p: Tensor) -> list[tuple[Tensor, ...]]:
-        """Weights, moments and step count of each expert in a stacked parameter; taken apart again only if they were moved."""
+        stacked = [self._taken_apart(p) for p in params]
+        if len(moving) == len(present) and set(clipped) == {1.0} and all(len(set(of.counts)) == 1 for of in stacked):
+            states = [self.state[p] for p in params]
+            move([(p, p.grad, s["exp_avg"], s["exp_avg_sq"], s["step"][0]) for p, s in zip(params, states, strict=True)], None)
+            torch._foreach_add_([state["step"][1:] for state in states], 1.0)  # the first was counted
+        else:
+            grads = [p.grad.unbind() for p in params]
+            for row in moving:
+                parts = ((of.rows[row], grad[row]) for of, grad in zip(stacked, grads, strict=True))
+                move(((weight, grad, *state) for (weight, *state), grad in parts), divisors[row])
+        for of in stacked:
+            for row in moving:
+                of.counts[row] += 1.0
+
+    def _taken_apart(self, p: Tensor) -> _Stacked:
+        """A parameter and its state, taken apart again only if they were moved in memory."""
         state = self.state[p]
         if not state:
             steps = torch.zeros(p.shape[0], dtype=torch.float32, device=p.device)
             state |= {"step": steps, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
         tensors = p, state["exp_avg"], state["exp_avg_sq"], state["step"]
         places = tuple(x.data_ptr() for x in tensors)
-        if p not in self._rows or self._rows[p][0] != places:
-            self._rows[p] = places, list(zip(*(x.unbind() for x in tensors), strict=True))
-        return self._rows[p][1]
+        if p not in self._stacked or self._stacked[p].places != places:
+            rows = list(zip(*(x.unbind() for x in tensors), strict=True))
+            self._stacked[p] = _Stacked(places, rows, state["step"].tolist())
+        return self._stacked[p]
 
 
 def _versions(params: list[Tensor]) -> list[tuple[int, int]]:
@@ -122,7 +148,6 @@ def _versions(params: list[Tensor]) -> list[tuple[int, int]]:
     return [(id(p.grad), p.grad._version) for p in params]
 
 
-def expert_norms(grads: list[tuple[Tensor, ...]]) -> Tensor:
-    """The 2-norm of each expert's gradient over all its parameters, shape (E,), from those of each parameter, E each."""
-    norms = torch._foreach_norm([row for rows in grads for row in rows])
-    return torch.stack(norms).view(len(grads), -1).norm(dim=0)
+def expert_norms(grads: list[Tensor]) -> Tensor:
+    """The 2-norm of each expert's gradient over all its parameters, shape (E,), from stacked gradients (E, ...)."""
+    return torch.stack([torch.linalg.vector_norm(grad.flatten(1), dim=1) for grad in grads]).norm(dim=0)
