@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from espnet_lole.experts.layers import Chosen, ExpertLinear, Grouped, Route
+from espnet_lole.experts.product import product_dtype
 
 DEFAULT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 """Every attention projection and both feed-forward linears, of encoder and decoder."""
@@ -113,16 +114,16 @@ class ExpertBank:
         """
         if index is None:
             return self._route.led(None)
-        way = Chosen(index, weights)
-        if index.is_cuda and torch.is_grad_enabled():  # a GPU waits for each call; what only decodes is cast already
-            way.cast([factor for layer in self.layers.values() for factor in (layer.lora_A, layer.lora_B)], self._precision())
-        return self._route.led(way)
+        return self._route.led(self._cast_for(Chosen(index, weights)))
 
-    def _precision(self) -> torch.dtype:
-        """That of the products."""
+    def _cast_for(self, way: Chosen) -> Chosen:
+        """The way, with factors that it multiplies in few calls cast together; what only decodes is cast already."""
         layer, *_ = self.layers.values()
-        device = layer.weight.device.type
-        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else layer.weight.dtype
+        precision = product_dtype(layer.weight)
+        if torch.is_grad_enabled() and precision != layer.lora_A.dtype:
+            pairs = ((layer.lora_A, layer.lora_B) for layer in self.layers.values())
+            way.cast([pair for pair in pairs if way.in_few_calls(precision, *pair)], layer.scale, precision)
+        return way
 
     def routed_steps(self, index: Tensor) -> AbstractContextManager[None]:
         """As ``routed``, without a mixture; faster where each utterance has few frames, such as the steps of a search."""

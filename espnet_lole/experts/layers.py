@@ -12,7 +12,21 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from espnet_lole.experts.product import Batched, ExpertProduct, Parts, Segments, Spans, product
+from espnet_lole.experts.product import (
+    Batched,
+    CastFactors,
+    Ends,
+    ExpertProduct,
+    Parts,
+    Spans,
+    can_be_grouped,
+    grouped_product,
+    product,
+    product_dtype,
+)
+
+CAST_TOGETHER = 16
+"""Linears whose factors are cast in one call. Their gradients come together too: with few, processes exchange them meanwhile."""
 
 
 class Way(Protocol):
@@ -43,44 +57,46 @@ class Chosen(Way):
         self.index, self.weights = index, weights
         numbered = weights is None and not isinstance(index, FakeTensor)  # a plan's has no numbers
         on_cpu = index.device.type == "cpu"
-        self._of_any: Parts = Spans(index.tolist()) if numbered and on_cpu else Batched(index)
-        self._ascending = numbered and not on_cpu and not bool((index.diff() < 0).any())
-        self._segments: Segments | None = None
-        self._casts: dict[int, Tensor] = {}
+        self._parts: Parts = Spans(index.tolist()) if numbered and on_cpu else Batched(index)
+        self.calls_are_dear = numbered and not on_cpu
+        self.ascending = self.calls_are_dear and not bool((index.diff() < 0).any())
+        self._ends: Ends | None = None
+        self._casts: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def cast(self, factors: Sequence[Tensor], precision: torch.dtype) -> None:
-        """Cast factors of all linears to the precision of the products, in a few calls instead of four in each linear."""
-        others = [factor for factor in factors if factor.dtype != precision]
-        casts = [torch.empty_like(factor, dtype=precision, requires_grad=False) for factor in others]
-        if others:
-            with torch.no_grad():
-                torch._foreach_copy_(casts, others)
-        self._casts = {id(factor): cast for factor, cast in zip(others, casts, strict=True)}
+    def in_few_calls(self, dtype: torch.dtype, a: Tensor, b: Tensor) -> bool:
+        """Are these factors multiplied by ``grouped_product``?"""
+        return self.calls_are_dear and (len(a) == 1 or (self.ascending and can_be_grouped(dtype, a, b)))
 
-    def parts(self, dtype: torch.dtype, a: Tensor, b: Tensor) -> Parts:
-        """The fastest way to multiply with these factors in this precision."""
-        if self.weights is not None or len(a) == 1:  # one adapter multiplies all utterances as one
-            return Batched(None)
-        if not (self._ascending and Segments.fit(dtype, a, b)):
-            return self._of_any
-        self._segments = self._segments or Segments(self.index, len(a))
-        return self._segments
+    def cast(self, pairs: Sequence[tuple[Tensor, Tensor]], scale: float, precision: torch.dtype) -> None:
+        """Cast the factors A and B of all linears to the precision of the products, with B scaled, for calls of ``product``."""
+        for start in range(0, len(pairs), CAST_TOGETHER):
+            some = pairs[start : start + CAST_TOGETHER]
+            casts = CastFactors.apply(precision, scale, *(factor for pair in some for factor in pair))
+            self._casts |= {id(a): cast for (a, _), cast in zip(some, zip(casts[0::2], casts[1::2], strict=True), strict=True)}
 
     def product(self, linear: nn.Linear, x: Tensor, kept: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
         """See ``Way``."""
-        device = x.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else linear.weight.dtype
-        parts = self.parts(dtype, a, b)
+        dtype = product_dtype(linear.weight)
+        rows, kept = x.to(dtype).flatten(0, 1), None if kept is None else kept.to(dtype).flatten(0, 1)
+        taken = rows if kept is None else kept
+        if self.in_few_calls(dtype, a, b):
+            ends = None
+            if len(a) > 1:
+                self._ends = self._ends or Ends(self.index, len(a))
+                ends = self._ends.of(len(rows))
+            if id(a) in self._casts:
+                (a, b), scale = self._casts[id(a)], 1.0
+            y = grouped_product(rows, taken, linear.weight, linear.bias, a.to(dtype), b.to(dtype), ends, scale)
+            return y.view(*x.shape[:2], -1)
         if self.weights is not None:
             a = a[self.index].flatten(1, 2)  # (B, K R, in_dim)
             b = b[self.index] * self.weights[..., None, None]  # (B, K, out_dim, R)
             b = b.transpose(1, 2).flatten(2)  # (B, out_dim, K R)
-        rows, kept = x.to(dtype).flatten(0, 1), None if kept is None else kept.to(dtype).flatten(0, 1)
+        parts = Batched(None) if self.weights is not None or len(a) == 1 else self._parts
         if torch.is_grad_enabled():
-            casts = self._casts.get(id(a), a), self._casts.get(id(b), b)
-            y = ExpertProduct.apply(rows, kept, linear.weight, linear.bias, a, b, *casts, parts, scale)
+            y = ExpertProduct.apply(rows, kept, linear.weight, linear.bias, a, b, parts, scale)
         else:
-            y, _ = product(rows, rows if kept is None else kept, linear.weight, linear.bias, a, b, parts, scale)
+            y, _ = product(rows, taken, linear.weight, linear.bias, a, b, parts, scale)
         return y.view(*x.shape[:2], -1)
 
 

@@ -1,4 +1,4 @@
-"""The product of a frozen linear with its experts: one autograd function over rows of which each has its expert."""
+"""The product of a frozen linear with its experts, over rows of which each has its expert."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
+
+
+def product_dtype(weight: Tensor) -> torch.dtype:
+    """The precision of products with a matrix: its own, or that of autocast."""
+    device = weight.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 
 
 class Parts(Protocol):
@@ -100,44 +106,6 @@ class Spans(Parts):
         return sums
 
 
-class Segments(Parts):
-    """Grouped products over rows that lie expert by expert: on a GPU, where no factor is copied and each product is one call.
-
-    Args:
-        index: the expert of each utterance, ascending, shape (B,).
-        num_experts: E.
-    """
-
-    def __init__(self, index: Tensor, num_experts: int) -> None:
-        self.utterances = len(index)
-        numbers = torch.arange(num_experts, device=index.device)[:, None]
-        self._ends = (index <= numbers).sum(1, dtype=torch.int32)  # (E,): utterances up to an expert's last
-        self._ends_of_rows: dict[int, Tensor] = {}
-
-    @staticmethod
-    def fit(dtype: torch.dtype, *factors: Tensor) -> bool:
-        """Can the products of these factors be grouped? A GPU wants bfloat16, rows of 16 bytes and PyTorch 2.10."""
-        return (
-            hasattr(F, "grouped_mm")
-            and dtype == torch.bfloat16
-            and all(size % 8 == 0 for factor in factors for size in factor.shape[1:])
-        )
-
-    def _grouped(self, left: Tensor, right: Tensor, rows: int) -> Tensor:
-        if rows not in self._ends_of_rows:
-            self._ends_of_rows[rows] = self._ends * (rows // self.utterances)
-        return F.grouped_mm(left, right, offs=self._ends_of_rows[rows])
-
-    def multiply(self, rows: Tensor, factors: Tensor, onto: Tensor | None = None, alpha: float = 1.0) -> Tensor:
-        """See ``Parts``."""
-        product = self._grouped(rows, factors.to(rows.dtype), len(rows))
-        return product if onto is None else onto.add_(product, alpha=alpha)
-
-    def sum_outer(self, left: Tensor, right: Tensor, like: Tensor, alpha: float) -> Tensor:
-        """See ``Parts``."""
-        return torch.mul(self._grouped(left.mT, right, len(left)), alpha, out=torch.empty_like(like))
-
-
 def product(
     x: Tensor, taken: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, parts: Parts, scale: float
 ) -> tuple[Tensor, Tensor]:
@@ -175,20 +143,15 @@ class ExpertProduct(torch.autograd.Function):
         bias: Tensor | None,
         a: Tensor,
         b: Tensor,
-        cast_a: Tensor,
-        cast_b: Tensor,
         parts: Parts,
         scale: float,
     ) -> Tensor:
-        """Of x (M, in_dim), and of it with some of it dropped for the experts, a (E, R, in_dim) and b (E, out_dim, R).
-
-        The factors are multiplied as they are in ``cast_a`` and ``cast_b``, in any precision; ``a`` and ``b`` get gradients.
-        """
+        """Of x (M, in_dim), and of it with some of it dropped for the experts, a (E, R, in_dim) and b (E, out_dim, R)."""
         taken = x if kept is None else kept
-        y, low = product(x, taken, weight, bias, cast_a, cast_b, parts, scale)
+        y, low = product(x, taken, weight, bias, a, b, parts, scale)
         of_a, of_b = ctx.needs_input_grad[4:6]
-        ctx.save_for_backward(taken if of_a else None, low if of_b else None, weight, cast_a, cast_b)
-        ctx.parts, ctx.scale, ctx.dropped, ctx.like = parts, scale, kept is not None, (a.detach(), b.detach())
+        ctx.save_for_backward(taken if of_a else None, low if of_b else None, weight, a, b)
+        ctx.parts, ctx.scale, ctx.dropped = parts, scale, kept is not None
         return y
 
     @staticmethod
@@ -205,7 +168,83 @@ class ExpertProduct(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             of_kept = ctx.parts.multiply(of_low, a).mul_(ctx.scale)
         if ctx.needs_input_grad[4]:
-            of_a = ctx.parts.sum_outer(of_low, taken, ctx.like[0], ctx.scale)
+            of_a = ctx.parts.sum_outer(of_low, taken, a, ctx.scale)
         if ctx.needs_input_grad[5]:
-            of_b = ctx.parts.sum_outer(of_y, low, ctx.like[1], ctx.scale)
-        return of_x, of_kept, None, None, of_a, of_b, None, None, None, None
+            of_b = ctx.parts.sum_outer(of_y, low, b, ctx.scale)
+        return of_x, of_kept, None, None, of_a, of_b, None, None
+
+
+class Ends:
+    """Where the rows of each expert end, if they lie expert by expert.
+
+    Args:
+        index: the expert of each utterance, ascending, shape (B,).
+        num_experts: E.
+    """
+
+    def __init__(self, index: Tensor, num_experts: int) -> None:
+        self._utterances = len(index)
+        numbers = torch.arange(num_experts, device=index.device)[:, None]
+        self._ends = (index <= numbers).sum(1, dtype=torch.int32)  # (E,): utterances up to an expert's last
+        self._of_rows: dict[int, Tensor] = {}
+
+    def of(self, rows: int) -> Tensor:
+        """Of so many rows, the frames of all utterances one after the other, shape (E,)."""
+        if rows not in self._of_rows:
+            self._of_rows[rows] = self._ends * (rows // self._utterances)
+        return self._of_rows[rows]
+
+
+def can_be_grouped(dtype: torch.dtype, a: Tensor, b: Tensor) -> bool:
+    """Are there grouped products of these factors? A GPU wants bfloat16, rows of 16 bytes and PyTorch 2.10."""
+    return dtype == torch.bfloat16 and not (a.shape[1] | a.shape[2] | b.shape[1]) % 8 and hasattr(F, "grouped_mm")
+
+
+def grouped_product(
+    x: Tensor, taken: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, ends: Tensor | None, scale: float
+) -> Tensor:
+    """As ``product``, in few calls that autograd knows, for a GPU: it waits for each call, and longer for those from Python.
+
+    Args:
+        x: input of the linear, shape (M, in_dim).
+        taken: input of the experts, the same or with some of it dropped.
+        weight: shape (out_dim, in_dim).
+        bias: shape (out_dim,), or None.
+        a: of all experts, shape (E, R, in_dim), in the dtype of x.
+        b: of all experts, shape (E, out_dim, R).
+        ends: where the rows of each expert end, shape (E,); None: there is one expert.
+        scale: of the update.
+    """
+    y = F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+    if ends is None:
+        return y.addmm_(taken @ a.flatten(0, 1).T, b.flatten(0, 1).T, alpha=scale)
+    low = F.grouped_mm(taken, a.mT, offs=ends)
+    return y.add_(F.grouped_mm(low, b.mT, offs=ends), alpha=scale)
+
+
+class CastFactors(torch.autograd.Function):
+    """Factors A, B, A, B, ... in the precision of the products, B scaled: few calls for many linears, and for their gradients."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, precision: torch.dtype, scale: float, *factors: Tensor) -> tuple[Tensor, ...]:
+        """The casts, of the shapes of the factors."""
+        ctx.scale, ctx.dtype = scale, factors[0].dtype
+        ctx.set_materialize_grads(False)
+        casts = tuple(torch.empty_like(factor, dtype=precision) for factor in factors)
+        torch._foreach_copy_(casts[0::2], factors[0::2])
+        torch._foreach_copy_(casts[1::2], torch._foreach_mul(factors[1::2], scale))
+        return casts
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, *of_casts: Tensor | None) -> tuple[Tensor | None, ...]:
+        """The gradients of the factors, in their precision; None for those that were not used."""
+        grads = [None if of_cast is None else torch.empty_like(of_cast, dtype=ctx.dtype) for of_cast in of_casts]
+        for scale, part in ((1.0, slice(0, None, 2)), (ctx.scale, slice(1, None, 2))):
+            used = [(to, of) for to, of in zip(grads[part], of_casts[part], strict=True) if of is not None]
+            if used:
+                to, of = (list(each) for each in zip(*used, strict=True))
+                torch._foreach_copy_(to, of)
+                if scale != 1.0:
+                    torch._foreach_mul_(to, scale)
+        return None, None, *grads

@@ -7,7 +7,7 @@ from conftest import random_experts, tiny_whisper
 from espnet_lole.backbone.whisper import Backbone
 from espnet_lole.experts.bank import ExpertBank, ExpertConfig
 from espnet_lole.experts.layers import Chosen
-from espnet_lole.experts.product import Batched, Segments, Spans
+from espnet_lole.experts.product import Batched
 
 LANGS = ("de", "en", "zh")
 CONFIG = ExpertConfig(rank=4, alpha=8.0)
@@ -106,20 +106,19 @@ def test_grouped_utterances_go_where_chosen_factors_lead(langs, index):
     torch.testing.assert_close(results[0][0], loop)
 
 
-WAYS = {
-    "spans": lambda index, _: Spans(index.tolist()),  # on a CPU
-    "batched": lambda index, _: Batched(index),  # on a GPU, utterances in any order
-    "segments": Segments,  # there, in the order of their experts
-}
+WAYS = ("spans", "batched", "grouped")
+"""On a CPU; on a GPU, utterances in any order; there, in the order of their experts."""
 
 
 def lead(bank, index, way):
     chosen = Chosen(index)
-    chosen.parts = lambda _dtype, a, _b: WAYS[way](index, len(a))
-    return bank._route.led(chosen)
+    chosen.calls_are_dear = chosen.ascending = way == "grouped"
+    if way == "batched":
+        chosen._parts = Batched(index)
+    return bank._route.led(bank._cast_for(chosen))
 
 
-@pytest.mark.parametrize("way", ["spans", "batched"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("langs", [("de", "en", "zh"), ("de",)])
 def test_gradients_are_those_of_finite_differences(langs, dropout, way):
@@ -137,11 +136,12 @@ def test_gradients_are_those_of_finite_differences(langs, dropout, way):
 
 
 @pytest.mark.parametrize("index", [[0, 0, 1, 2, 2], [2, 2, 2, 2, 2], [0, 2, 2, 2, 2]])
-def test_grouped_products_are_those_of_gathered_factors(index):
+def test_grouped_products_are_those_of_gathered_factors(index, monkeypatch):
+    monkeypatch.setattr("espnet_lole.experts.layers.can_be_grouped", lambda *_: True)  # in float32 too
     _, bank = with_experts()
     layer, index = next(iter(bank.layers.values())), torch.tensor(index)
     x, found = torch.randn(5, 3, layer.in_features, requires_grad=True), []
-    for way in ("batched", "segments"):
+    for way in ("batched", "grouped"):
         layer.lora_A.requires_grad_(True).grad = layer.lora_B.requires_grad_(True).grad = x.grad = None
         with lead(bank, index, way):
             y = layer(x)
@@ -155,7 +155,7 @@ def test_low_precision_gives_the_same_gradients_but_for_rounding(way):
     """Also of an expert of two runs of utterances, and zeros for an absent one."""
     _, bank = with_experts(config=replace(CONFIG, rank=8))
     layer, found = next(iter(bank.layers.values())), []
-    x, index = torch.randn(4, 3, layer.in_features), torch.tensor([0, 2, 2, 2] if way == "segments" else [2, 0, 2, 2])
+    x, index = torch.randn(4, 3, layer.in_features), torch.tensor([0, 2, 2, 2] if way == "grouped" else [2, 0, 2, 2])
     for dtype in (torch.float32, torch.bfloat16):
         layer.base.to(dtype)
         layer.lora_A.requires_grad_(True).grad = layer.lora_B.requires_grad_(True).grad = None
