@@ -56,7 +56,7 @@ class Size:
 
 WHISPER_BASE = Size()
 WHISPER_MEDIUM = Size(
-    width=1024, layers=24, heads=16, train_batch=16, repeats=5, languages=(1, 8, 64), device="cuda", precision=torch.bfloat16
+    width=1024, layers=24, heads=16, train_batch=16, repeats=9, languages=(1, 8, 64), device="cuda", precision=torch.bfloat16
 )  # fmt: skip
 QUICK = Size(
     width=32, layers=2, heads=2, rank=4, train_batch=4, decode_batch=4, seconds=0.5, tokens=3, beam=2, repeats=2,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
+
+PARTS = 64
+"""At most so many parts of an expert's parameter have their norms taken at a time."""
 
 
 @dataclass
@@ -89,14 +93,20 @@ class ExpertAdamW(torch.optim.Optimizer):
         return loss
 
     def _move(self, params: list[Tensor], norms: Tensor, group: dict) -> None:
-        """The fused AdamW of torch: one call where all experts are there, unclipped and of one count, else one for each."""
+        """The fused AdamW of torch: one call where all experts are there and of one count, else one for each."""
         beta1, beta2 = group["betas"]
         divisors = ((norms + 1e-6) / group["max_grad_norm"]).clamp(min=1.0)  # (E,)
         present, clipped = torch.stack([norms, divisors]).tolist()
         moving = [row for row, norm in enumerate(present) if norm]
 
-        def move(tensors: Iterable[tuple[Tensor, ...]], divisor: Tensor | None) -> None:
-            weights, grads, means, squares, steps = (list(each) for each in zip(*tensors, strict=True))
+        def move(
+            weights: list[Tensor],
+            means: list[Tensor],
+            squares: list[Tensor],
+            steps: list[Tensor],
+            grads: list[Tensor],
+            divisor: Tensor | None,
+        ) -> None:
             adamw(
                 weights,
                 grads,
@@ -116,15 +126,17 @@ class ExpertAdamW(torch.optim.Optimizer):
             )
 
         stacked = [self._taken_apart(p) for p in params]
-        if len(moving) == len(present) and set(clipped) == {1.0} and all(len(set(of.counts)) == 1 for of in stacked):
-            states = [self.state[p] for p in params]
-            move([(p, p.grad, s["exp_avg"], s["exp_avg_sq"], s["step"][0]) for p, s in zip(params, states, strict=True)], None)
-            torch._foreach_add_([state["step"][1:] for state in states], 1.0)  # the first was counted
+        grads = [p.grad for p in params]
+        if len(moving) == len(present) and all(len(set(of.counts)) == 1 for of in stacked):
+            if set(clipped) != {1.0}:
+                torch._foreach_div_(grads, [divisors.view(-1, *[1] * (grad.dim() - 1)) for grad in grads])
+            means, squares, steps = ([self.state[p][name] for p in params] for name in ("exp_avg", "exp_avg_sq", "step"))
+            move(params, means, squares, [step[0] for step in steps], grads, None)
+            torch._foreach_add_([step[1:] for step in steps], 1.0)  # the first was counted
         else:
-            grads = [p.grad.unbind() for p in params]
+            of_rows = list(zip(*(grad.unbind() for grad in grads), strict=True))
             for row in moving:
-                parts = ((of.rows[row], grad[row]) for of, grad in zip(stacked, grads, strict=True))
-                move(((weight, grad, *state) for (weight, *state), grad in parts), divisors[row])
+                move(*map(list, zip(*(of.rows[row] for of in stacked), strict=True)), list(of_rows[row]), divisors[row])
         for of in stacked:
             for row in moving:
                 of.counts[row] += 1.0
@@ -149,5 +161,9 @@ def _versions(params: list[Tensor]) -> list[tuple[int, int]]:
 
 
 def expert_norms(grads: list[Tensor]) -> Tensor:
-    """The 2-norm of each expert's gradient over all its parameters, shape (E,), from stacked gradients (E, ...)."""
-    return torch.stack([torch.linalg.vector_norm(grad.flatten(1), dim=1) for grad in grads]).norm(dim=0)
+    """The 2-norm of each expert's gradient over all its parameters, shape (E,), from stacked gradients (E, ...).
+
+    In two stages, of which the first has enough parts for a GPU to work on all of it.
+    """
+    parts = (grad.reshape(len(grad), math.gcd(grad[0].numel(), PARTS), -1) for grad in grads)
+    return torch.cat([torch.linalg.vector_norm(part, dim=2) for part in parts], 1).norm(dim=1)
