@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -95,48 +96,34 @@ class ExpertAdamW(torch.optim.Optimizer):
     def _move(self, params: list[Tensor], norms: Tensor, group: dict) -> None:
         """The fused AdamW of torch: one call where all experts are there and of one count, else one for each."""
         beta1, beta2 = group["betas"]
+        move = partial(
+            adamw,
+            max_exp_avg_sqs=[],
+            fused=True,
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
         divisors = ((norms + 1e-6) / group["max_grad_norm"]).clamp(min=1.0)  # (E,)
         present, clipped = torch.stack([norms, divisors]).tolist()
         moving = [row for row, norm in enumerate(present) if norm]
-
-        def move(
-            weights: list[Tensor],
-            means: list[Tensor],
-            squares: list[Tensor],
-            steps: list[Tensor],
-            grads: list[Tensor],
-            divisor: Tensor | None,
-        ) -> None:
-            adamw(
-                weights,
-                grads,
-                means,
-                squares,
-                max_exp_avg_sqs=[],
-                state_steps=steps,
-                fused=True,
-                grad_scale=divisor,
-                amsgrad=False,
-                beta1=beta1,
-                beta2=beta2,
-                lr=group["lr"],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                maximize=False,
-            )
-
         stacked = [self._taken_apart(p) for p in params]
         grads = [p.grad for p in params]
         if len(moving) == len(present) and all(len(set(of.counts)) == 1 for of in stacked):
             if set(clipped) != {1.0}:
                 torch._foreach_div_(grads, [divisors.view(-1, *[1] * (grad.dim() - 1)) for grad in grads])
             means, squares, steps = ([self.state[p][name] for p in params] for name in ("exp_avg", "exp_avg_sq", "step"))
-            move(params, means, squares, [step[0] for step in steps], grads, None)
+            move(params, grads, means, squares, state_steps=[step[0] for step in steps])
             torch._foreach_add_([step[1:] for step in steps], 1.0)  # the first was counted
         else:
             of_rows = list(zip(*(grad.unbind() for grad in grads), strict=True))
             for row in moving:
-                move(*map(list, zip(*(of.rows[row] for of in stacked), strict=True)), list(of_rows[row]), divisors[row])
+                weights, means, squares, steps = map(list, zip(*(of.rows[row] for of in stacked), strict=True))
+                move(weights, list(of_rows[row]), means, squares, state_steps=steps, grad_scale=divisors[row])
         for of in stacked:
             for row in moving:
                 of.counts[row] += 1.0
