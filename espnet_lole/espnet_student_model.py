@@ -109,24 +109,23 @@ class ESPnetStudentModel(AbsLoLEModel):
         targets[:, 0] = inputs[:, 1]  # the student finds the language
         embedded = self.backbone.embed_speech(speech, speech_lengths)
         with self.student.routed(torch.zeros_like(language)):
-            own = self._run(embedded, inputs)
+            own = self.run(embedded, inputs)
         if self.with_layers or self.with_logits:
             with torch.no_grad(), self.teacher.routed(language):
-                theirs = self._run(embedded, inputs)
+                theirs = self.run(embedded, inputs)
         states, wanted = (text_then_language(values, targets) for values in (own.states, targets))
         taught = theirs.states[:, 1:][targets[:, 1:] != IGNORE] if self.with_logits else None
         parts = self.output_parts(states, wanted, taught, language)
         if self.with_layers:
             positions = torch.arange(inputs.shape[1], device=inputs.device) < text_lengths[:, None] + self.prompts.shape[1]
-            for name, student, teacher in zip(self.names, own.layers, theirs.layers, strict=True):
-                parts[f"cost_{name}"] = cosine_loss(student, teacher, own.mask if name.startswith("enc") else positions)
+            parts |= self.layer_parts(own, theirs, positions)
         means = mean_over_ranks(parts, len(language))
-        loss, _ = self._weigh(means.losses)
-        total, of_layers = self._weigh(means.stats)
+        loss, _ = self.weigh(means.losses)
+        total, of_layers = self.weigh(means.stats)
         cosines = {f"cos_{name}": 1.0 - means.stats.pop(f"cost_{name}") for name in self.names if self.with_layers}
         return loss, {"loss": total} | means.stats | of_layers | cosines, means.weight
 
-    def _weigh(self, of: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def weigh(self, of: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss from the means of its parts, and the mean of those of the layers, if any."""
         loss, of_layers = of["loss_asr"], {}
         if self.with_layers:
@@ -136,10 +135,17 @@ class ESPnetStudentModel(AbsLoLEModel):
             loss = loss + self.schedule * self.config.logit_weight * of["loss_logits"]
         return loss, of_layers
 
-    def _run(self, embedded: Encoded, inputs: Tensor) -> Pass:
+    def run(self, embedded: Encoded, inputs: Tensor) -> Pass:
+        """A pass through the layers, of the student or the teacher as the banks lead."""
         with self.backbone.recorded(self.compared if self.with_layers else []) as layers:
             states = self.backbone.decode(inputs, self.backbone.finish(embedded, 0))
         return Pass(layers, embedded.mask, states)
+
+    def layer_parts(self, own: Pass, theirs: Pass, positions: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Sum and count of the loss of each layer, of the decoder's over its positions that are not padding, shape (B, U)."""
+        layers = zip(self.names, own.layers, theirs.layers, strict=True)
+        masks = {"enc": own.mask, "dec": positions}
+        return {f"cost_{name}": cosine_loss(student, teacher, masks[name[:3]]) for name, student, teacher in layers}
 
     def output_parts(
         self, states: Tensor, wanted: Tensor, taught: Tensor | None, language: Tensor

@@ -24,7 +24,6 @@ from espnet_lole.backbone.output import token_costs
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.backbone.whisper import Backbone, Encoded
 from espnet_lole.config import read_conf
-from espnet_lole.distill.losses import cosine_loss
 from espnet_lole.espnet_full_model import ESPnetFullModel
 from espnet_lole.espnet_model import AbsLoLEModel, ESPnetExpertModel
 from espnet_lole.espnet_mole_model import ESPnetMoLEModel
@@ -265,17 +264,16 @@ def _mole_step(model: ESPnetMoLEModel, embedded: Encoded, inputs: Tensor) -> Ten
 
 def _student_step(model: ESPnetStudentModel, embedded: Encoded, inputs: Tensor) -> Tensor:
     with model.student.routed(inputs[:, 0]):
-        own = model._run(embedded, inputs)
+        own = model.run(embedded, inputs)
     if model.with_layers or model.with_logits:
         with torch.no_grad(), model.teacher.routed(inputs[:, 0]):
-            theirs = model._run(embedded, inputs)
+            theirs = model.run(embedded, inputs)
     chosen, wanted = _chosen(own.states, inputs.shape[1] - 2)  # with the language
     taught = _chosen(theirs.states, inputs.shape[1] - 3)[0] if model.with_logits else None
     parts = model.output_parts(chosen, wanted, taught, inputs[:, 0])
     if model.with_layers:
-        for name, student, teacher in zip(model.names, own.layers, theirs.layers, strict=True):
-            parts[name] = cosine_loss(student, teacher, torch.ones(student.shape[:2], dtype=torch.bool))
-    return torch.stack([total / count for total, count in parts.values()]).sum()
+        parts |= model.layer_parts(own, theirs, torch.ones(inputs.shape, dtype=torch.bool))
+    return model.weigh({name: total / count for name, (total, count) in parts.items()})[0]
 
 
 def _full_step(model: ESPnetFullModel, embedded: Encoded, inputs: Tensor) -> Tensor:

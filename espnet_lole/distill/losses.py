@@ -53,10 +53,7 @@ def taught_token_costs(
 
 
 class _TaughtTokenCosts(torch.autograd.Function):
-    """Both costs with their gradients taken as they are computed, in the memory of the scores; only these are kept.
-
-    Left to autograd, the passes over the scores would be three times as many, and what they keep larger than the model.
-    """
+    """Both costs with their gradients taken as they are computed, in the memory of the scores; only these are kept."""
 
     @staticmethod
     def forward(
