@@ -1,6 +1,8 @@
 """The layout's rules: who may import whom, and configurations without a key that nothing reads."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,12 @@ def test_using_a_system_imports_no_espnet():
     for name in imports(ROOT / "espnet_lole" / "speech2text.py"):
         top, _, rest = name.partition(".")
         assert top not in ("espnet", "espnet2") and (top != "espnet_lole" or rest.partition(".")[0] in MAY_IMPORT), name
+
+
+def test_a_training_starts_without_the_network_data_of_phonemes():
+    code = "import espnet_lole.tasks.lole, sys; print([name for name in ('nltk', 'g2p_en') if name in sys.modules])"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert printed.splitlines()[-1] == "[]"
 
 
 PARTS = {
