@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a quota, a file that may not grow
+
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """An ``OSError`` in the context says that ``path`` was to be written, and what to do."""
+def _told(path: Path, numbers: Container[int] | None = None) -> Iterator[None]:
+    """An error of the system, of these numbers or any, says that ``path`` was to be written, and what to do."""
     try:
         yield
-    except OSError as error:
+    except Exception as error:
+        fault = _of_the_system(error)
+        if fault is None or (numbers is not None and fault.errno not in numbers):
+            raise
+        reason = os.strerror(fault.errno) if fault.errno else fault
         raise OSError(
-            error.errno,
-            f"expected to write {path}, got: {error.strerror or error}: check the disk's free space and the permissions; "
+            fault.errno,
+            f"expected to write {path}, got: {reason}: check the disk's free space and the permissions; "
             "what was there before is as it was",
         ) from error
+
+
+def _of_the_system(error: BaseException) -> OSError | None:
+    """The system's error behind that of a library: safetensors gives the number, torch raises another after it."""
+    if isinstance(error, OSError):
+        return error
+    if number := re.search(r"\(os error (\d+)\)", str(error)):
+        return OSError(int(number[1]), os.strerror(int(number[1])))
+    return _of_the_system(error.__context__) if error.__context__ is not None else None
 
 
 @contextmanager
@@ -44,7 +61,9 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
             os.close(handle)
             made = Path(name)
+        with _told(path, FULL):
             yield made
+        with _told(path):
             with made.open("rb") as written:
                 os.fsync(written.fileno())  # else a power cut could leave the new name with no content
             os.chmod(made, 0o644)
@@ -77,7 +96,7 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
         The folder to write into.
 
     Raises:
-        OSError: it cannot be made; the message says what is left as it was.
+        OSError: it cannot be made, or the disk is full; the message says what is left as it was.
     """
     folder = Path(os.path.realpath(folder))
     partial, previous = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.previous")
@@ -87,7 +106,8 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     try:
-        yield partial
+        with _told(folder, FULL):
+            yield partial
         with _told(folder):
             shutil.rmtree(previous, ignore_errors=True)
             if folder.exists():

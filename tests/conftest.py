@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -38,6 +41,17 @@ class Evil:
 def full_disk(*_: object, **__: object) -> None:
     """In the place of a function that writes."""
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """Within the context, the system lets no file of this process grow beyond this many bytes, as a full disk would."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def tiny_whisper(seed: int = 0, mels: int = 80, vocab: int = 51865, width: int = 16) -> WhisperForConditionalGeneration:

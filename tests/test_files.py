@@ -1,11 +1,17 @@
+import errno
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import BOUND, full_disk
+import torch
+from conftest import BOUND, full_disk, room_for
+from safetensors.torch import save_file
 
+from espnet_lole.data.audio import write_audio
 from espnet_lole.files import whole_file, whole_folder, write_whole
 
 
@@ -29,6 +35,32 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         pass
 
 
+def save_by_torch(file: Path) -> None:
+    with file.open("wb") as out:
+        torch.save(torch.zeros(9999), out)
+
+
+WRITERS = {
+    "a.txt": lambda file: file.write_bytes(bytes(9999)),
+    "a.safetensors": lambda file: save_file({"a": torch.zeros(9999)}, file),
+    "a.pth": save_by_torch,
+    "a.flac": lambda file: write_audio(file, np.random.default_rng(0).uniform(-1, 1, 9999)),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_disk_without_room_is_named_whichever_library_writes(tmp_path: Path, name: str) -> None:
+    write_whole(tmp_path / name, "old")
+    (tmp_path / "d").mkdir()
+    told = f"got: {os.strerror(errno.EFBIG)}: check the disk's free space"
+    with room_for(5000):
+        with pytest.raises(OSError, match=f"expected to write {tmp_path / name}, {told}"), whole_file(tmp_path / name) as made:
+            WRITERS[name](made)
+        with pytest.raises(OSError, match=f"expected to write {tmp_path / 'd'}, {told}"), whole_folder(tmp_path / "d") as made:
+            WRITERS[name](made / name)
+    assert (tmp_path / name).read_text() == "old" and sorted(p.name for p in tmp_path.iterdir()) == sorted([name, "d"])
+
+
 @pytest.mark.parametrize("write", ["write_whole('{}/a', 'new')", "whole_folder('{}/a').__enter__()"])
 def test_a_read_only_folder_is_named_and_keeps_what_it_has(tmp_path: Path, write: str) -> None:
     (tmp_path / "b").write_text("old")
@@ -41,10 +73,12 @@ def test_a_read_only_folder_is_named_and_keeps_what_it_has(tmp_path: Path, write
     assert [file.name for file in tmp_path.iterdir()] == ["b"]
 
 
-def test_an_error_of_another_kind_passes_through(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), whole_file(tmp_path / "a"):
-        raise KeyError("x")
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize("error", [KeyError("x"), FileNotFoundError(errno.ENOENT, "something to read")])
+@pytest.mark.parametrize("whole", [whole_file, whole_folder])
+def test_an_error_of_another_kind_passes_through(tmp_path: Path, whole: Callable, error: Exception) -> None:
+    with pytest.raises(type(error)) as raised, whole(tmp_path / "a"):
+        raise error
+    assert raised.value is error and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("stop", [1, 2])

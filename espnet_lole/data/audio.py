@@ -1,9 +1,10 @@
-"""Reading any audio a Kaldi directory may name, as 16 kHz mono."""
+"""Reading any audio a Kaldi directory may name, as 16 kHz mono, and writing that."""
 
 import io
 import os
 import re
 import subprocess
+from pathlib import Path
 from typing import BinaryIO
 
 import kaldiio
@@ -160,3 +161,18 @@ def to_16k(samples: np.ndarray, rate: float) -> np.ndarray:
     if not len(samples):
         raise AudioError("no samples: the audio or the segment is empty")
     return np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
+
+
+def write_audio(path: Path, samples: np.ndarray) -> None:
+    """Writes 16 kHz and 16 bit, in the format of the file's suffix.
+
+    Args:
+        path: to write to.
+        samples: int16, or float in [-1, 1], (T,).
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    encoded = io.BytesIO()
+    soundfile.write(encoded, samples, SAMPLE_RATE, subtype="PCM_16", format=path.suffix[1:])
+    path.write_bytes(encoded.getvalue())  # libsndfile itself would lose the system's error

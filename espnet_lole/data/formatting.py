@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-import soundfile
-
-from espnet_lole.data.audio import SAMPLE_RATE, WHISPER_SECONDS, AudioError, cut, read_audio, to_16k
+from espnet_lole.data.audio import SAMPLE_RATE, WHISPER_SECONDS, AudioError, cut, read_audio, to_16k, write_audio
 from espnet_lole.data.kaldi import KaldiDir, atomic_dir, write_table
 from espnet_lole.data.summary import NO_LANGUAGE, Tally, reasons, set_name
 
@@ -131,11 +129,7 @@ def _convert_recording(kaldi: KaldiDir, utts: list[str], folder: Path, audio_for
         except AudioError as error:
             results[utt] = str(error)
             continue
-        path = folder / audio_name(utt, audio_format)
-        try:
-            soundfile.write(path, out, SAMPLE_RATE, subtype="PCM_16")
-        except soundfile.SoundFileError as error:
-            raise OSError(f"expected to write {path}, got: {error}; check the disk's free space and permissions") from error
+        write_audio(folder / audio_name(utt, audio_format), out)
         results[utt] = len(out)
     return results
 

@@ -35,7 +35,7 @@ def whole_saves() -> Iterator[None]:
             return
         path = Path(f)
         with whole_file(path) as made:
-            with made.open("wb") as out:  # torch's own writer would turn a full disk into a RuntimeError without its name
+            with made.open("wb") as out:  # torch's own writer would lose the system's error
                 plain(obj, out, *args, **kwargs)
             if path.name == CHECKPOINT and path.exists():
                 keep(path)

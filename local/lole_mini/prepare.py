@@ -9,8 +9,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-import soundfile
-
+from espnet_lole.data.audio import write_audio
 from espnet_lole.data.kaldi import atomic_dir, spk2utt, write_table
 from lole_mini.acoustics import SAMPLE_RATE
 from lole_mini.sentences import LANGUAGES
@@ -38,7 +37,7 @@ def prepare_language(lang: str, output: Path, scale: float) -> tuple[str, dict[s
             for i, utterance in enumerate(utterances("market", split, lang, texts, SPEAKERS[split])):
                 speaker = f"{lang}_{split}_{utterance.speaker}"
                 utt = f"{speaker}_{i:04d}"
-                soundfile.write(made / "wav" / f"{utt}.wav", utterance.speech, SAMPLE_RATE, subtype="PCM_16")
+                write_audio(made / "wav" / f"{utt}.wav", utterance.speech)
                 row = (str(final / "wav" / f"{utt}.wav"), utterance.text, speaker, lang)
                 for table, value in zip(tables.values(), row, strict=True):
                     table[utt] = value

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Evil, full_disk
+from conftest import Evil, full_disk, room_for
 from espnet2.train.reporter import Reporter
 
 from espnet_lole.train.checkpoints import intact, read_checkpoint, recover, whole_saves
@@ -56,6 +56,8 @@ def test_a_broken_checkpoint_gives_way_to_the_one_before(tmp_path, damage, caplo
 def test_a_save_that_fails_leaves_both_checkpoints(tmp_path, monkeypatch):
     save_epochs(tmp_path, [0.1, 0.5])
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with room_for(500), pytest.raises(OSError, match="checkpoint.pth, got: File too large"):
+        save_epochs(tmp_path, [0.7])
     monkeypatch.setattr("os.fsync", full_disk)
     with pytest.raises(OSError, match="checkpoint.pth, got: No space left on device"):
         save_epochs(tmp_path, [0.7])

@@ -109,7 +109,7 @@ done
 experts_exp=${experiment[experts]}
 [ -z "${add_lang}" ] || subsets+=("_${add_lang}")
 because() { # the last error in the logs that is no other process's, and where they are
-    cat "$@" 2>/dev/null | grep -aE '^error: |Error: .|Signal [0-9]+ .SIG(KILL|ABRT|SEGV|BUS)' | grep -av 'gloo/transport' | tail -n 1 || true
+    cat "$@" 2>/dev/null | grep -aE '^error: |Error: .|Signal [0-9]+ .SIG(KILL|ABRT|SEGV|BUS)' | grep -av 'gloo/transport' | tail -n 1 | sed 's/^error: //' || true
     echo "log: $*"
 }
 runs() { # is stage $1 to be run? Says so.
