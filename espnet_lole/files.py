@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import logging
 import os
 import re
 import shutil
@@ -116,3 +118,31 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
             shutil.rmtree(previous, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def held(folder: str | Path) -> Iterator[None]:
+    """Within the context, no other process gets this folder by asking for it, too; where this process ends, others may.
+
+    Args:
+        folder: is made if it is not there, and has an empty file ``.lock`` from then on.
+
+    Raises:
+        BlockingIOError: another process has it.
+        OSError: it cannot be written to.
+    """
+    file = Path(folder) / ".lock"
+    with _told(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = file.open("w")
+    with lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, of this process alone and not of its children
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):  # file systems without locks
+                logging.warning(f"a second process would not be kept from {folder}: {os.strerror(error.errno)}")
+            else:
+                raise BlockingIOError(
+                    error.errno, f"expected {folder} for this process alone, got another that runs: wait for its end, or end it"
+                ) from error
+        yield

@@ -12,7 +12,7 @@ from conftest import BOUND, full_disk, room_for
 from safetensors.torch import save_file
 
 from espnet_lole.data.audio import write_audio
-from espnet_lole.files import whole_file, whole_folder, write_whole
+from espnet_lole.files import held, whole_file, whole_folder, write_whole
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,3 +100,18 @@ def test_a_folder_killed_between_its_renames_comes_back(tmp_path: Path, monkeypa
     with pytest.raises(KeyError), whole_folder(tmp_path / "d"):
         raise KeyError("x")
     assert (tmp_path / "d" / "a").read_text() == "old"
+
+
+def test_a_folder_is_held_by_one_process_and_free_when_it_is_killed(tmp_path: Path) -> None:
+    code = f"from espnet_lole.files import held\nwith held({str(tmp_path / 'a')!r}):\n    print('held', flush=True)\n    input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        with (
+            pytest.raises(BlockingIOError, match="expected .*/a for this process alone, got another that runs"),
+            held(tmp_path / "a"),
+        ):
+            pass
+        holder.kill()
+        holder.wait()
+        with held(tmp_path / "a"):
+            pass

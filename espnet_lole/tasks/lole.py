@@ -6,6 +6,7 @@ import argparse
 import logging
 import math
 from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from espnet2.tasks.abs_task import AbsTask, IteratorOptions, optim_classes
 from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.collate_fn import CommonCollateFn
+from espnet2.train.distributed_utils import get_rank
 from espnet2.train.preprocessor import AbsPreprocessor
 from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str2bool
@@ -34,6 +36,7 @@ from espnet_lole.experts.adapters import Adapter, load_bank, load_expert
 from espnet_lole.experts.bank import ExpertBank, ExpertConfig
 from espnet_lole.experts.layers import hold_routes
 from espnet_lole.experts.optimizer import ExpertAdamW
+from espnet_lole.files import held
 from espnet_lole.fusion.layers import FusionConfig
 from espnet_lole.fusion.mole import MoLE
 from espnet_lole.router.classifier import ClassifierConfig
@@ -175,6 +178,17 @@ class LoLETask(AbsTask):
         for name in ("backbone", "langs"):
             if not getattr(args, name) and not args.print_config:
                 raise ValueError(f"expected --{name}, got none: give it in the config or on the command line")
+
+    @classmethod
+    def main_worker(cls, args: argparse.Namespace) -> None:
+        """Train as this process's part, while no other training writes to ``args.output_dir``.
+
+        Raises:
+            BlockingIOError: another does.
+        """
+        first = get_rank(args.dist_rank, args.dist_launcher) in (None, 0)
+        with held(args.output_dir) if first else nullcontext():
+            super().main_worker(args)
 
     @classmethod
     def build_model(cls, args: argparse.Namespace) -> AbsLoLEModel:

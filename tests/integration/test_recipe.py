@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ import yaml
 from conftest import tiny_whisper
 from safetensors.torch import load_file
 
+from espnet_lole.files import held
 from espnet_lole.train.checkpoints import read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,7 +50,8 @@ class Recipe:
         conf = yaml.safe_load((ROOT / "conf" / "mini" / f"{source}.yaml").read_text()) | changes
         (self.folder / f"{name}.yaml").write_text(yaml.safe_dump(conf))
 
-    def run(self, *options: str, fails: bool = False) -> str:
+    def start(self, *options: str) -> subprocess.Popen[str]:
+        """A run that goes on, in a process group of its own."""
         command = ["./run.sh", "--backbone", "tiny", "--inference_config", "decode_tiny.yaml", "--python", sys.executable]
         command += ["--asr_config", "train_tiny.yaml", "--mole_config", "train_mole_tiny.yaml"]
         command += ["--student_config", "train_student_tiny.yaml", "--nj", "2"]
@@ -56,9 +59,18 @@ class Recipe:
         command += ["--espnet_config", "train_espnet_tiny.yaml"]
         command += [*([] if "--langs" in options else ["--langs", "de tr"]), *options]
         env = os.environ | {"LOLE_ROOT": str(ROOT), "HF_HUB_OFFLINE": "1"}
-        done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, timeout=900)
-        assert (done.returncode != 0) == fails, done.stdout[-3000:] + done.stderr[-3000:]
-        return done.stdout + done.stderr
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen(command, cwd=self.folder, env=env, start_new_session=True, **pipes)
+
+    def run(self, *options: str, fails: bool = False) -> str:
+        with self.start(*options) as process:
+            try:
+                told = process.communicate(timeout=900)[0]
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGTERM)
+                raise
+        assert (process.returncode != 0) == fails, told[-3000:]
+        return told
 
     def adapters(self, tag: str) -> dict[str, dict[str, torch.Tensor]]:
         files = (self.folder / "exp" / f"lole_{tag}" / "adapters").glob("*/adapter_model.safetensors")
@@ -118,12 +130,43 @@ def test_resuming_changes_nothing(recipe):
         "--stage", "11", "--stop_stage", "11", "--asr_tag", "halves", "--systems", "experts", "--asr_args", "--max_epoch 1"
     )
     recipe.run("--stage", "11", "--stop_stage", "11", "--asr_tag", "halves", "--systems", "experts")
-    straight, halves = recipe.adapters("straight"), recipe.adapters("halves")
-    assert set(straight) == set(halves) == {"de", "tr"}
+    check_same_adapters(recipe, "halves")
+
+
+def check_same_adapters(recipe: Recipe, tag: str) -> None:
+    straight, other = recipe.adapters("straight"), recipe.adapters(tag)
+    assert set(straight) == set(other) == {"de", "tr"}
     for lang, tensors in straight.items():
         assert any(tensor.abs().sum() > 0 for name, tensor in tensors.items() if "lora_B" in name)
         for name, tensor in tensors.items():
-            torch.testing.assert_close(halves[lang][name], tensor)
+            torch.testing.assert_close(other[lang][name], tensor)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_training_and_the_same_command_goes_on(recipe, sent):
+    """Ctrl-C goes to the recipe's process group, ``kill`` to its first process alone; the training is in a group of its own."""
+    options = ["--stage", "11", "--stop_stage", "11", "--systems", "experts", "--asr_tag", sent.name]
+    folder = recipe.folder / "exp" / f"lole_{sent.name}"
+    with held(folder):
+        assert f"expected exp/lole_{sent.name} for this process alone, got another" in recipe.run(*options, fails=True)
+    assert not (folder / "config.yaml").exists()
+    with recipe.start(*options) as process:
+        while not (folder / "checkpoint.pth").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        (os.killpg if sent is signal.SIGINT else os.kill)(process.pid, sent)
+        told = process.communicate(timeout=60)[0]
+    assert process.returncode == -sent and "the training was ended: the same command goes on" in told
+    for _ in range(100):  # until the training has let go of its folder
+        try:
+            with held(folder):
+                break
+        except BlockingIOError:
+            time.sleep(0.1)
+    else:
+        pytest.fail("the training runs on")
+    assert "1/2epoch started" not in recipe.run(*options)
+    check_same_adapters(recipe, sent.name)
 
 
 def kill_second_process(recipe: Recipe, tag: str, ended: threading.Event) -> None:

@@ -58,6 +58,8 @@ fail() {
 
 command="$0 ${*@Q}" # for RESULTS.md
 trap 'echo "error: line ${LINENO} of $0 failed: ${BASH_COMMAND}" >&2' ERR
+trainer= # process group of the training that runs
+trap '[ -z "${trainer}" ] || ! kill -- "-${trainer}" 2>/dev/null || log "the training was ended: the same command goes on from its last epoch"' EXIT
 # shellcheck disable=SC1091
 . utils/parse_options.sh
 # shellcheck disable=SC1091
@@ -145,12 +147,14 @@ launch() { # training job $1 in experiment $2 on the sets train$3 and dev$3: con
     done
     log "$1: $2, log in $2/train.log"
     writable "$2"
+    set -m # a process group of its own, so that none of it outlives the recipe
     OMP_NUM_THREADS=$(((OMP_NUM_THREADS + nproc - 1) / nproc)) \
         ${python} -m espnet2.bin.launch --cmd "${cuda_cmd}" --log "$2/train.log" --ngpu "${ngpu}" \
         --num_nodes "${num_nodes}" --init_file_prefix "$2/.dist_init_" --multiprocessing_distributed true -- \
         ${python} "${torchrun[@]}" -m "$5" --config "$4" --resume true --seed "${seed}" --output_dir "$2" "${data_options[@]}" "${@:6}" \
         2>"$2/launch.log" &
-    local trainer=$!
+    trainer=$!
+    set +m
     while kill -0 "${trainer}" 2>/dev/null; do
         sleep 2
         now=$(grep -ahoE '[0-9]+/[0-9]+epoch started.*' "$2/train.log" 2>/dev/null | tail -n 1 || true)
@@ -158,6 +162,7 @@ launch() { # training job $1 in experiment $2 on the sets train$3 and dev$3: con
         shown=${now}
     done
     wait "${trainer}" || fail "training failed: $(because "$2/launch.log" "$2/train.log")"
+    trainer=
 }
 train() { # system $1 in experiment $2 on the sets train$3 and dev$3, more options after them
     local langs_found

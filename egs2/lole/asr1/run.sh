@@ -2,7 +2,7 @@
 # The main job: language experts on the embedded corpus and backbone. Other data and models: see README.md.
 set -euo pipefail
 
-./lole.sh \
+exec ./lole.sh \
     --corpus conf/corpora/lole_mini.yaml \
     --backbone ../../../models/whisper-nano \
     --asr_config conf/mini/train_experts.yaml \
