@@ -89,6 +89,14 @@ def test_killed_at_a_write_the_same_command_ends_with_the_same_files(recipe, par
     assert recipe.files() == wanted
 
 
+@pytest.mark.parametrize(("sent", "told"), [("KILL", "most often memory ran out"), ("SEGV", "ended by signal 11 (SEGV)")])
+def test_a_command_that_is_killed_has_the_reason_in_its_log(tmp_path, sent, told):
+    run_local = ROOT / "egs2" / "lole" / "asr1" / "utils" / "run_local.sh"
+    done = subprocess.run([run_local, tmp_path / "log", "bash", "-c", f"kill -{sent} $$"])
+    assert done.returncode == 128 + signal.Signals[f"SIG{sent}"]
+    assert re.search(f"^error: .*{re.escape(told)}", (tmp_path / "log").read_text(), re.MULTILINE)
+
+
 NO_FILE = "expected a folder to write to, got {}, where no file can be made: check its permissions"
 DENIED = "expected to write {}, got: Permission denied: check the disk's free space and the permissions"
 READ_ONLY = {

@@ -15,5 +15,9 @@ mkdir -p "$(dirname "${log}")"
 started=${SECONDS}
 status=0
 "$@" >>"${log}" 2>&1 || status=$?
+case ${status} in
+137) echo "error: killed by the system (signal 9): most often memory ran out; free some, or take smaller batches" ;;
+129 | 13? | 14?) echo "error: ended by signal $((status - 128)) ($(kill -l "${status}"))" ;;
+esac >>"${log}"
 echo "# ended with code ${status} after $((SECONDS - started)) s" >>"${log}"
 exit "${status}"
