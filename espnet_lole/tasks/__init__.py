@@ -1,6 +1,6 @@
 """Task of ESPnet.
 
-What ESPnet does at import and a training does not need is left out, half of the time until one starts: it and inflect have
+What ESPnet does at import and a training does not need is left out, nearly half of the time until one starts: it and inflect have
 typeguard compile their functions anew to check their arguments, and g2p_en, which its phoneme tokenizers use, asks the network
 for data of NLTK. A module that is found and not run stands for it as ESPnet is imported.
 """

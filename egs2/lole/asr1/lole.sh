@@ -294,8 +294,10 @@ if runs 11 "train"; then
 fi
 
 if runs 12 "decode with ${inference_config}"; then
-    mapfile -t sets < <(test_sets)
-    read -ra known <<<"$(languages "")"
+    listed=$(test_sets)
+    mapfile -t sets <<<"${listed}"
+    listed=$(languages "")
+    read -ra known <<<"${listed}"
     for system in "${ordered[@]}"; do
         exp=${experiment[${system}]}
         case "${kind_of[${system}]}" in
@@ -329,7 +331,8 @@ if runs 13 "score"; then
         [[ ${kind_of[${system}]} != student && ${kind_of[${system}]} != multilingual ]] || adapters+=("${system}=${exp}/adapters/student")
     done
     if [[ " ${kind_of[*]} " == *" multilingual "* && " ${kind_of[*]} " == *" student "* ]]; then
-        mapfile -t sets < <(test_sets)
+        listed=$(test_sets)
+        mapfile -t sets <<<"${listed}"
         options=(--config "${experts_exp}/config.yaml" --adapters "${adapters[@]}")
         draw "${expdir}/images" cosines "${options[@]}" --experts "${experts_exp}/adapters" --data "${raw}/dev" --output "${expdir}/images/cosines.png"
         draw "${expdir}/images" states "${options[@]}" --data "${sets[@]/#/${raw}/}" --output "${expdir}/images/states.png"
