@@ -92,9 +92,12 @@ class Chosen(Way):
             a = a[self.index].flatten(1, 2)  # (B, K R, in_dim)
             b = b[self.index] * self.weights[..., None, None]  # (B, K, out_dim, R)
             b = b.transpose(1, 2).flatten(2)  # (B, out_dim, K R)
-        parts = Batched(None) if self.weights is not None or len(a) == 1 else self._parts
+        alone = self.weights is not None or (len(a) == 1 and not isinstance(self._parts, Spans))
+        parts = Batched(None) if alone else self._parts
         if torch.is_grad_enabled():
             y = ExpertProduct.apply(rows, kept, linear.weight, linear.bias, a, b, parts, scale)
+        elif kept is None and isinstance(parts, Spans) and parts.merging_pays(rows, linear.weight):
+            y = parts.multiply_merged(rows, linear.weight, linear.bias, a, b, scale)
         else:
             y, _ = product(rows, taken, linear.weight, linear.bias, a, b, parts, scale)
         return y.view(*x.shape[:2], -1)

@@ -11,6 +11,9 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
+MERGE_COST = 1.5
+"""Of a product in a merge, which also reads and writes the weights, beside one of rows: an encoder was fastest with it."""
+
 
 def product_dtype(weight: Tensor) -> torch.dtype:
     """The precision of products with a matrix: its own, or that of autocast."""
@@ -104,6 +107,23 @@ class Spans(Parts):
         for expert in set(range(len(sums))) - met:
             sums[expert].zero_()
         return sums
+
+    def merging_pays(self, x: Tensor, weight: Tensor) -> bool:
+        """Is it less work to merge the experts of these rows, (M, in_dim), than to take the rows through their factors?
+
+        Of each rank, a merge takes ``in_dim out_dim`` products and a row ``in_dim + out_dim``. Only in float32: a lower
+        precision would round what is merged, so that a text could depend on the batch.
+        """
+        merges, factors = len(self.sizes) * weight.numel(), len(x) * sum(weight.shape)
+        return x.dtype == torch.float32 and MERGE_COST * merges < factors
+
+    def multiply_merged(self, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
+        """As ``product``, without gradients: the weights of each run are merged in turn, in one place for all."""
+        y, merged = x.new_empty(len(x), len(weight)), torch.empty_like(weight)
+        for expert, rows, out in zip(self.experts, self._split(x), self._split(y), strict=True):
+            torch.addmm(weight, b[expert].to(x.dtype), a[expert].to(x.dtype), alpha=scale, out=merged)
+            torch.mm(rows, merged.T, out=out) if bias is None else torch.addmm(bias, rows, merged.T, out=out)
+        return y
 
 
 def product(

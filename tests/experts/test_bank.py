@@ -7,7 +7,7 @@ from conftest import random_experts, tiny_whisper
 from espnet_lole.backbone.whisper import Backbone
 from espnet_lole.experts.bank import ExpertBank, ExpertConfig
 from espnet_lole.experts.layers import Chosen
-from espnet_lole.experts.product import Batched
+from espnet_lole.experts.product import Batched, Spans
 
 LANGS = ("de", "en", "zh")
 CONFIG = ExpertConfig(rank=4, alpha=8.0)
@@ -165,6 +165,25 @@ def test_low_precision_gives_the_same_gradients_but_for_rounding(way):
         assert not layer.lora_A.grad[1].any() and not layer.lora_B.grad[1].any()
         found.append(torch.cat([layer.lora_A.grad.flatten(), layer.lora_B.grad.flatten()]))
     assert torch.cosine_similarity(*found, dim=0) > 0.999
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("langs, index", [(("de", "en", "zh"), [2, 0, 2, 2]), (("de",), [0, 0, 0, 0])])
+def test_experts_of_many_frames_are_merged(langs, index, bias, monkeypatch):
+    _, bank = with_experts(langs=langs)
+    layer, index, merges = next(iter(bank.layers.values())), torch.tensor(index), []
+    if not bias:
+        layer.base.bias = None
+    multiply = Spans.multiply_merged
+    monkeypatch.setattr(Spans, "multiply_merged", lambda self, x, *args: merges.append(len(x)) or multiply(self, x, *args))
+    for frames in (3, 200):
+        x = torch.randn(4, frames, layer.in_features)
+        with torch.no_grad(), bank.routed(index):
+            y = layer(x)
+            loop = [layer.base(x[i]) + layer.scale * x[i] @ (layer.lora_B[e] @ layer.lora_A[e]).T for i, e in enumerate(index)]
+        torch.testing.assert_close(y, torch.stack(loop))
+    assert merges == [4 * 200]
+    assert not Spans(index.tolist()).merging_pays(x.flatten(0, 1).bfloat16(), layer.weight)
 
 
 def test_two_banks_do_not_lead_at_once(speech):
