@@ -12,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.harness import Outcome, Size, Work, peak_memory, synchronize
 from benchmarks.systems import END, LANGS, VOCAB, espnet_lora, mel30, mixed, ours, stock, texts, trainee, utterances
+from espnet_lole.backbone.load import precision
 from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.espnet_student_model import STUDENT, DistillConfig, ESPnetStudentModel
 from espnet_lole.experts.bank import DEFAULT_TARGETS, ExpertBank, ExpertConfig
@@ -102,7 +103,8 @@ def student_step(size: Size, kd: str) -> Work:
 def train_step(size: Size) -> Outcome:
     """A step of experts on a mixed-language batch, with its memory and the share of its matrix products."""
     out = Outcome()
-    mine = {"experts": experts_step} | ({"experts, bfloat16": half_step} if size.precision == torch.float32 else {})
+    auto = size.precision == torch.float32 and precision("auto") == torch.bfloat16
+    mine = {"experts": experts_step} | ({"experts, bfloat16": half_step} if auto else {})
     makers = mine | {"ESPnet + loralib": espnet_step, "transformers + peft": peft_step}
     out.race("train_step", {name: make(size) for name, make in makers.items()}, size.repeats)
     for name, make in makers.items():
