@@ -115,3 +115,15 @@ def test_a_folder_is_held_by_one_process_and_free_when_it_is_killed(tmp_path: Pa
         holder.wait()
         with held(tmp_path / "a"):
             pass
+
+
+def test_a_file_system_without_locks_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def without(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("espnet_lole.files.fcntl.lockf", without)
+    with held(tmp_path / "a"):
+        pass
+    assert caplog.messages == [f"a second process would not be kept from {tmp_path / 'a'}: {os.strerror(errno.ENOLCK)}"]
