@@ -18,17 +18,17 @@ from whisper.tokenizer import get_tokenizer
 
 from benchmarks.harness import Outcome, Size, Work
 from benchmarks.systems import END, LANGS, START, VOCAB, driven, espnet, mel30, mixed, ours, stock, utterances
-from espnet_lole.backbone.tokens import WhisperTokens
-from espnet_lole.backbone.whisper import Backbone, Encoded
-from espnet_lole.decode.search import SearchConfig
-from espnet_lole.decode.steps import ReplayedSteps
-from espnet_lole.decode.transcriber import ExpertTranscriber, PromptTranscriber
-from espnet_lole.experts.adapters import save_expert
-from espnet_lole.experts.bank import ExpertBank
 from espnet_lole.export.whisper import save_merged
-from espnet_lole.fusion.layers import FusionConfig
-from espnet_lole.fusion.mole import MoLE
-from espnet_lole.router.classifier import ClassifierConfig
+from espnet_lole.inference.kv_cache import ReplayedSteps
+from espnet_lole.inference.search import SearchConfig
+from espnet_lole.inference.transcriber import ExpertTranscriber, PromptTranscriber
+from espnet_lole.lole.adapters import save_expert
+from espnet_lole.lole.bank import ExpertBank
+from espnet_lole.lole.classifier import ClassifierConfig
+from espnet_lole.lole.fusion import FusionConfig
+from espnet_lole.lole.mole import MoLE
+from espnet_lole.whisper.model import Backbone, Encoded
+from espnet_lole.whisper.tokenizer import WhisperTokens
 
 Route = Callable[[], AbstractContextManager]
 STEPS = 8

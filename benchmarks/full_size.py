@@ -17,21 +17,21 @@ from pathlib import Path
 import torch
 from transformers import WhisperForConditionalGeneration
 
-from espnet_lole.backbone.load import PRECISIONS, precision
-from espnet_lole.backbone.sizes import SIZES
-from espnet_lole.backbone.tokens import WhisperTokens
-from espnet_lole.backbone.whisper import Backbone
-from espnet_lole.decode.search import SearchConfig
-from espnet_lole.decode.transcriber import PromptTranscriber
 from espnet_lole.espnet_model import AbsLoLEModel, ESPnetExpertModel
 from espnet_lole.espnet_mole_model import ESPnetMoLEModel
 from espnet_lole.espnet_student_model import STUDENT, DistillConfig, ESPnetStudentModel
-from espnet_lole.experts.bank import ExpertBank, ExpertConfig
-from espnet_lole.experts.layers import hold_routes
-from espnet_lole.experts.optimizer import ExpertAdamW
-from espnet_lole.fusion.layers import FusionConfig
-from espnet_lole.fusion.mole import MoLE
-from espnet_lole.router.classifier import ClassifierConfig
+from espnet_lole.inference.search import SearchConfig
+from espnet_lole.inference.transcriber import PromptTranscriber
+from espnet_lole.lole.bank import ExpertBank, ExpertConfig
+from espnet_lole.lole.classifier import ClassifierConfig
+from espnet_lole.lole.experts import hold_routes
+from espnet_lole.lole.fusion import FusionConfig
+from espnet_lole.lole.mole import MoLE
+from espnet_lole.train.optimizer import ExpertAdamW
+from espnet_lole.whisper.checkpoint import PRECISIONS, precision
+from espnet_lole.whisper.model import Backbone
+from espnet_lole.whisper.sizes import SIZES
+from espnet_lole.whisper.tokenizer import WhisperTokens
 
 CODES = ("de", "en", "es", "fr", "it", "pt", "ru", "zh")
 SYSTEMS = ("experts", "mole", "student", "decode")

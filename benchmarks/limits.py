@@ -13,7 +13,7 @@ from benchmarks.decoding import with_experts
 from benchmarks.harness import Outcome, Size, Work, alternate
 from benchmarks.systems import utterances
 from benchmarks.training import espnet_step, experts_step, seconds_by_name
-from espnet_lole.plan import UNCOUNTED
+from espnet_lole.train.estimate import UNCOUNTED
 
 SQUARE = {"cpu": 2048, "cuda": 8192}
 """Rows and columns of the matrices whose product is the measure."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.harness import Claim, Measure, Outcome
-from espnet_lole.files import whole_file, write_whole
+from espnet_lole.atomic_io import whole_file, write_whole
 
 MEASURES, RESULTS, PAGE, CURVES = "measures.csv", "results.csv", "RESULTS.md", "curves.png"
 CLAIM_FIELDS = ("benchmark", "ours", "peer", "unit", "ratio", "bar", "holds")

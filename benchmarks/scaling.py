@@ -12,7 +12,7 @@ import torch
 from benchmarks.harness import Outcome, Size, Work, alternate
 from benchmarks.systems import START, ours, utterances
 from benchmarks.training import experts_step
-from espnet_lole.distill.start import truncated_average
+from espnet_lole.lole.kd_init import truncated_average
 
 COMMANDS = Path(__file__).resolve().parents[1] / "espnet_lole" / "bin"
 START_SHAPE = {"experts": 8, "in_dim": 1024, "out_dim": 4096, "rank": 64, "kept": 256}

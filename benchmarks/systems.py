@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, WhisperForConditionalGeneration
 
 from benchmarks.harness import Size
-from espnet_lole.backbone.openai import rename
-from espnet_lole.backbone.sizes import Size as Shape
-from espnet_lole.backbone.tokens import WhisperTokens
-from espnet_lole.backbone.whisper import Backbone
 from espnet_lole.espnet_model import ESPnetExpertModel
-from espnet_lole.experts.bank import ExpertBank, ExpertConfig
+from espnet_lole.lole.bank import ExpertBank, ExpertConfig
+from espnet_lole.whisper.model import Backbone
+from espnet_lole.whisper.openai import rename
+from espnet_lole.whisper.sizes import Size as Shape
+from espnet_lole.whisper.tokenizer import WhisperTokens
 
 LANGS = ("de", "en", "es", "fr", "it", "ru", "tr", "zh")
 VOCAB, END, START = 51865, 50257, 50258

@@ -12,11 +12,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.harness import Outcome, Size, Work, peak_memory, synchronize
 from benchmarks.systems import END, LANGS, VOCAB, espnet_lora, mel30, mixed, ours, stock, texts, trainee, utterances
-from espnet_lole.backbone.load import precision
-from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.espnet_student_model import STUDENT, DistillConfig, ESPnetStudentModel
-from espnet_lole.experts.bank import DEFAULT_TARGETS, ExpertBank, ExpertConfig
-from espnet_lole.experts.optimizer import ExpertAdamW
+from espnet_lole.lole.bank import DEFAULT_TARGETS, ExpertBank, ExpertConfig
+from espnet_lole.train.optimizer import ExpertAdamW
+from espnet_lole.whisper.checkpoint import precision
+from espnet_lole.whisper.tokenizer import WhisperTokens
 
 PRODUCTS = re.compile("mm|convolution|attention|gemm|cutlass|nvjet|fmha|flash|cudnn")
 """In the names of the operators, or of a GPU's kernels, that are matrix products, attention's among them."""

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from espnet_lole.backbone.output import token_costs
-from espnet_lole.backbone.tokens import WhisperTokens
-from espnet_lole.backbone.whisper import Backbone
 from espnet_lole.espnet_model import AbsLoLEModel, text_then_language
-from espnet_lole.train.means import mean_over_ranks
+from espnet_lole.train.distributed_mean import mean_over_ranks
+from espnet_lole.whisper.loss import token_costs
+from espnet_lole.whisper.model import Backbone
+from espnet_lole.whisper.tokenizer import WhisperTokens
 
 
 class ESPnetFullModel(AbsLoLEModel):

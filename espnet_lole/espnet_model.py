@@ -10,11 +10,11 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch import Tensor
 from torch.nn import functional as F
 
-from espnet_lole.backbone.load import add_fingerprints, check_fingerprints, fingerprint
-from espnet_lole.backbone.tokens import WhisperTokens
-from espnet_lole.backbone.whisper import Backbone
-from espnet_lole.experts.bank import ExpertBank, ExpertConfig
-from espnet_lole.train.means import mean_over_ranks
+from espnet_lole.lole.bank import ExpertBank, ExpertConfig
+from espnet_lole.train.distributed_mean import mean_over_ranks
+from espnet_lole.whisper.checkpoint import add_fingerprints, check_fingerprints, fingerprint
+from espnet_lole.whisper.model import Backbone
+from espnet_lole.whisper.tokenizer import WhisperTokens
 
 IGNORE = -1
 """Marks padded text (ESPnet's collate function) and targets without a loss."""

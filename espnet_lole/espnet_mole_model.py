@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.espnet_model import IGNORE, AbsLoLEModel, sum_by_expert
-from espnet_lole.fusion.mole import MoLE
-from espnet_lole.router.classifier import StatisticsMemory
-from espnet_lole.train.means import mean_over_ranks
+from espnet_lole.lole.classifier import StatisticsMemory
+from espnet_lole.lole.mole import MoLE
+from espnet_lole.train.distributed_mean import mean_over_ranks
+from espnet_lole.whisper.tokenizer import WhisperTokens
 
 
 class ESPnetMoLEModel(AbsLoLEModel):

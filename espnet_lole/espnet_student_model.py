@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from espnet_lole.backbone.tokens import WhisperTokens
-from espnet_lole.backbone.whisper import Backbone, Encoded
-from espnet_lole.distill.losses import cosine_loss, taught_token_costs
 from espnet_lole.espnet_model import IGNORE, AbsLoLEModel, text_then_language
-from espnet_lole.experts.bank import ExpertBank
-from espnet_lole.train.means import mean_over_ranks
+from espnet_lole.lole.bank import ExpertBank
+from espnet_lole.lole.kd import cosine_loss, taught_token_costs
+from espnet_lole.train.distributed_mean import mean_over_ranks
+from espnet_lole.whisper.model import Backbone, Encoded
+from espnet_lole.whisper.tokenizer import WhisperTokens
 
 STUDENT = "student"
 """The student's name in its bank and the folder of its adapter."""

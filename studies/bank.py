@@ -26,11 +26,11 @@ from safetensors.torch import save_file
 from study import RECIPE, write_lines
 from transformers import WhisperForConditionalGeneration
 
-from espnet_lole.backbone.sizes import SIZES
-from espnet_lole.backbone.whisper import Backbone
-from espnet_lole.experts.adapters import WEIGHTS, save_expert
-from espnet_lole.experts.bank import ExpertBank, ExpertConfig
-from espnet_lole.experts.cache import ExpertCache
+from espnet_lole.lole.adapters import WEIGHTS, save_expert
+from espnet_lole.lole.bank import ExpertBank, ExpertConfig
+from espnet_lole.lole.cache import ExpertCache
+from espnet_lole.whisper.model import Backbone
+from espnet_lole.whisper.sizes import SIZES
 
 
 def make_model(layers: int) -> WhisperForConditionalGeneration:

@@ -19,7 +19,7 @@ from study import CURVES, Study, write_table
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from espnet_lole.files import whole_file
+from espnet_lole.atomic_io import whole_file
 
 
 def draw(study: Study, l1s: Sequence[int], path: Path) -> None:

@@ -19,13 +19,13 @@ from statistics import fmean
 
 import matplotlib
 import torch
+from compress import BYTES, METHODS
 from study import RECIPE, Study, spread, test_sets, write_lines
 
-from espnet_lole.backbone.load import load_backbone
 from espnet_lole.config import load_yaml
-from espnet_lole.experts.adapters import load_bank, save_expert
-from espnet_lole.experts.bank import ExpertBank, ExpertConfig
-from espnet_lole.experts.compress import BYTES, METHODS
+from espnet_lole.lole.adapters import load_bank, save_expert
+from espnet_lole.lole.bank import ExpertBank, ExpertConfig
+from espnet_lole.whisper.checkpoint import load_backbone
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

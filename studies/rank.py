@@ -16,18 +16,18 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import matplotlib
+from analysis import compare_outputs, gradient_norms
 from kd import VARIANTS
 from study import CURVES, RECIPE, Study, spread, write_lines
 
-from espnet_lole.backbone.load import load_backbone
-from espnet_lole.backbone.tokens import WhisperTokens
+from espnet_lole.atomic_io import whole_file
 from espnet_lole.config import load_yaml
-from espnet_lole.distill.start import energy_by_layer, start_student
 from espnet_lole.espnet_student_model import STUDENT, DistillConfig, ESPnetStudentModel
-from espnet_lole.experts.adapters import load_bank
-from espnet_lole.experts.bank import ExpertBank, ExpertConfig
-from espnet_lole.files import whole_file
-from espnet_lole.probe import compare_outputs, gradient_norms
+from espnet_lole.lole.adapters import load_bank
+from espnet_lole.lole.bank import ExpertBank, ExpertConfig
+from espnet_lole.lole.kd_init import energy_by_layer, start_student
+from espnet_lole.whisper.checkpoint import load_backbone
+from espnet_lole.whisper.tokenizer import WhisperTokens
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

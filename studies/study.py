@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
-from espnet_lole.files import write_whole
+from espnet_lole.atomic_io import write_whole
 
 RECIPE = Path(__file__).resolve().parents[1] / "egs2" / "lole" / "asr1"
 

@@ -16,9 +16,9 @@ import torch
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 from whisper.model import ModelDimensions, Whisper
 
-from espnet_lole.backbone.tokens import WhisperTokens
-from espnet_lole.backbone.whisper import Backbone
-from espnet_lole.experts.bank import ExpertBank
+from espnet_lole.lole.bank import ExpertBank
+from espnet_lole.whisper.model import Backbone
+from espnet_lole.whisper.tokenizer import WhisperTokens
 
 TEXTS = ["ein Euro", "two litres", "drei", "四米"]
 LANGS = ["de", "en", "de", "zh"]

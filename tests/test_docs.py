@@ -16,7 +16,7 @@ def test_links_lead_somewhere():
 
 
 def test_messages_in_troubleshooting_are_those_of_the_code():
-    code = " ".join(file.read_text() for file in (ROOT / "espnet_lole").rglob("*.py"))
+    code = " ".join(file.read_text() for top in ("espnet_lole", "examples") for file in (ROOT / top).rglob("*.py"))
     code = re.sub(r'"\s+f?"', "", code)  # strings that go over several lines
     rows = [line for line in (ROOT / "docs" / "troubleshooting.md").read_text().splitlines() if line.startswith("| `")]
     quoted = [message for row in rows for message in re.findall(r"`([^`]+)`", row.split("|")[1])]
@@ -32,9 +32,9 @@ def test_the_notebook_runs_from_top_to_bottom(recipe, tmp_path, monkeypatch, cap
         soundfile.write(tmp_path / f"{i}.flac", random.normal(0, 0.1, 32_000), 16_000)
     monkeypatch.setenv("LOLE_MODEL", str(recipe / "exp" / "mole"))
     monkeypatch.setenv("LOLE_AUDIO", str(tmp_path))
-    monkeypatch.chdir(ROOT / "docs")
+    monkeypatch.chdir(ROOT / "examples")
     names: dict = {}
-    for cell in json.loads((ROOT / "docs" / "transcribe.ipynb").read_text())["cells"]:
+    for cell in json.loads((ROOT / "examples" / "transcribe.ipynb").read_text())["cells"]:
         if cell["cell_type"] == "code":
             exec("".join(cell["source"]), names)
     assert "-->" in capsys.readouterr().out

@@ -4,11 +4,11 @@ import yaml
 from conftest import make_batch, tiny_whisper
 from transformers import WhisperForConditionalGeneration
 
-from espnet_lole.backbone.tokens import WhisperTokens
-from espnet_lole.backbone.whisper import Backbone
 from espnet_lole.bin.lole_export import main as export
 from espnet_lole.espnet_full_model import ESPnetFullModel
 from espnet_lole.tasks.lole import LoLETask
+from espnet_lole.whisper.model import Backbone
+from espnet_lole.whisper.tokenizer import WhisperTokens
 
 CODES = ("de", "en", "fr", "zh")
 

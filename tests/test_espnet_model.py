@@ -6,14 +6,14 @@ import torch
 from conftest import LANGS, TEXTS, make_batch, tiny_whisper
 from torch.nn import functional as F
 
-from espnet_lole.backbone.tokens import WhisperTokens
-from espnet_lole.backbone.whisper import Backbone
 from espnet_lole.config import read_conf
 from espnet_lole.espnet_model import ESPnetExpertModel
-from espnet_lole.experts.adapters import save_expert
-from espnet_lole.experts.bank import ExpertBank, ExpertConfig
-from espnet_lole.experts.optimizer import ExpertAdamW
+from espnet_lole.lole.adapters import save_expert
+from espnet_lole.lole.bank import ExpertBank, ExpertConfig
 from espnet_lole.tasks.lole import LoLEPreprocessor, LoLETask
+from espnet_lole.train.optimizer import ExpertAdamW
+from espnet_lole.whisper.model import Backbone
+from espnet_lole.whisper.tokenizer import WhisperTokens
 
 
 def make_model(langs=("de", "en", "fr", "zh"), seed=0, rank=4, width=16) -> ESPnetExpertModel:

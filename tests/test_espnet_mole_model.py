@@ -2,16 +2,16 @@ import pytest
 import torch
 from conftest import make_batch, random_experts, tiny_whisper
 
-from espnet_lole.backbone.tokens import WhisperTokens
-from espnet_lole.backbone.whisper import Backbone
 from espnet_lole.espnet_model import ESPnetExpertModel
 from espnet_lole.espnet_mole_model import ESPnetMoLEModel
-from espnet_lole.experts.adapters import save_expert
-from espnet_lole.experts.bank import ExpertBank, ExpertConfig
-from espnet_lole.fusion.layers import FusionConfig
-from espnet_lole.fusion.mole import MoLE
-from espnet_lole.router.classifier import ClassifierConfig
+from espnet_lole.lole.adapters import save_expert
+from espnet_lole.lole.bank import ExpertBank, ExpertConfig
+from espnet_lole.lole.classifier import ClassifierConfig
+from espnet_lole.lole.fusion import FusionConfig
+from espnet_lole.lole.mole import MoLE
 from espnet_lole.tasks.lole import LoLETask
+from espnet_lole.whisper.model import Backbone
+from espnet_lole.whisper.tokenizer import WhisperTokens
 
 LANGS = ("de", "en", "fr", "zh")
 

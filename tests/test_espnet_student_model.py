@@ -3,16 +3,16 @@ import torch
 from conftest import LANGS, TEXTS, make_batch, random_experts, tiny_whisper
 from transformers import WhisperForConditionalGeneration
 
-from espnet_lole.backbone.load import load_backbone
-from espnet_lole.backbone.tokens import WhisperTokens
-from espnet_lole.backbone.whisper import Backbone
-from espnet_lole.decode.search import SearchConfig
-from espnet_lole.decode.transcriber import PromptTranscriber
 from espnet_lole.espnet_student_model import STUDENT, DistillConfig, ESPnetStudentModel
-from espnet_lole.experts.adapters import save_expert
-from espnet_lole.experts.bank import ExpertBank, ExpertConfig
 from espnet_lole.export.whisper import save_merged
+from espnet_lole.inference.search import SearchConfig
+from espnet_lole.inference.transcriber import PromptTranscriber
+from espnet_lole.lole.adapters import save_expert
+from espnet_lole.lole.bank import ExpertBank, ExpertConfig
 from espnet_lole.tasks.lole import LoLETask
+from espnet_lole.whisper.checkpoint import load_backbone
+from espnet_lole.whisper.model import Backbone
+from espnet_lole.whisper.tokenizer import WhisperTokens
 
 CODES = ("de", "en", "fr", "zh")
 

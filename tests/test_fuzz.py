@@ -22,9 +22,9 @@ from espnet_lole.data.audio import AudioError, read_audio, to_16k
 from espnet_lole.data.corpora import load_corpus
 from espnet_lole.data.formatting import format_dir
 from espnet_lole.data.kaldi import KaldiDir, read_segments, read_table, write_table
-from espnet_lole.decode.system import read_decoding
-from espnet_lole.experts.adapters import load_bank, save_expert
-from espnet_lole.experts.bank import ExpertBank, ExpertConfig
+from espnet_lole.inference.system import read_decoding
+from espnet_lole.lole.adapters import load_bank, save_expert
+from espnet_lole.lole.bank import ExpertBank, ExpertConfig
 
 SIZES = [10, pytest.param(300, marks=pytest.mark.slow)]
 every_size = pytest.mark.parametrize("examples", SIZES, ids=["few", "many"])

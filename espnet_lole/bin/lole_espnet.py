@@ -9,10 +9,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from espnet_lole.atomic_io import write_whole
 from espnet_lole.data.kaldi import read_table
-from espnet_lole.decode.transcriber import count_parameters
-from espnet_lole.files import write_whole
-from espnet_lole.score.costs import peak_memory_gb, write_costs
+from espnet_lole.evaluation.costs import peak_memory_gb, write_costs
+from espnet_lole.inference.transcriber import count_parameters
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -8,10 +8,10 @@ import logging
 import sys
 from pathlib import Path
 
-from espnet_lole.backbone.load import load_backbone
-from espnet_lole.experts.adapters import save_expert
 from espnet_lole.export.whisper import save_merged, save_model
+from espnet_lole.lole.adapters import save_expert
 from espnet_lole.train.checkpoints import best_of, read_checkpoint
+from espnet_lole.whisper.checkpoint import load_backbone
 
 
 def get_parser() -> argparse.ArgumentParser:

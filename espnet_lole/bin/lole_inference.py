@@ -8,11 +8,11 @@ import logging
 import sys
 from pathlib import Path
 
-from espnet_lole.backbone.load import PRECISIONS
 from espnet_lole.config import load_yaml
-from espnet_lole.decode.inference import transcribe_sets
-from espnet_lole.decode.system import System, adapters_in, load_system, read_decoding
-from espnet_lole.score.costs import peak_memory_gb, write_costs
+from espnet_lole.evaluation.costs import peak_memory_gb, write_costs
+from espnet_lole.inference.system import System, adapters_in, load_system, read_decoding
+from espnet_lole.inference.test_sets import transcribe_sets
+from espnet_lole.whisper.checkpoint import PRECISIONS
 
 
 def get_parser() -> argparse.ArgumentParser:

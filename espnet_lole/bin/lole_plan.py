@@ -53,8 +53,8 @@ def run(args: argparse.Namespace) -> None:
         ValueError: a configuration does not fit, or its system or optimizer cannot be planned.
         OSError: the backbone is nowhere.
     """
-    from espnet_lole.plan import Workload, build_empty, measure
     from espnet_lole.tasks.lole import LoLETask
+    from espnet_lole.train.estimate import Workload, build_empty, measure
 
     columns = [ROWS]
     for config in args.configs:

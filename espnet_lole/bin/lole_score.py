@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_lole.files import write_whole
-from espnet_lole.score.normalize import cer_languages
-from espnet_lole.score.rates import score_set
-from espnet_lole.score.report import results_md, summary_table, write_result_txt
-from espnet_lole.score.results import Decoded, SystemScore, csv_rows, update_csv, write_csv
+from espnet_lole.atomic_io import write_whole
+from espnet_lole.evaluation.normalize import cer_languages
+from espnet_lole.evaluation.rates import score_set
+from espnet_lole.evaluation.report import results_md, summary_table, write_result_txt
+from espnet_lole.evaluation.results import Decoded, SystemScore, csv_rows, update_csv, write_csv
 
 
 def get_parser() -> argparse.ArgumentParser:

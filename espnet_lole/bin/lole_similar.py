@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from espnet_lole.decode.inference import read_items
-from espnet_lole.decode.long import make_batches
-from espnet_lole.decode.transcriber import pad_speech
-from espnet_lole.files import write_whole
+from espnet_lole.atomic_io import write_whole
+from espnet_lole.inference.longform import make_batches
+from espnet_lole.inference.test_sets import read_items
+from espnet_lole.inference.transcriber import pad_speech
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
     from espnet_lole import Speech2Text
 
     try:
-        from espnet_lole.web import build_page, serve
+        from web import build_page, serve
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise

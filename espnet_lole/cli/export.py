@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
-from espnet_lole.files import whole_file
+from espnet_lole.atomic_io import whole_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,8 +45,8 @@ def run(args: argparse.Namespace) -> None:
         FileNotFoundError: the system or a part of it is not there.
         ValueError: the system has no such form.
     """
-    from espnet_lole.decode.system import find_system
     from espnet_lole.export.folder import save_ctranslate2, save_folder, save_whisper
+    from espnet_lole.inference.system import find_system
 
     system = find_system(args.model, args.backbone)
     about = (args.licence, args.data)
@@ -78,7 +78,7 @@ def pack_folder(exported: Path, archive: Path) -> None:
         ValueError: another ending, or ESPnet is not installed.
         OSError: it cannot be written.
     """
-    from espnet_lole.decode.system import MOLE_WEIGHTS
+    from espnet_lole.inference.system import MOLE_WEIGHTS
 
     try:
         from espnet2.main_funcs.pack_funcs import pack

@@ -25,8 +25,8 @@ def run(args: argparse.Namespace) -> None:
         FileNotFoundError: there is no system.
         ValueError: the folder holds something else.
     """
-    from espnet_lole.decode.system import find_system
     from espnet_lole.export.facts import gather
+    from espnet_lole.inference.system import find_system
 
     facts = gather(args.model, find_system(args.model))
     errors = {" ".join(key): value for key, value in facts.errors.items()}

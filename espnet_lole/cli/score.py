@@ -29,8 +29,8 @@ def run(args: argparse.Namespace) -> None:
         ValueError: an utterance is missing on one side, or is there twice.
         FileNotFoundError: a file is not there.
     """
-    from espnet_lole.score.normalize import as_scored, cer_languages, normalize, unit_of
-    from espnet_lole.score.rates import count
+    from espnet_lole.evaluation.normalize import as_scored, cer_languages, normalize, unit_of
+    from espnet_lole.evaluation.rates import count
 
     ref, hyp = _read(args.ref), _read(args.hyp)
     if differ := sorted(set(ref) ^ set(hyp)):

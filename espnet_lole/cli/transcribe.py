@@ -19,10 +19,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from espnet_lole.files import write_whole
+from espnet_lole.atomic_io import write_whole
 
 if TYPE_CHECKING:
-    from espnet_lole.decode.results import Result
+    from espnet_lole.inference.results import Result
 
 OUTPUTS = ("text", "json", "srt", "vtt")
 LONGEST = 30.0
@@ -104,7 +104,7 @@ def _seconds(files: list[str]) -> float | None:
 
 
 def _formed(result: Result, output: str, named: bool) -> str:
-    from espnet_lole.decode.results import srt, vtt
+    from espnet_lole.inference.results import srt, vtt
 
     if output == "text":
         return f"{result.name}\t{result.text}\n" if named else f"{result.text}\n"

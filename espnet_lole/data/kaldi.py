@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from espnet_lole.files import whole_folder, write_whole
+from espnet_lole.atomic_io import whole_folder, write_whole
 
 SEPARATOR = re.compile(r"[ \t]+")
 

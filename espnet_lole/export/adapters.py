@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from espnet_lole.backbone.load import load_backbone
-from espnet_lole.backbone.tokens import WhisperTokens
-from espnet_lole.decode.system import ADAPTER, find_system
-from espnet_lole.experts.adapters import load_bank
-from espnet_lole.files import whole_folder
+from espnet_lole.atomic_io import whole_folder
+from espnet_lole.inference.system import ADAPTER, find_system
+from espnet_lole.lole.adapters import load_bank
+from espnet_lole.whisper.checkpoint import load_backbone
+from espnet_lole.whisper.tokenizer import WhisperTokens
 
 
 def install_expert(adapter: Path, lang: str, experts: Path, backbone: str | None = None, replace: bool = False) -> Path:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from espnet_lole.backbone.features import SAMPLE_RATE
 from espnet_lole.config import load_yaml
 from espnet_lole.data.kaldi import read_table
-from espnet_lole.decode.system import System
+from espnet_lole.inference.system import System
+from espnet_lole.whisper.features import SAMPLE_RATE
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from espnet_lole.backbone.load import load_backbone
-from espnet_lole.decode.system import MOLE_WEIGHTS, System
+from espnet_lole.atomic_io import whole_folder
 from espnet_lole.export.card import card
 from espnet_lole.export.facts import Facts, gather, keep
 from espnet_lole.export.whisper import save_merged
-from espnet_lole.files import whole_folder
+from espnet_lole.inference.system import MOLE_WEIGHTS, System
+from espnet_lole.whisper.checkpoint import load_backbone
 
 _BACKBONE_FILES = ("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json", "README.md")
 

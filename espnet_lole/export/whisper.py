@@ -10,9 +10,9 @@ from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtracto
 from transformers import WhisperTokenizer as StockTokenizer
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
-from espnet_lole.backbone.tokens import WhisperTokens
-from espnet_lole.experts.adapters import load_bank
-from espnet_lole.files import whole_folder
+from espnet_lole.atomic_io import whole_folder
+from espnet_lole.lole.adapters import load_bank
+from espnet_lole.whisper.tokenizer import WhisperTokens
 
 VOCABULARY = Path(whisper.__file__).parent / "assets" / "multilingual.tiktoken"
 

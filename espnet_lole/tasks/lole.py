@@ -21,29 +21,29 @@ from espnet2.train.preprocessor import AbsPreprocessor
 from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str2bool
 
-from espnet_lole.backbone.features import MAX_SAMPLES, MIN_SAMPLES
-from espnet_lole.backbone.load import PRECISIONS, load_backbone, load_config
-from espnet_lole.backbone.tokens import WhisperTokens
-from espnet_lole.backbone.whisper import Backbone
+from espnet_lole.atomic_io import held
 from espnet_lole.config import load_yaml, read_conf
 from espnet_lole.data.kaldi import read_table
-from espnet_lole.distill.start import start_student
 from espnet_lole.espnet_full_model import ESPnetFullModel
 from espnet_lole.espnet_model import IGNORE, AbsLoLEModel, ESPnetExpertModel, describe
 from espnet_lole.espnet_mole_model import ESPnetMoLEModel
 from espnet_lole.espnet_student_model import STUDENT, DistillConfig, ESPnetStudentModel
-from espnet_lole.experts.adapters import Adapter, load_bank, load_expert
-from espnet_lole.experts.bank import ExpertBank, ExpertConfig
-from espnet_lole.experts.layers import hold_routes
-from espnet_lole.experts.optimizer import ExpertAdamW
-from espnet_lole.files import held
-from espnet_lole.fusion.layers import FusionConfig
-from espnet_lole.fusion.mole import MoLE
-from espnet_lole.router.classifier import ClassifierConfig
-from espnet_lole.train.balanced import BalancedIterFactory
+from espnet_lole.lole.adapters import Adapter, load_bank, load_expert
+from espnet_lole.lole.bank import ExpertBank, ExpertConfig
+from espnet_lole.lole.classifier import ClassifierConfig
+from espnet_lole.lole.experts import hold_routes
+from espnet_lole.lole.fusion import FusionConfig
+from espnet_lole.lole.kd_init import start_student
+from espnet_lole.lole.mole import MoLE
 from espnet_lole.train.checkpoints import read_checkpoint
+from espnet_lole.train.optimizer import ExpertAdamW
+from espnet_lole.train.sampler import BalancedIterFactory
 from espnet_lole.train.specaug import Augment
 from espnet_lole.train.trainer import LoLETrainer
+from espnet_lole.whisper.checkpoint import PRECISIONS, load_backbone, load_config
+from espnet_lole.whisper.features import MAX_SAMPLES, MIN_SAMPLES
+from espnet_lole.whisper.model import Backbone
+from espnet_lole.whisper.tokenizer import WhisperTokens
 
 optim_classes["expert_adamw"] = ExpertAdamW  # ESPnet looks optimizers up here
 STARTS = ("average", "random")

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from espnet2.train.reporter import Reporter
 
-from espnet_lole.files import whole_file
+from espnet_lole.atomic_io import whole_file
 
 CHECKPOINT, PREVIOUS = "checkpoint.pth", "previous.pth"
 _PLAIN = [timedelta, np.dtype, *(kind for x in (np.float32(0), np.float64(0)) for kind in (type(x.dtype), x.__reduce__()[0]))]

@@ -10,7 +10,7 @@ import torch
 from espnet2.asr.specaug.specaug import SpecAug
 from torch import Tensor
 
-from espnet_lole.backbone.features import length_mask
+from espnet_lole.whisper.features import length_mask
 
 
 class Augment:

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from espnet_lole.config import load_yaml
 from espnet_lole.data.kaldi import read_table
-from espnet_lole.experts.optimizer import ExpertAdamW
-from espnet_lole.score.costs import write_costs
+from espnet_lole.evaluation.costs import write_costs
 from espnet_lole.train.checkpoints import CHECKPOINT, read_checkpoint, recover, whole_saves
+from espnet_lole.train.optimizer import ExpertAdamW
 
 
 class LoLETrainer(Trainer):

@@ -25,9 +25,9 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from espnet_lole.backbone.features import SAMPLE_RATE, LogMel
-from espnet_lole.backbone.tokens import WhisperTokens
-from espnet_lole.backbone.whisper import Backbone
+from espnet_lole.whisper.features import SAMPLE_RATE, LogMel
+from espnet_lole.whisper.model import Backbone
+from espnet_lole.whisper.tokenizer import WhisperTokens
 from lole_mini.sentences import LANGUAGES
 from lole_mini.speech import VARIANTS, split_texts, utterances
 

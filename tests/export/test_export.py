@@ -14,17 +14,17 @@ from systems import make_recipe
 from transformers import pipeline
 
 from espnet_lole import Speech2Text
-from espnet_lole.backbone.features import LogMel
-from espnet_lole.backbone.load import load_backbone
-from espnet_lole.backbone.tokens import WhisperTokens
 from espnet_lole.cli.main import main
-from espnet_lole.decode.search import SearchConfig
-from espnet_lole.decode.system import find_system
-from espnet_lole.experts.adapters import save_expert
-from espnet_lole.experts.bank import ExpertBank, ExpertConfig
 from espnet_lole.export.card import card
 from espnet_lole.export.facts import Facts, gather
 from espnet_lole.export.whisper import save_merged, stock_tokenizer
+from espnet_lole.inference.search import SearchConfig
+from espnet_lole.inference.system import find_system
+from espnet_lole.lole.adapters import save_expert
+from espnet_lole.lole.bank import ExpertBank, ExpertConfig
+from espnet_lole.whisper.checkpoint import load_backbone
+from espnet_lole.whisper.features import LogMel
+from espnet_lole.whisper.tokenizer import WhisperTokens
 from lole_mini.speech import split_texts, utterances
 
 

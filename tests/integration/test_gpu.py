@@ -4,18 +4,18 @@ import pytest
 import torch
 from conftest import random_experts, tiny_whisper
 
-from espnet_lole.backbone.tokens import WhisperTokens
-from espnet_lole.backbone.whisper import Backbone
-from espnet_lole.decode.search import SearchConfig
-from espnet_lole.decode.steps import ReplayedSteps, Steps
-from espnet_lole.decode.transcriber import ExpertTranscriber, MoLETranscriber
 from espnet_lole.espnet_model import ESPnetExpertModel
-from espnet_lole.experts.bank import ExpertBank, ExpertConfig
-from espnet_lole.experts.optimizer import ExpertAdamW
-from espnet_lole.fusion.layers import FusionConfig
-from espnet_lole.fusion.mole import MoLE
-from espnet_lole.router.classifier import ClassifierConfig
-from espnet_lole.router.routing import RoutingConfig
+from espnet_lole.inference.kv_cache import ReplayedSteps, Steps
+from espnet_lole.inference.search import SearchConfig
+from espnet_lole.inference.transcriber import ExpertTranscriber, MoLETranscriber
+from espnet_lole.lole.bank import ExpertBank, ExpertConfig
+from espnet_lole.lole.classifier import ClassifierConfig
+from espnet_lole.lole.fusion import FusionConfig
+from espnet_lole.lole.mole import MoLE
+from espnet_lole.lole.routing import RoutingConfig
+from espnet_lole.train.optimizer import ExpertAdamW
+from espnet_lole.whisper.model import Backbone
+from espnet_lole.whisper.tokenizer import WhisperTokens
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 LANGS = ("de", "en", "zh")
@@ -94,6 +94,6 @@ def test_replayed_steps_find_what_single_steps_do(speech, monkeypatch):
         lambda backbone, rows, longest: ReplayedSteps(backbone, rows, longest, room=7),
         lambda backbone, rows, _: Steps(backbone, rows),
     ):
-        monkeypatch.setattr("espnet_lole.decode.search.ReplayedSteps", make)
+        monkeypatch.setattr("espnet_lole.inference.search.ReplayedSteps", make)
         found.append(found_texts(speech, "cuda", torch.bfloat16, search))
     assert found[0] == found[1] == found[2]

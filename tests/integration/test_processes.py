@@ -15,8 +15,8 @@ from conftest import random_experts, tiny_whisper
 from espnet2.train import trainer
 from test_faults import PROCESSES, ROOT, Training
 
-from espnet_lole.experts.adapters import save_expert
-from espnet_lole.experts.bank import ExpertBank, ExpertConfig
+from espnet_lole.lole.adapters import save_expert
+from espnet_lole.lole.bank import ExpertBank, ExpertConfig
 from espnet_lole.tasks.lole import LoLETask
 
 pytestmark = pytest.mark.slow

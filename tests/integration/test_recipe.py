@@ -19,7 +19,7 @@ import yaml
 from conftest import tiny_whisper
 from safetensors.torch import load_file
 
-from espnet_lole.files import held
+from espnet_lole.atomic_io import held
 from espnet_lole.train.checkpoints import read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,7 @@ from conftest import make_batch
 from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.torch_utils.recursive_op import recursive_average
 
-from espnet_lole.experts.layers import hold_routes
+from espnet_lole.lole.experts import hold_routes
 
 pytestmark = pytest.mark.slow
 SYSTEMS = {

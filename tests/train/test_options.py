@@ -7,11 +7,11 @@ import test_espnet_student_model
 import torch
 from conftest import make_batch, tiny_whisper
 
-from espnet_lole.backbone.whisper import Backbone
-from espnet_lole.experts.layers import hold_routes
-from espnet_lole.experts.optimizer import ExpertAdamW
+from espnet_lole.lole.experts import hold_routes
 from espnet_lole.tasks.lole import LoLETask
+from espnet_lole.train.optimizer import ExpertAdamW
 from espnet_lole.train.specaug import Augment
+from espnet_lole.whisper.model import Backbone
 
 SYSTEMS = {
     "experts": test_espnet_model.make_model,

@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from espnet_lole.score.costs import read_costs
+from espnet_lole.evaluation.costs import read_costs
 from espnet_lole.tasks.lole import LoLETask
 from espnet_lole.train.trainer import LoLETrainer, write_training_costs
 

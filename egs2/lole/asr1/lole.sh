@@ -174,7 +174,7 @@ train() { # system $1 in experiment $2 on the sets train$3 and dev$3, more optio
         --backbone "${backbone}" --langs ${langs_found} "${@:4}" ${args_of[$1]}
 }
 draw() { # in folder $1 with the options after it
-    logged "$1/$2.log" espnet_lole.bin.lole_plot "${@:2}"
+    logged "$1/$2.log" plot "${@:2}"
     log "pictures in $1"
 }
 export_from() { # the checkpoint in experiment $1, the options after it

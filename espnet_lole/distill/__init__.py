@@ -1,1 +1,0 @@
-"""LoRA KD: all experts distilled into one student."""

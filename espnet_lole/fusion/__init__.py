@@ -1,1 +1,0 @@
-"""LoRA MoLE: the experts of the shallow encoder layers merged into one."""

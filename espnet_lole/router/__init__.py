@@ -1,1 +1,0 @@
-"""Finding the language from the shallow layers, and the way of each utterance through the deep ones."""

@@ -1,0 +1,99 @@
+"""Whisper's weights in the form of openai/whisper: a ``.pt`` file of dimensions and tensors."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+from espnet_lole.whisper.sizes import Size
+
+SUFFIX = ".pt"
+_NAMES = (  # what a name there holds -> what it is called in transformers; the first of two that begin alike comes first
+    ("blocks.", "layers."),
+    ("cross_attn_ln.", "encoder_attn_layer_norm."),
+    ("attn_ln.", "self_attn_layer_norm."),
+    ("cross_attn.", "encoder_attn."),
+    (".attn.", ".self_attn."),
+    ("query.", "q_proj."),
+    ("key.", "k_proj."),
+    ("value.", "v_proj."),
+    ("attn.out.", "attn.out_proj."),
+    ("mlp_ln.", "final_layer_norm."),
+    ("mlp.0.", "fc1."),
+    ("mlp.2.", "fc2."),
+    ("encoder.ln_post.", "encoder.layer_norm."),
+    ("decoder.ln.", "decoder.layer_norm."),
+    ("token_embedding.", "embed_tokens."),
+    ("positional_embedding", "embed_positions.weight"),
+)
+
+
+def read_config(file: Path) -> WhisperConfig:
+    """The configuration of the model in a ``.pt`` file; its tensors are not read.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no checkpoint of openai/whisper.
+    """
+    return _config(_load(file)["dims"])
+
+
+def read_model(file: Path) -> WhisperForConditionalGeneration:
+    """The model in a ``.pt`` file, as ``transformers`` would load it from its own form, in float32.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no checkpoint of openai/whisper, or its tensors do not fit its dimensions.
+    """
+    found = _load(file)
+    with torch.device("meta"):
+        model = WhisperForConditionalGeneration(_config(found["dims"]))
+    state = {f"model.{rename(name)}": value.float() for name, value in found["model_state_dict"].items()}
+    state["proj_out.weight"] = state.get("model.decoder.embed_tokens.weight")
+    expected = {name: value.shape for name, value in model.state_dict().items()}
+    got = {name: value.shape for name, value in state.items() if value is not None}
+    if wrong := sorted(n for n in expected | got if expected.get(n) != got.get(n)):
+        raise ValueError(
+            f"expected in {file} the tensors of its dims, got {len(wrong)} that differ, e.g. {wrong[0]}: {got.get(wrong[0])} "
+            f"instead of {expected.get(wrong[0])}: fetch the file again"
+        )
+    model.load_state_dict(state, assign=True)
+    model.tie_weights()
+    return model
+
+
+def rename(name: str) -> str:
+    """The name in ``transformers`` of a tensor of openai/whisper."""
+    for theirs, ours in _NAMES:
+        name = name.replace(theirs, ours)
+    return name
+
+
+def _load(file: Path) -> dict[str, Mapping[str, int] | Mapping[str, Tensor]]:
+    """The dictionary in the file, whose tensors stay on disk until they are used."""
+    if not file.is_file():
+        raise FileNotFoundError(f"expected a checkpoint of openai/whisper at {file}, found none: correct --backbone")
+    try:
+        found = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        raise ValueError(f"expected a checkpoint of openai/whisper, got in {file}: {str(error).splitlines()[0]}") from error
+    if not isinstance(found, dict) or not {"dims", "model_state_dict"} <= found.keys():
+        raise ValueError(f"expected dims and model_state_dict, as openai/whisper saves them, got another file in {file}")
+    return found
+
+
+def _config(dims: Mapping[str, int]) -> WhisperConfig:
+    size = Size(
+        width=dims["n_audio_state"],
+        heads=dims["n_audio_head"],
+        encoder_layers=dims["n_audio_layer"],
+        decoder_layers=dims["n_text_layer"],
+        mels=dims["n_mels"],
+        vocab=dims["n_vocab"],
+    )
+    return size.config(dims["n_audio_ctx"], dims["n_text_ctx"])

@@ -1,0 +1,233 @@
+"""The whole of ``lole_score`` on a small experiment."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from espnet_lole.bin.lole_score import main
+from espnet_lole.evaluation.costs import read_costs, write_costs
+from espnet_lole.evaluation.results import Decoded
+
+REFS = {
+    "test_de": {"d1": ("de", "Der Hund bellt."), "d2": ("de", "Gut so!"), "d3": ("de", "...")},
+    "test_mix": {"e1": ("en", "The colour."), "z1": ("zh", "你好 吗?"), "d4": ("de", "eins zwei drei vier fünf")},
+}
+GOOD = {"d1": "der hund bellt", "d2": "gut", "d3": "", "e1": "the color", "z1": "你 好吗", "d4": "eins zwei drei vier fünf"}
+BAD = {"d1": "der mund bellt", "d2": "", "d3": "so", "e1": "a color", "z1": "你好", "d4": "eins zwei drei vier fünf"}
+
+
+def write_decoded(folder: Path, hyps: dict[str, str], rtf: str | None = None) -> None:
+    for name, refs in REFS.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        lines = "".join(f"{utt} {hyps[utt]}\n" for utt in refs if utt in hyps)
+        (folder / name / "text").write_text(lines, encoding="utf-8")
+        if rtf is not None:
+            (folder / name / "rtf").write_text(rtf, encoding="utf-8")
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name, refs in REFS.items():
+        folder = tmp_path / "dump/raw" / name
+        folder.mkdir(parents=True)
+        (folder / "text").write_text("".join(f"{utt} {text}\n" for utt, (_, text) in refs.items()), encoding="utf-8")
+        (folder / "utt2lang").write_text("".join(f"{utt} {lang}\n" for utt, (lang, _) in refs.items()), encoding="utf-8")
+    write_decoded(tmp_path / "exp/lole_experts/decode_greedy", GOOD, "0.5")
+    write_decoded(tmp_path / "exp/lole_zero/decode_greedy", BAD)
+    return tmp_path
+
+
+def run(*decoded: str, seed: int = 0, sets: str = "test_de test_mix") -> None:
+    options = [option for text in decoded for option in ("--decoded", text)]
+    main(["--expdir", "exp", "--dumpdir", "dump/raw", "--test_sets", sets, "--seed", str(seed), *options])
+
+
+EXPERTS = "experts:aware:exp/lole_experts/decode_greedy"
+ZERO = "zero_shot:aware:exp/lole_zero/decode_greedy"
+
+
+def rows(path: str = "exp/results.csv") -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def value(system: str, test_set: str, language: str, metric: str) -> float:
+    key = (system, test_set, language, metric)
+    (found,) = [r["value"] for r in rows() if (r["system"], r["set"], r["language"], r["metric"]) == key]
+    return float(found)
+
+
+def test_summary_is_micro_over_a_language_and_macro_over_languages(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(ZERO, EXPERTS)
+    summary = capsys.readouterr().out.splitlines()
+    assert summary == [
+        "|system|scenario|seeds|de|en|zh (CER)|average|real-time factor|",
+        "|---|---|---|---|---|---|---|---|",
+        "|zero_shot|aware|1|30.0|50.0|33.3|37.8||",
+        "|experts|aware|1|**10.0**|**0.0**|**0.0**|**3.3**|0.500|",
+    ]
+
+
+def test_summary_over_seeds(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(EXPERTS)
+    write_decoded(work / "exp/lole_experts/decode_greedy", BAD)
+    capsys.readouterr()
+    run(ZERO, EXPERTS, seed=1)
+    zero, experts = capsys.readouterr().out.splitlines()[2:]
+    assert zero.startswith("|zero_shot|aware|1|30.0|50.0|")
+    assert experts.startswith("|experts|aware|2|**20.0 ± 14.1**|**25.0 ± 35.4**|**16.7 ± 23.6**|**20.6 ± 24.4**|")
+
+
+def test_the_users_command_is_told(work: Path) -> None:
+    main(
+        [
+            "--expdir",
+            "exp",
+            "--dumpdir",
+            "dump/raw",
+            "--test_sets",
+            "test_de",
+            "--decoded",
+            ZERO,
+            "--command",
+            "./lole.sh --seed 0",
+        ]
+    )
+    assert "Made by `./lole.sh --seed 0`" in Path("exp/RESULTS.md").read_text(encoding="utf-8")
+
+
+def test_espnets_own_model_finds_no_language(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("espnet:agnostic:exp/lole_zero/decode_greedy")
+    assert "LID accuracy" not in capsys.readouterr().out
+    assert not Decoded.parse("espnet_big:agnostic:x").finds_language and Decoded.parse("mole:agnostic:x").finds_language
+
+
+def test_costs_of_training_and_decoding(work: Path) -> None:
+    costs = {"trained_parameters": 12_345_678, "steps": 40, "seconds": 90.0}
+    write_costs(work / "exp/lole_experts", "conf/train.yaml", **costs)
+    write_costs(work / "exp/lole_experts/decode_greedy", "conf/decode.yaml", parameters=3400, memory_gb=0.5)
+    write_costs(work / "exp/lole_zero/decode_greedy", "conf/decode.yaml", parameters=900, memory_gb=0.7)
+    run(ZERO, EXPERTS)
+    text = Path("exp/RESULTS.md").read_text(encoding="utf-8")
+    assert "|system|trained parameters|steps|minutes to train|parameters at inference|memory at inference, GB|" in text
+    assert "|zero_shot||||**900**|0.70|\n|experts|12.3M|40|1.5|3.4k|**0.50**|\n" in text
+    assert "configurations: `conf/train.yaml` `conf/decode.yaml`" in text
+    (work / "exp/lole_experts/costs.json").write_text("{}}")
+    with pytest.raises(ValueError, match="expected JSON"):
+        read_costs(work / "exp/lole_experts")
+    (work / "exp/lole_experts/costs.json").write_text('{"speed": 1}')
+    with pytest.raises(ValueError, match="expected keys of"):
+        read_costs(work / "exp/lole_experts")
+
+
+def test_results_md(work: Path) -> None:
+    run(ZERO, EXPERTS)
+    text = Path("exp/RESULTS.md").read_text(encoding="utf-8")
+    assert text.startswith("# RESULTS\n")
+    order = ["|system|scenario|", "BasicTextNormalizer", "Made by `python -m espnet_lole.bin.lole_score --expdir exp"]
+    order += [
+        "'test_de test_mix'",
+        "## Environments",
+        "- pytorch version:",
+        "- hardware:",
+        "## exp/lole_zero\n",
+        "### WER",
+        "### CER",
+    ]
+    order += ["## exp/lole_experts\n", "|dataset|Snt|Wrd|Corr|Sub|Del|Ins|Err|S.Err|"]
+    order += ["|decode_greedy/test_de|2|5|80.0|0.0|20.0|0.0|20.0|50.0|", "|decode_greedy/test_mix (zh)|1|3|100.0|"]
+    places, start = [], 0
+    for part in order:
+        start = text.index(part, start)
+        places.append(start)
+    assert places == sorted(places)
+    assert "empty after it: zero_shot aware 1, experts aware 1." in text
+    assert [row for row in rows() if row["system"] == "experts"] == rows("exp/lole_experts/decode_greedy/results.csv")
+
+
+def test_result_txt(work: Path) -> None:
+    run(EXPERTS)
+    for metric in ("wer", "cer"):
+        text = Path(f"exp/lole_experts/decode_greedy/test_de/score_{metric}/result.txt").read_text(encoding="utf-8")
+        assert "reference after normalisation): 1\n" in text
+        assert "id: d2 (de) C=" in text and "id: d3 (de) excluded" in text
+
+
+def test_csv_values(work: Path) -> None:
+    run(ZERO, EXPERTS)
+    assert value("zero_shot", "test_de", "de", "wer") == value("zero_shot", "test_de", "de", "error") == 60.0
+    assert value("zero_shot", "test_mix", "zh", "wer") == 50.0
+    assert value("zero_shot", "test_mix", "zh", "error") == value("zero_shot", "test_mix", "zh", "cer") == 33.3333
+    assert value("zero_shot", "all", "average", "error") == pytest.approx((30 + 50 + 100 / 3) / 3, abs=1e-4)
+    assert value("experts", "test_de", "de", "rtf") == value("experts", "test_mix", "average", "rtf") == 0.5
+    assert value("experts", "all", "average", "rtf") == 0.5
+    assert not [r for r in rows() if r["system"] == "zero_shot" and r["metric"] == "rtf"]
+
+
+def test_csv_keeps_others_and_replaces_the_same(work: Path) -> None:
+    run(ZERO, EXPERTS)
+    before = [r for r in rows() if r["system"] == "zero_shot"]
+    write_decoded(work / "exp/lole_experts/decode_greedy", BAD)
+    run(EXPERTS, sets="test_mix")
+    assert [r for r in rows() if r["system"] == "zero_shot"] == before
+    assert {r["set"] for r in rows() if r["system"] == "experts"} == {"test_mix", "all"}
+    assert value("experts", "test_mix", "en", "error") == 50.0
+    run(EXPERTS, seed=1, sets="test_mix")
+    assert {r["seed"] for r in rows() if r["system"] == "experts"} == {"0", "1"}
+    assert not list(Path("exp").glob(".*"))
+
+
+def test_missing_hypotheses(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_decoded(work / "exp/lole_zero/decode_greedy", {"d1": "x"})
+    with pytest.raises(SystemExit) as caught:
+        run(ZERO)
+    assert caught.value.code == 1
+    err = capsys.readouterr().err
+    assert err == "error: exp/lole_zero/decode_greedy/test_de/text: 2 of 3 utterances have no hypothesis: d2 d3\n"
+    assert not Path("exp/results.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("decoded", "message"),
+    [
+        (["teacher:aware:exp/x"], "expected a system out of zero_shot experts"),
+        (["expertsx:aware:exp/x"], "expected a system out of"),
+        (["experts:blind:exp/x"], "expected a scenario out of aware agnostic"),
+        (["experts:aware"], "expected --decoded system:scenario:decode_dir"),
+        (["experts_r8:aware:exp/none"], "expected the file exp/none/test_de/text"),
+        ([ZERO, ZERO], "got again zero_shot:aware"),
+    ],
+)
+def test_errors(work: Path, capsys: pytest.CaptureFixture[str], decoded: list[str], message: str) -> None:
+    with pytest.raises(SystemExit):
+        run(*decoded)
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1 and message in err
+
+
+def test_other_columns_are_not_overwritten(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("exp/results.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(SystemExit):
+        run(EXPERTS)
+    assert "expected the columns system,scenario" in capsys.readouterr().err
+    assert Path("exp/results.csv").read_text() == "a,b\n1,2\n"
+
+
+def test_lid_accuracy_of_agnostic_systems(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = work / "exp/lole_mole/decode_greedy"
+    write_decoded(folder, GOOD)
+    (folder / "test_de/lang").write_text("d1 de\nd2 en\nd3 de\n")
+    (folder / "test_mix/lang").write_text("e1 en\nz1 zh\nd4 -\n")
+    run(EXPERTS, "mole:agnostic:exp/lole_mole/decode_greedy")
+    assert value("mole", "all", "de", "lid_accuracy") == 50.0
+    assert value("mole", "all", "average", "lid_accuracy") == pytest.approx((50 + 100 + 100) / 3, abs=1e-3)
+    experts, mole = capsys.readouterr().out.splitlines()[2:]
+    assert experts.endswith("||0.500|") and mole.endswith("|83.3||")
+    (folder / "test_mix/lang").write_text("e1 en\n")
+    with pytest.raises(SystemExit):
+        run("mole:agnostic:exp/lole_mole/decode_greedy")
+    assert "have no language" in capsys.readouterr().err
