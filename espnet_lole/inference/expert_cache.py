@@ -76,10 +76,11 @@ class ExpertCache:
 
     def _read(self, lang: str) -> None:
         """Read an expert into a free slot, or into that of the least recently used one."""
-        adapter = Adapter.read(self._folders[lang])
         full = len(self._slot_of) == len(self._slots)
-        slot = self._slot_of.popitem(last=False)[1] if full else len(self._slot_of)
-        load_adapter(self._experts, self._slots[slot], adapter)
+        slot = next(iter(self._slot_of.values())) if full else len(self._slot_of)
+        load_adapter(self._experts, self._slots[slot], Adapter.read(self._folders[lang]))
+        if full:
+            self._slot_of.popitem(last=False)
         self._slot_of[lang] = slot
         self.reads += 1
 
