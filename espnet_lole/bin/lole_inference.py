@@ -49,7 +49,7 @@ def main(cmd: list[str] | None = None) -> None:
         if args.model:
             system = find_system(args.model, languages=args.langs)
         else:
-            system = SystemFolder("zero_shot", args.backbone, tuple(args.langs or ()))
+            system = SystemFolder("zero_shot", Path(args.backbone), args.backbone, tuple(args.langs or ()))
         device = "cuda" if args.ngpu > 0 else "cpu"
         transcriber = load_transcriber(system, device, search, routing, args.max_loaded_experts)
         for scenario in args.scenarios:

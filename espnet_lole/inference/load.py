@@ -33,19 +33,21 @@ class SystemFolder:
 
     Attributes:
         system: a name of ``SYSTEMS``; ``zero_shot`` is any Whisper without adapters.
+        folder: where it was found.
         backbone: folder or hub name of the Whisper.
         languages: codes of the languages that it transcribes, in the order of their index.
         adapters: of experts and MoLE, the folder with a ``peft`` folder for each language; of a student, its ``peft`` folder.
         mole_weights: file of MoLE's fusion weights and language classifier.
-        config: the training's ``DECODING_KEYS``, where they are known.
+        conf: the training's ``DECODING_KEYS``, where they are known.
     """
 
     system: str
+    folder: Path
     backbone: str
     languages: tuple[str, ...]
     adapters: Path | None = None
     mole_weights: Path | None = None
-    config: dict[str, Any] = field(default_factory=dict)
+    conf: dict[str, Any] = field(default_factory=dict)
 
     def adapter_folders(self) -> dict[str, Path]:
         """Return the ``peft`` folder of each language's expert, or of the student."""
@@ -64,7 +66,7 @@ class SystemFolder:
             ValueError: the weights are damaged.
         """
         noted = map(trained_pad_to, self.adapter_folders().values())  # adapters trained elsewhere note none
-        return self.config.get("pad_to") or next(filter(None, noted), None)
+        return self.conf.get("pad_to") or next(filter(None, noted), None)
 
 
 def find_system(folder: Path, backbone: str | None = None, languages: Sequence[str] | None = None) -> SystemFolder:
@@ -84,14 +86,14 @@ def find_system(folder: Path, backbone: str | None = None, languages: Sequence[s
     if (folder / "config.yaml").is_file():
         return _training(folder, backbone, languages)
     if (folder / "config.json").is_file():
-        return SystemFolder("zero_shot", str(folder), tuple(languages or _whisper_languages(folder)))
+        return SystemFolder("zero_shot", folder, str(folder), tuple(languages or _whisper_languages(folder)))
     if (folder / ADAPTER_CONFIG).is_file():
         backbone = backbone or _backbone_of(folder)
         languages = languages or WhisperTokenizer(load_config(backbone).vocab_size).languages
-        return SystemFolder("student", backbone, tuple(languages), folder)
+        return SystemFolder("student", folder, backbone, tuple(languages), folder)
     if found := adapters_in(folder):
         languages = tuple(languages or found)
-        return SystemFolder("experts", backbone or _backbone_of(folder / languages[0]), languages, folder)
+        return SystemFolder("experts", folder, backbone or _backbone_of(folder / languages[0]), languages, folder)
     raise ValueError(
         f"{folder} holds no system: it has no config.yaml (a training or an export), no {ADAPTER_CONFIG} (peft adapters, here or in "
         "subfolders) and no config.json (a Whisper of transformers). Train the system first, or name another folder"
@@ -118,9 +120,9 @@ def load_transcriber(
         FileNotFoundError: the backbone or a language's adapter is missing.
         ValueError: the parts do not fit together.
     """
-    precision = system.config.get("precision", "float32")
+    precision = system.conf.get("precision", "float32")
     if system.system == "mole":
-        conf = {key: value for key, value in system.config.items() if key != "pad_to"}
+        conf = {key: value for key, value in system.conf.items() if key != "pad_to"}
         mole = build_system(SystemConfig("mole", system.backbone, system.languages, system.pad_to, experts=system.adapters, **conf))
         mole.load_trained(system.mole_weights)
         mole.experts.cast_(mole.experts.whisper.precision)
@@ -190,7 +192,7 @@ def _training(folder: Path, backbone: str | None, languages: Sequence[str] | Non
         if part is not None and not part.exists():
             raise FileNotFoundError(f"the system in {folder} is not trained to its end: {part} is not there")
     decoding = {key: config[key] for key in DECODING_KEYS if key in config}
-    return SystemFolder(system, backbone, tuple(known), adapters, weights, decoding)
+    return SystemFolder(system, folder, backbone, tuple(known), adapters, weights, decoding)
 
 
 def _resolve(name: str, folder: Path) -> str:

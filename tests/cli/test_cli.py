@@ -87,7 +87,7 @@ def test_timestamps_go_to_every_form(recipe, audio, short, capsys):
     said = [s for s in segments if s["text"]]
     assert main([*options, "--output", "vtt"]) == 0
     shown = capsys.readouterr().out.split("\n\n")[1:-1]
-    assert [cue.partition(" --> ")[0] for cue in shown] == [f"00:{s['start']:06.3f}" for s in said]
+    assert [cue.partition(" --> ")[0] for cue in shown] == [f"00:00:{s['start']:06.3f}" for s in said]
     assert main([*options, "--output", "srt"]) == 0
     assert capsys.readouterr().out.count(" --> ") == len(said)
     assert main([*options[:-1], "--output", "json", "--max_segment", "30"]) == 0
@@ -128,9 +128,9 @@ def test_a_player_reads_the_subtitles(recipe, audio, short, tmp_path, form):
     [
         ("transcribe a.wav --model nowhere", "expected the folder of a trained system, but nowhere is not there"),
         ("transcribe nowhere.wav --model {mole}", "missing file: nowhere.wav"),
-        ("transcribe a.wav b.wav --model {mole} --output srt", "--output srt needs --output_dir for several files"),
-        ("transcribe a.wav x/a.wav --model {mole} --output_dir out", "two files have the same name"),
-        ("transcribe {audio} --model {experts}", "experts need the language of each utterance"),
+        ("transcribe a.wav b.wav --model {mole} --output srt", "expected --output_dir with srt for several files"),
+        ("transcribe a.wav x/a.wav --model {mole} --output_dir out", "got one twice"),
+        ("transcribe {audio} --model {experts}", "experts alone do not find it"),
         ("info nowhere", "nowhere is not there"),
         ("export {mole} out --format merged", "MoLE has no merged form"),
         ("export {merged} out", "it can be used as it is"),

@@ -22,7 +22,7 @@ def load(folder, **options) -> Transcriber:
 def test_adapters_are_stored_in_the_precision_of_the_training(recipe, name):
     system = find_system(recipe / "exp" / name)
     for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-        other = replace(system, config=system.config | {"precision": precision})
+        other = replace(system, conf=system.conf | {"precision": precision})
         whisper = load_transcriber(other, "cpu", SearchConfig(), RoutingConfig()).whisper
         assert {p.dtype for n, p in whisper.named_parameters() if ".lora_" in n} == {dtype}
 
@@ -30,7 +30,7 @@ def test_adapters_are_stored_in_the_precision_of_the_training(recipe, name):
 def test_a_folder_of_adapters_is_a_system_with_the_padding_of_its_training(recipe, tmp_path):
     system = find_system(recipe / "exp" / "experts" / "adapters")
     assert (system.system, system.languages, system.backbone) == ("experts", CODES, str(recipe / "tiny"))
-    assert system.pad_to == "none" and system.config == {}
+    assert system.pad_to == "none" and system.conf == {}
     assert find_system(recipe / "exp" / "experts" / "adapters" / "fr", languages=["fr"]).languages == ("fr",)
     shutil.copytree(recipe / "exp" / "experts" / "adapters", tmp_path / "adapters")
     weights = tmp_path / "adapters" / "de" / "adapter_model.safetensors"
