@@ -39,7 +39,11 @@ def get_parser() -> argparse.ArgumentParser:
         description=head, epilog=examples.strip(), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--model", type=Path, action="append", required=True, help="folder of a trained system; repeat to compare several"
+        "--model",
+        type=Path,
+        action="append",
+        required=True,
+        help="folder of a trained system; repeat to compare several",
     )
     parser.add_argument("--config", type=Path, help="YAML of the decoding, such as conf/decode.yaml")
     parser.add_argument("--device", help="cpu, cuda or cuda:N; default: a GPU if there is one")
@@ -47,7 +51,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, default=7860, help="default: 7860")
     parser.add_argument("--max_mb", type=int, default=50, help="maximum size of an upload; default: 50")
     parser.add_argument("--max_minutes", type=float, default=10.0, help="maximum length of the audio; default: 10")
-    parser.add_argument("--queue", type=int, default=20, help="waiting requests, beyond which new ones are refused; default: 20")
+    parser.add_argument(
+        "--queue", type=int, default=20, help="waiting requests, beyond which new ones are refused; default: 20"
+    )
     return parser
 
 
@@ -83,9 +89,13 @@ def build_page(systems: Mapping[str, Speech2Text], max_minutes: float) -> gradio
     languages = sorted({lang for s2t in systems.values() for lang in s2t.languages})
     cache = UPLOAD_SECONDS // 6, UPLOAD_SECONDS  # interval and age at which uploads are deleted
     with gradio.Blocks(title="espnet_lole", analytics_enabled=False, delete_cache=cache) as page:
-        gradio.Markdown("# Language experts on a frozen Whisper\nRecord or upload speech, and read what each system hears.")
+        gradio.Markdown(
+            "# Language experts on a frozen Whisper\nRecord or upload speech, and read what each system hears."
+        )
         with gradio.Row():
-            audio = gradio.Audio(label=f"Speech, {max_minutes:g} min at most", type="filepath", sources=["upload", "microphone"])
+            audio = gradio.Audio(
+                label=f"Speech, {max_minutes:g} min at most", type="filepath", sources=["upload", "microphone"]
+            )
             lang = gradio.Dropdown([DETECT, *languages], value=DETECT, label="Language")
         button = gradio.Button("Transcribe", variant="primary", elem_id="transcribe")
         outputs = []
@@ -107,13 +117,15 @@ def build_page(systems: Mapping[str, Speech2Text], max_minutes: float) -> gradio
 def serve(page: gradio.Blocks, host: str, port: int, max_mb: int, queue: int) -> None:
     """Serve the page until interrupted.
 
-    One request is processed at a time, ``queue`` requests wait, and uploads have at most ``max_mb`` megabytes; others are
-    refused. Without ``api_open=False``, gradio processes up to forty requests at a time that bypass the queue.
+    One request is processed at a time, ``queue`` requests wait, and uploads have at most ``max_mb`` megabytes; others
+    are refused. Without ``api_open=False``, gradio processes up to forty requests at a time that bypass the queue.
     """
     page.queue(max_size=queue, api_open=False).launch(server_name=host, server_port=port, max_file_size=f"{max_mb}mb")
 
 
-def fill_column(s2t: Speech2Text, file: str | None, choice: str, max_minutes: float) -> tuple[str, dict[str, float], str]:
+def fill_column(
+    s2t: Speech2Text, file: str | None, choice: str, max_minutes: float
+) -> tuple[str, dict[str, float], str]:
     """Transcribe a file for a system's column: text, posteriors and a note.
 
     Raises:
@@ -155,7 +167,8 @@ def describe(result: Result) -> str:
     language = "given" if result.confidence is None else f"posterior {result.confidence:.2f}"
     seconds = result.decode_seconds
     speed = result.duration / max(seconds, 1e-9)
-    return f"{result.language}, {language}; {result.duration:.1f} s of audio in {seconds:.2f} s, {speed:.0f} times real time"
+    times = f"{result.duration:.1f} s of audio in {seconds:.2f} s, {speed:.0f} times real time"
+    return f"{result.language}, {language}; {times}"
 
 
 if __name__ == "__main__":

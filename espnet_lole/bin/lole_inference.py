@@ -12,7 +12,13 @@ from espnet_lole.evaluation.costs import peak_memory_gb, write_costs
 from espnet_lole.inference.load import SystemFolder, find_system, load_transcriber, read_decoding_config
 from espnet_lole.inference.test_sets import transcribe_sets
 
-DECODING_OPTIONS = {"batch_seconds": float, "beam_size": int, "maxlenratio": float, "length_penalty": float, "loop_tokens": int}
+DECODING_OPTIONS = {
+    "batch_seconds": float,
+    "beam_size": int,
+    "maxlenratio": float,
+    "length_penalty": float,
+    "loop_tokens": int,
+}
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -23,7 +29,9 @@ def get_parser() -> argparse.ArgumentParser:
     system.add_argument("--backbone", help="or hub name or folder of a Whisper that is decoded without adapters")
     parser.add_argument("--langs", nargs="+", help="languages to choose from; default: those of the training")
     parser.add_argument("--test_dirs", type=Path, nargs="+", required=True, help="formatted test sets, dump/raw/<set>")
-    parser.add_argument("--output_dir", type=Path, required=True, help="<output_dir>_<scenario> gets a folder per test set")
+    parser.add_argument(
+        "--output_dir", type=Path, required=True, help="<output_dir>_<scenario> gets a folder per test set"
+    )
     parser.add_argument(
         "--scenarios",
         nargs="+",
@@ -34,7 +42,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, help="YAML of the decoding, such as conf/decode.yaml")
     for name, kind in DECODING_OPTIONS.items():
         parser.add_argument(f"--{name}", type=kind, help="overrides the value of --config")
-    parser.add_argument("--max_loaded_experts", type=int, help="experts in memory, the others stay on disk; default: all")
+    parser.add_argument(
+        "--max_loaded_experts", type=int, help="experts in memory, the others stay on disk; default: all"
+    )
     parser.add_argument("--ngpu", type=int, default=0, help="1: decode on a GPU; default: 0")
     return parser
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Rank the trained languages by the mean posterior that MoLE's classifier gives them on the speech of a new language."""
+"""Rank the trained languages by their mean posterior from MoLE's classifier on speech of a new language."""
 
 from __future__ import annotations
 
@@ -23,8 +23,12 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="folder of a trained MoLE")
     parser.add_argument("--data", type=Path, required=True, help="formatted set of the new language, dump/raw/<set>")
-    parser.add_argument("--output", type=Path, required=True, help="file that gets a line per language: code and mean posterior")
-    parser.add_argument("--batch_seconds", type=float, default=160.0, help="audio of a batch, padding included; default: 160")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="file that gets a line per language: code and mean posterior"
+    )
+    parser.add_argument(
+        "--batch_seconds", type=float, default=160.0, help="audio of a batch, padding included; default: 160"
+    )
     return parser
 
 

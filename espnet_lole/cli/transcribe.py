@@ -31,7 +31,9 @@ SEGMENT_SECONDS = {"text": MAX_SECONDS, "json": MAX_SECONDS, "srt": 8.0, "vtt": 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("files", nargs="+", help="audio files that libsndfile reads (wav, flac, ogg, mp3); -: standard input")
+    parser.add_argument(
+        "files", nargs="+", help="audio files that libsndfile reads (wav, flac, ogg, mp3); -: standard input"
+    )
     add_model_arguments(parser)
     parser.add_argument("--lang", help="language of all files; default: the system finds it")
     parser.add_argument(
@@ -42,20 +44,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output_dir", type=Path, help="write <name>.<output> for each file there instead of printing")
     parser.add_argument(
-        "--timestamps", action="store_true", help="cut segments at Whisper's timestamp tokens, which the backbone must know"
+        "--timestamps",
+        action="store_true",
+        help="cut segments at Whisper's timestamp tokens, which the backbone must know",
     )
     parser.add_argument(
         "--max_segment",
         type=float,
-        help="maximum seconds of a segment, 1 to 30, cut at silences; default: 8 for subtitles, 30 otherwise and with timestamps",
+        help="seconds of a segment at most, 1 to 30, cut at silences; default: 8 for subtitles without timestamps, else 30",
     )
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose a system."""
-    parser.add_argument("--model", type=Path, required=True, help="folder of a trained system, of adapters, or of a Whisper")
+    parser.add_argument(
+        "--model", type=Path, required=True, help="folder of a trained system, of adapters, or of a Whisper"
+    )
     parser.add_argument("--backbone", help="folder or hub name of the Whisper; default: that of the training")
-    parser.add_argument("--config", type=Path, help="YAML of the decoding: beam_size, batch_seconds ...; see conf/decode.yaml")
+    parser.add_argument(
+        "--config", type=Path, help="YAML of the decoding: beam_size, batch_seconds ...; see conf/decode.yaml"
+    )
     parser.add_argument("--device", help="cpu, cuda or cuda:N; default: a GPU if there is one")
 
 
@@ -70,7 +78,9 @@ def run(args: argparse.Namespace) -> None:
     if args.output in ("srt", "vtt") and len(names) > 1 and args.output_dir is None:
         raise ValueError(f"--output {args.output} needs --output_dir for several files: each gets a file of its own")
     if args.output_dir is not None and len(set(names)) < len(names):
-        raise ValueError("two files have the same name, so that --output_dir would get one of them only: transcribe them apart")
+        raise ValueError(
+            "two files have the same name, so that --output_dir would get one of them only: transcribe them apart"
+        )
     from tqdm import tqdm
 
     from espnet_lole import Speech2Text

@@ -45,7 +45,7 @@ class Audio:
         return self.read(self.start, self.stop)
 
     def pieces(self, longest: int = MAX_SAMPLES) -> list[Audio]:
-        """Split at silences into pieces of at most ``longest`` samples; none if it is shorter than Whisper takes (25 ms).
+        """Split at silences into pieces of at most ``longest`` samples; no pieces if it is shorter than 25 ms.
 
         Raises:
             ValueError: ``longest`` is not 1 to 30 s.

@@ -17,7 +17,7 @@ from espnet_lole.whisper.model import Whisper
 
 
 class ExpertCache:
-    """At most ``capacity`` experts in memory; one that a batch needs is read from disk and replaces the least recently used.
+    """Experts of which at most ``capacity`` are in memory; one read from disk replaces the least recently used.
 
     Args:
         whisper: frozen; its target linears are replaced by ``ExpertLinear``.

@@ -53,8 +53,8 @@ class DecoderSteps:
 class ReplayedSteps(DecoderSteps):
     """Decoder steps of constant shape in fixed memory, captured as a CUDA graph to avoid per-kernel launches.
 
-    The first step runs eagerly, the second is captured and later ones are replayed. When the memory is full it is doubled and
-    the graph is captured again. The logits of a step are overwritten by the next.
+    The first step runs eagerly, the second is captured and later ones are replayed. When the memory is full it is
+    doubled and the graph is captured again. The logits of a step are overwritten by the next.
 
     Args:
         whisper: in evaluation mode; the same experts must be active until the last step.

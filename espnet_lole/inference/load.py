@@ -36,7 +36,7 @@ class SystemFolder:
         folder: where it was found.
         backbone: folder or hub name of the Whisper.
         languages: codes of the languages that it transcribes, in the order of their index.
-        adapters: of experts and MoLE, the folder with a ``peft`` folder for each language; of a student, its ``peft`` folder.
+        adapters: folder with a ``peft`` folder for each expert; for a student, its ``peft`` folder.
         mole_weights: file of MoLE's fusion weights and language classifier.
         conf: the training's ``DECODING_KEYS``, where they are known.
     """
@@ -95,8 +95,8 @@ def find_system(folder: Path, backbone: str | None = None, languages: Sequence[s
         languages = tuple(languages or found)
         return SystemFolder("experts", folder, backbone or _backbone_of(folder / languages[0]), languages, folder)
     raise ValueError(
-        f"{folder} holds no system: it has no config.yaml (a training or an export), no {ADAPTER_CONFIG} (peft adapters, here or in "
-        "subfolders) and no config.json (a Whisper of transformers). Train the system first, or name another folder"
+        f"{folder} holds no system: it has no config.yaml (a training or an export), no {ADAPTER_CONFIG} (peft adapters, "
+        "here or in subfolders) and no config.json (a Whisper of transformers). Train the system, or name another folder"
     )
 
 
@@ -123,7 +123,9 @@ def load_transcriber(
     precision = system.conf.get("precision", "float32")
     if system.system == "mole":
         conf = {key: value for key, value in system.conf.items() if key != "pad_to"}
-        mole = build_system(SystemConfig("mole", system.backbone, system.languages, system.pad_to, experts=system.adapters, **conf))
+        mole = build_system(
+            SystemConfig("mole", system.backbone, system.languages, system.pad_to, experts=system.adapters, **conf)
+        )
         mole.load_trained(system.mole_weights)
         mole.experts.cast_(mole.experts.whisper.precision)
         tokenizer = WhisperTokenizer(mole.experts.whisper.model.config.vocab_size)
@@ -184,7 +186,9 @@ def _training(folder: Path, backbone: str | None, languages: Sequence[str] | Non
     elif system == "mole":
         adapters, weights, known = Path(_resolve(config["experts"], folder)), folder / MOLE_WEIGHTS, config["langs"]
     elif system == "full":
-        whisper = next((folder / name for name in WHISPER_FOLDERS if (folder / name).is_dir()), folder / WHISPER_FOLDERS[0])
+        whisper = next(
+            (folder / name for name in WHISPER_FOLDERS if (folder / name).is_dir()), folder / WHISPER_FOLDERS[0]
+        )
         adapters, backbone = None, str(whisper)
     else:
         adapters = adapters / "student"
@@ -210,7 +214,7 @@ def _backbone_of(adapter: Path) -> str:
 
 
 def _whisper_languages(folder: Path) -> Sequence[str]:
-    """Read the languages in ``generation_config.json``, where ``transformers`` looks for them; all of Whisper's by default."""
+    """Read the languages of a Whisper from the file that ``transformers`` reads; all of Whisper's without it."""
     file = folder / "generation_config.json"
     tokens = json.loads(file.read_text()).get("lang_to_id") if file.is_file() else None
     if tokens:

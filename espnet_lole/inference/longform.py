@@ -11,7 +11,7 @@ from espnet_lole.inference.results import Hypothesis
 from espnet_lole.whisper.features import HOP, MIN_SAMPLES
 
 PAUSE = 30
-"""Frames of 10 ms over which the power is averaged: long enough to prefer a pause to the closure of a stop consonant."""
+"""Frames of 10 ms over which the power is averaged, long enough to prefer pauses to closures of stop consonants."""
 SEARCHED = 0.5
 """The share of the longest piece, at its end, in which a cut is placed."""
 
@@ -24,7 +24,7 @@ def split(speech: np.ndarray, longest: int) -> list[tuple[int, int]]:
         longest: maximum number of samples of a piece.
 
     Returns:
-        First sample and end of each piece; together they cover the recording, and none is shorter than Whisper takes (25 ms).
+        First sample and end of each piece; together they cover the recording, and each has 25 ms or more.
     """
     power, spans, start = _smooth_power(speech), [], 0
     while len(speech) - start > longest:

@@ -26,11 +26,11 @@ class SearchConfig:
 
     Attributes:
         beam_size: K hypotheses per utterance; 1 is greedy.
-        maxlenratio: maximum number of tokens per encoder frame (20 ms); 0: half of the decoder's positions, as in Whisper.
+        maxlenratio: maximum number of tokens per encoder frame (20 ms); 0: half of the decoder's positions.
         length_penalty: hypotheses are ranked by log-probability over length to this power.
-        loop_tokens: a hypothesis that repeats a phrase three times or more over this many tokens is ended, cut back to one
-            repetition and ranked below hypotheses without a loop; 0: off. A timestamp between the phrases ends a loop.
-        timestamps: predict Whisper's timestamp tokens by Whisper's rules; the prompts must allow them. They count as tokens.
+        loop_tokens: a hypothesis that repeats a phrase three times or more over this many tokens is ended, cut back to
+            one repetition and ranked below hypotheses without a loop; 0: off. A timestamp between the phrases ends a loop.
+        timestamps: predict Whisper's timestamp tokens, which count as tokens; the prompts must allow them.
     """
 
     beam_size: int = 1
@@ -58,8 +58,8 @@ def search(
 ) -> list[Hypothesis]:
     """Find the best hypothesis of each utterance.
 
-    The K hypotheses of an utterance are K rows of the decoder's batch: activate the experts of ``beam_rows`` before the call.
-    A finished hypothesis stays in its beam and is extended by end tokens of log-probability 0.
+    The K hypotheses of an utterance are K rows of the decoder's batch: activate the experts of ``beam_rows`` before
+    the call. A finished hypothesis stays in its beam and is extended by end tokens of log-probability 0.
 
     Args:
         whisper: in evaluation mode.

@@ -68,7 +68,7 @@ class Speech2Text:
         """Find the system in a folder.
 
         Args:
-            folder: an experiment of the recipe, an exported system, ``peft`` adapters, or a Whisper of ``transformers``.
+            folder: a training, an exported system, ``peft`` adapters, or a Whisper of ``transformers``.
             backbone: folder or hub name of the Whisper; default: that of the training.
             languages: codes of the languages to choose from; default: those of the training. MoLE always has these.
             device: ``cpu``, ``cuda`` or ``cuda:N``; default: a GPU if there is one.
@@ -77,7 +77,7 @@ class Speech2Text:
 
         Raises:
             FileNotFoundError: the folder or a part of the system is missing.
-            ValueError: the folder holds no system, or the YAML has an unknown key or allows too few tokens for timestamps.
+            ValueError: the folder holds no system, the YAML has an unknown key, or it allows too few tokens.
         """
         system = find_system(Path(folder), backbone, languages)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -166,8 +166,8 @@ class Speech2Text:
             for start, end, ids in split_at_timestamps(hypothesis.tokens, seconds, tokenizer):
                 segments.append(Segment(offset + start, offset + end, tokenizer.decode(ids), hypothesis.language))
         return Result(
-            recording.id, tokenizer.decode(best.tokens), best.language, best.posteriors, best.confidence, best.score, duration,
-            best.decode_seconds, best.tokens, segments,
+            recording.id, tokenizer.decode(best.tokens), best.language, best.posteriors, best.confidence, best.score,
+            duration, best.decode_seconds, best.tokens, segments,
         )  # fmt: skip
 
 
@@ -185,7 +185,9 @@ def load_speech(item: Input) -> np.ndarray:
     speech, rate = item if isinstance(item, tuple) else (item, SAMPLE_RATE)
     samples = np.asarray(speech)
     if samples.ndim not in (1, 2) or samples.dtype.kind not in "if":
-        raise ValueError(f"expected samples of shape (S,) or (S, channels), got {samples.dtype} of shape {samples.shape}")
+        raise ValueError(
+            f"expected samples of shape (S,) or (S, channels), got {samples.dtype} of shape {samples.shape}"
+        )
     if samples.dtype.kind == "i":
         samples = samples / -float(np.iinfo(samples.dtype).min)
     samples = samples.astype(np.float32)
@@ -193,7 +195,9 @@ def load_speech(item: Input) -> np.ndarray:
     return np.ascontiguousarray(mono) if rate == SAMPLE_RATE else to_16k(mono, rate).astype(np.float32) / 32768
 
 
-def _pairs(inputs: Input | Iterable[Input], langs: str | Iterable[str | None] | None) -> Iterator[tuple[Input, str | None]]:
+def _pairs(
+    inputs: Input | Iterable[Input], langs: str | Iterable[str | None] | None
+) -> Iterator[tuple[Input, str | None]]:
     """Pair each input with its language."""
     rated = isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[1], int)
     if rated or isinstance(inputs, str | PathLike | np.ndarray | Tensor) or hasattr(inputs, "read"):
@@ -205,7 +209,9 @@ def _pairs(inputs: Input | Iterable[Input], langs: str | Iterable[str | None] | 
     for number, (item, lang) in enumerate(zip_longest(inputs, langs, fillvalue=missing)):
         if item is missing or lang is missing:
             what = "more languages than inputs" if item is missing else "fewer"
-            raise ValueError(f"expected a language for each input, got {what} after {number}: give one for all, or one for each")
+            raise ValueError(
+                f"expected a language for each input, got {what} after {number}: give one for all, or one for each"
+            )
         yield item, lang
 
 

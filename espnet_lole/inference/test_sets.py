@@ -33,8 +33,8 @@ def read_test_set(folder: Path) -> list[Audio]:
     wavs, sizes, langs = (read_table(folder / name) for name in ("wav.scp", "utt2num_samples", "utt2lang"))
     if missing := sorted(set(wavs) - (set(sizes) & set(langs))):
         raise ValueError(
-            f"utt2num_samples or utt2lang of {folder} lacks {len(missing)} utterances of wav.scp, {missing[:3]} among them: "
-            "run stage 3 again"
+            f"utt2num_samples or utt2lang of {folder} lacks {len(missing)} utterances of wav.scp, {missing[:3]} among "
+            "them: run stage 3 again"
         )
     return [Audio(utt, langs[utt], 0, int(sizes[utt]), partial(_read, wav)) for utt, wav in wavs.items()]
 
@@ -44,8 +44,8 @@ def transcribe_sets(
 ) -> float:
     """Transcribe test sets together and write ``<output>/<set>/{text,token,token_int,score,lang,lang_confidence,rtf}``.
 
-    Audio over 30 s is split at silences, and its pieces' texts are joined. Audio under 25 ms gets an empty hypothesis, which
-    scoring counts as deletions, and a warning.
+    Audio over 30 s is split at silences, and its pieces' texts are joined. Audio under 25 ms gets a warning and an
+    empty hypothesis, which scoring counts as deletions.
 
     Args:
         transcriber: the system.

@@ -18,8 +18,8 @@ MAX_INITIAL_TIMESTAMP = 50
 def apply_timestamp_rules(logits: Tensor, tokens: Tensor, must_end: Tensor, tokenizer: WhisperTokenizer) -> Tensor:
     """Compute log-probabilities of the next token under the rules of openai-whisper's ``ApplyTimestampRules``.
 
-    A hypothesis is a sequence of segments: a timestamp, text, a later timestamp, then the next segment, which does not begin
-    earlier. If all timestamps together are more likely than the most likely other token, the next token is a timestamp.
+    A hypothesis is a sequence of segments: a timestamp, text, a later timestamp, then the next segment, which does not
+    begin earlier. If all timestamps together are more likely than the most likely other token, the next token is a timestamp.
     Language and task tokens are never predicted.
 
     Args:
@@ -56,8 +56,8 @@ def split_at_timestamps(
 ) -> list[tuple[float, float, list[int]]]:
     """Split a hypothesis into segments.
 
-    Timestamps after the end of the speech are moved to its end. Text without a timestamp after it lasts until the end of the
-    speech, and text that would begin there joins the segment before it, so that every segment lasts 20 ms or more.
+    Timestamps after the end of the speech are moved to its end. Text without a timestamp after it lasts until the end
+    of the speech, and text that would begin there joins the segment before it, so that every segment lasts 20 ms or more.
 
     Args:
         ids: the hypothesis, with timestamp tokens.
@@ -65,8 +65,8 @@ def split_at_timestamps(
         tokenizer: tells text and timestamp tokens apart.
 
     Returns:
-        Start and end in seconds and text tokens of each segment, in order; one segment of the whole speech if there are no
-        timestamps or no text.
+        Start and end in seconds and text tokens of each segment, in order; without timestamps or without text, one
+        segment of the whole speech.
     """
     begin, last = tokenizer.timestamp_begin, int(seconds / TIMESTAMP_SECONDS)
     segments: list[tuple[float, float, list[int]]] = []

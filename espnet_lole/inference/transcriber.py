@@ -41,8 +41,8 @@ class Transcriber(Protocol):
             B hypotheses.
 
         Raises:
-            ValueError: a language is unknown or has no expert, languages are needed, or an utterance is shorter than 25 ms or
-                longer than 30 s.
+            ValueError: a language is unknown or has no expert, languages are needed, or an utterance is shorter than
+                25 ms or longer than 30 s.
         """
 
 
@@ -154,7 +154,7 @@ class MoLETranscriber:
 
     @property
     def num_parameters(self) -> int:
-        """Number of parameters of the Whisper with merged shallow layers, the deep layers' experts and the classifier."""
+        """Number of parameters: Whisper with merged shallow layers, experts of the deep layers, classifier."""
         return count_parameters(self.mole)
 
     @torch.no_grad()

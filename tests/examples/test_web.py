@@ -66,7 +66,9 @@ def test_a_column_has_text_posteriors_and_speed_or_a_reason(recipe, noise, tmp_p
     with pytest.raises(gradio.Error, match="longer than 0.01 minutes"):
         fill_column(mole, file, DETECT, 0.01)
     soundfile.write(tmp_path / "dense.flac", np.zeros((190_000, 8)), 192_000)  # 6 MB in memory, 2 kB on disk
-    with pytest.raises(gradio.Error, match=r"more samples than 0.02 minutes .* the rate \(192000 Hz\) or the channels \(8\)"):
+    with pytest.raises(
+        gradio.Error, match=r"more samples than 0.02 minutes .* the rate \(192000 Hz\) or the channels \(8\)"
+    ):
         fill_column(mole, str(tmp_path / "dense.flac"), DETECT, 0.02)
     with pytest.raises(gradio.Error, match="cannot be read as audio"):
         fill_column(mole, str(tmp_path / "decode.yaml"), DETECT, 1.0)
@@ -77,7 +79,9 @@ def test_a_column_has_text_posteriors_and_speed_or_a_reason(recipe, noise, tmp_p
 def test_the_page_in_a_browser(recipe, noise, tmp_path):
     """Upload a file, transcribe it with two systems, and read both columns."""
     pytest.importorskip("gradio", reason=NO_GRADIO)
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra formats: pip install 'espnet_lole[formats]'")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="needs the extra formats: pip install 'espnet_lole[formats]'"
+    )
     (tmp_path / "decode.yaml").write_text("maxlenratio: 0.1\n")
     port = _free_port()
     models = [option for name in ("mole", "student") for option in ("--model", str(recipe / "exp" / name))]
@@ -176,7 +180,9 @@ def test_fifty_requests_at_once_are_queued_or_refused_in_bounded_memory(recipe, 
             answers = list(pool.map(ask, [file] * 50))
         refused = [answer for answer in answers if answer.startswith("503")]
         assert all("Queue is full. Max size is 8" in answer for answer in refused)
-        assert sum("times real time" in answer for answer in answers) == 50 - len(refused) and 8 <= 50 - len(refused) < 50
+        assert (
+            sum("times real time" in answer for answer in answers) == 50 - len(refused) and 8 <= 50 - len(refused) < 50
+        )
         assert all(done.result()[0] == 404 and "Please join the queue" in done.result()[1] for done in past)
         assert Counted.most == 1 and _peak_mb() - before < 150
 

@@ -22,7 +22,8 @@ class LevelMeter:
     def __call__(self, speech, lengths, languages):
         self.batches.append((lengths.tolist(), languages))
         sums = speech.sum(1).round().int().tolist()
-        return [Hypothesis([total], 0.0, language=lang) for total, lang in zip(sums, languages or ["xx"] * len(sums))]
+        languages = languages or ["xx"] * len(sums)
+        return [Hypothesis([total], 0.0, language=lang) for total, lang in zip(sums, languages, strict=True)]
 
 
 def audio(samples: int, language: str | None = None) -> Audio:

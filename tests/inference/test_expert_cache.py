@@ -32,7 +32,12 @@ def test_an_expert_from_disk_is_the_expert_in_memory(folder, speech):
     tokenizer, search = WhisperTokenizer(51865), SearchConfig(maxlenratio=0.2)
     every = ExpertTranscriber(load_adapters(make_whisper(), folder, CODES), tokenizer, search)
     some = ExpertTranscriber(ExpertCache(make_whisper(), folder, 2), tokenizer, search)
-    for langs in (["de", "en", "de", "en"], ["zh", "zh", "fr", "fr"], ["en", "zh", "en", "zh"], ["de", "de", "de", "de"]):
+    for langs in (
+        ["de", "en", "de", "en"],
+        ["zh", "zh", "fr", "fr"],
+        ["en", "zh", "en", "zh"],
+        ["de", "de", "de", "de"],
+    ):
         for cached, expected in zip(some(*speech, langs), every(*speech, langs), strict=True):
             assert cached.tokens == expected.tokens
             assert cached.score == pytest.approx(expected.score, abs=1e-5)

@@ -59,7 +59,9 @@ def limits(lengths, ratio=0.2):
 
 @torch.no_grad()
 def test_greedy_in_a_batch_is_greedy_alone_without_a_cache(whisper, speech):
-    hypotheses = search(whisper, whisper.encode(*speech), PROMPT.expand(4, -1), TOKENIZER, SearchConfig(maxlenratio=0.2))
+    hypotheses = search(
+        whisper, whisper.encode(*speech), PROMPT.expand(4, -1), TOKENIZER, SearchConfig(maxlenratio=0.2)
+    )
     for row, limit in enumerate(limits(speech[1])):
         tokens, score = greedy_one_by_one(whisper, speech, row, limit)
         assert hypotheses[row].tokens == tokens
@@ -69,7 +71,9 @@ def test_greedy_in_a_batch_is_greedy_alone_without_a_cache(whisper, speech):
 @torch.no_grad()
 @pytest.mark.parametrize("k", [2, 5])
 def test_beam_in_a_batch_is_a_plain_beam_search(whisper, speech, k):
-    hypotheses = search(whisper, whisper.encode(*speech), PROMPT.expand(4, -1), TOKENIZER, SearchConfig(k, maxlenratio=0.2))
+    hypotheses = search(
+        whisper, whisper.encode(*speech), PROMPT.expand(4, -1), TOKENIZER, SearchConfig(k, maxlenratio=0.2)
+    )
     noise, lengths = speech
     for row, limit in enumerate(limits(lengths)):
         encoded = whisper.encode(noise[row : row + 1, : lengths[row]], lengths[row : row + 1])
@@ -128,7 +132,9 @@ def test_a_hypothesis_without_a_loop_is_better(whisper, speech, monkeypatch):
         return likely
 
     monkeypatch.setattr(whisper, "logits", logits)
-    hypotheses = search(whisper, whisper.encode(*speech), PROMPT.expand(4, -1), TOKENIZER, SearchConfig(2, loop_tokens=6))
+    hypotheses = search(
+        whisper, whisper.encode(*speech), PROMPT.expand(4, -1), TOKENIZER, SearchConfig(2, loop_tokens=6)
+    )
     assert all(h.tokens.count(11) < 6 for h in hypotheses)
 
 

@@ -23,7 +23,9 @@ RATE = 16_000
 def rows() -> list[np.ndarray]:
     """Four noisy utterances of 0.3 to 1 s."""
     random = np.random.default_rng(0)
-    return [random.normal(0, 0.1 * (i + 1), size).astype(np.float32) for i, size in enumerate((16000, 9001, 12345, 5000))]
+    return [
+        random.normal(0, 0.1 * (i + 1), size).astype(np.float32) for i, size in enumerate((16000, 9001, 12345, 5000))
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,9 @@ def decoding(tmp_path_factory):
 
 @pytest.fixture
 def load(recipe, decoding):
-    return lambda name, **options: Speech2Text.from_pretrained(recipe / "exp" / name, config=decoding, device="cpu", **options)
+    return lambda name, **options: Speech2Text.from_pretrained(
+        recipe / "exp" / name, config=decoding, device="cpu", **options
+    )
 
 
 def test_importing_the_package_imports_nothing_heavy():
@@ -73,7 +77,13 @@ def test_many_inputs_come_back_in_order(load, rows, tmp_path):
     with open(tmp_path / "a.wav", "rb") as stream:
         inputs = [tmp_path / "a.wav", str(tmp_path / "b.flac"), stereo, torch.from_numpy(rows[3]), stream]
         results = list(s2t.transcribe(inputs, [None, "zh", None, "de", "en"]))
-    assert [r.name for r in results] == [str(tmp_path / "a.wav"), str(tmp_path / "b.flac"), "2", "3", str(tmp_path / "a.wav")]
+    assert [r.name for r in results] == [
+        str(tmp_path / "a.wav"),
+        str(tmp_path / "b.flac"),
+        "2",
+        "3",
+        str(tmp_path / "a.wav"),
+    ]
     for result, (row, lang) in zip(results, [(0, None), (1, "zh"), (2, None), (3, "de"), (0, "en")], strict=True):
         ((text, _, _, _),) = s2t(rows[row], lang)
         assert result.text == text and result.language == (lang or result.language)

@@ -69,5 +69,7 @@ def test_a_file_is_read_at_its_samples(test_set):
 
 def test_a_set_without_lengths_is_refused(test_set, tmp_path):
     (test_set / "utt2num_samples").write_text("long 1\n")
-    with pytest.raises(ValueError, match=r"lacks 2 utterances of wav.scp, \['short', 'tiny'\] among them: run stage 3 again"):
+    with pytest.raises(
+        ValueError, match=r"lacks 2 utterances of wav.scp, \['short', 'tiny'\] among them: run stage 3 again"
+    ):
         transcribe_sets(LevelMeter(), [test_set], tmp_path / "out", "aware", 60.0)

@@ -40,7 +40,7 @@ def openai_log_probs(logits: torch.Tensor, tokens: torch.Tensor, vocab: int = 51
 @torch.no_grad()
 @pytest.mark.parametrize(("seed", "ending"), [(1, 3), (2, 3), (3, 1)])
 def test_greedy_is_openai_whispers(seed, ending):
-    """In a batch of three; scores are compared where hypotheses end by themselves, since openai-whisper does not score a forced end."""
+    """In a batch of three; openai-whisper gives a forced end no score, so scores are compared without forced ends."""
     model = lively(seed)
     whisper = Whisper(model).eval()
     noise = torch.randn(3, 480_000, generator=torch.Generator().manual_seed(1)) * torch.tensor([[0.01], [0.1], [1.0]])
@@ -49,12 +49,16 @@ def test_greedy_is_openai_whispers(seed, ending):
     lengths = torch.full((3,), 480_000)
     options = DecodingOptions(language="de", fp16=False, suppress_tokens=SPECIAL)
     expected = decode(openai_model(model), whisper.features(noise, lengths)[0], options)
-    hypotheses = search(whisper, whisper.encode(noise, lengths), PROMPT.expand(3, -1), TOKENIZER, SearchConfig(timestamps=True))
+    hypotheses = search(
+        whisper, whisper.encode(noise, lengths), PROMPT.expand(3, -1), TOKENIZER, SearchConfig(timestamps=True)
+    )
     assert [h.tokens for h in hypotheses] == [e.tokens for e in expected]
     assert max(sum(t >= BEGIN for t in h.tokens) for h in hypotheses) > 5
     ended = [row for row, h in enumerate(hypotheses) if len(h.tokens) < 224]
     assert len(ended) == ending
-    assert [hypotheses[row].score for row in ended] == pytest.approx([expected[row].avg_logprob for row in ended], abs=1e-4)
+    assert [hypotheses[row].score for row in ended] == pytest.approx(
+        [expected[row].avg_logprob for row in ended], abs=1e-4
+    )
 
 
 @torch.no_grad()
@@ -141,7 +145,9 @@ def test_segments_of_hypotheses(ids, segments):
     assert split_at_timestamps(ids, 4.01, TOKENIZER) == segments
 
 
-PARTS = st.lists(st.tuples(st.integers(0, 300), st.integers(1, 300), st.lists(st.integers(0, EOT - 1), max_size=3)), max_size=6)
+PARTS = st.lists(
+    st.tuples(st.integers(0, 300), st.integers(1, 300), st.lists(st.integers(0, EOT - 1), max_size=3)), max_size=6
+)
 
 
 @given(PARTS, st.integers(400, 480_000), st.booleans())
