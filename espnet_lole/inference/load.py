@@ -95,8 +95,9 @@ def find_system(folder: Path, backbone: str | None = None, languages: Sequence[s
         languages = tuple(languages or found)
         return SystemFolder("experts", folder, backbone or _backbone_of(folder / languages[0]), languages, folder)
     raise ValueError(
-        f"{folder} holds no system: it has no config.yaml (a training or an export), no {ADAPTER_CONFIG} (peft adapters, "
-        "here or in subfolders) and no config.json (a Whisper of transformers). Train the system, or name another folder"
+        f"{folder} holds no system: it has no config.yaml (a training or an export), no {ADAPTER_CONFIG} (peft "
+        "adapters, here or in subfolders) and no config.json (a Whisper of transformers). Train the system first, or "
+        "name another folder"
     )
 
 

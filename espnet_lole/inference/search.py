@@ -29,7 +29,7 @@ class SearchConfig:
         maxlenratio: maximum number of tokens per encoder frame (20 ms); 0: half of the decoder's positions.
         length_penalty: hypotheses are ranked by log-probability over length to this power.
         loop_tokens: a hypothesis that repeats a phrase three times or more over this many tokens is ended, cut back to
-            one repetition and ranked below hypotheses without a loop; 0: off. A timestamp between the phrases ends a loop.
+            one repetition and ranked below hypotheses without a loop; 0: off. A timestamp between phrases ends a loop.
         timestamps: predict Whisper's timestamp tokens, which count as tokens; the prompts must allow them.
     """
 

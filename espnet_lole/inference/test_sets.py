@@ -16,7 +16,7 @@ from torch import Tensor
 from espnet_lole.atomic_io import write_whole
 from espnet_lole.data.kaldi import read_table
 from espnet_lole.inference.batching import Audio, transcribe
-from espnet_lole.inference.longform import join, split
+from espnet_lole.inference.longform import join
 from espnet_lole.inference.results import Hypothesis
 from espnet_lole.inference.transcriber import Transcriber
 from espnet_lole.whisper.features import SAMPLE_RATE

@@ -19,7 +19,7 @@ def apply_timestamp_rules(logits: Tensor, tokens: Tensor, must_end: Tensor, toke
     """Compute log-probabilities of the next token under the rules of openai-whisper's ``ApplyTimestampRules``.
 
     A hypothesis is a sequence of segments: a timestamp, text, a later timestamp, then the next segment, which does not
-    begin earlier. If all timestamps together are more likely than the most likely other token, the next token is a timestamp.
+    begin earlier. If all timestamps together are more likely than the most likely other token, a timestamp comes next.
     Language and task tokens are never predicted.
 
     Args:
@@ -57,7 +57,7 @@ def split_at_timestamps(
     """Split a hypothesis into segments.
 
     Timestamps after the end of the speech are moved to its end. Text without a timestamp after it lasts until the end
-    of the speech, and text that would begin there joins the segment before it, so that every segment lasts 20 ms or more.
+    of the speech, and text that would begin there joins the segment before it: every segment lasts 20 ms or more.
 
     Args:
         ids: the hypothesis, with timestamp tokens.
