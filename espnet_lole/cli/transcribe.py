@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max_segment",
         type=float,
-        help="seconds of a segment at most, 1 to 30, cut at silences; default: 8 for subtitles without timestamps, or 30",
+        help="maximum seconds of a segment, 1 to 30, cut at silences; default: 30, 8 for subtitles without timestamps",
     )
 
 
