@@ -56,6 +56,6 @@ def read_texts(file: Path) -> dict[str, str]:
     for name, text in named:
         utt = Path(name).stem
         if utt in texts:
-            raise ValueError(f"{file}: {utt!r} occurs twice; folder and ending do not tell utterances apart")
+            raise ValueError(f"{file}: {utt!r} occurs twice; folder and ending do not distinguish utterances")
         texts[utt] = text
     return texts
