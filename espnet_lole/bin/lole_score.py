@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Score decoded test sets and write RESULTS.md and results.csv."""
 
 from __future__ import annotations
@@ -39,9 +38,9 @@ def score(args: argparse.Namespace, command: str) -> str:
             raise ValueError(f"expected different names in {option}, got {' '.join(names) or 'none'}")
     scores = [d.score(args.dumpdir, test_sets) for d in decoded]
     rows = [csv_rows(s, args.seed) for s in scores]
-    for s, own in zip(scores, rows, strict=True):
+    for s, new in zip(scores, rows, strict=True):
         write_result_txt(s)
-        write_csv(s.decoded.decode_dir / "results.csv", own)
+        write_csv(s.decoded.decode_dir / "results.csv", new)
     merged = update_csv(args.expdir / "results.csv", sum(rows, []))
     write_whole(args.expdir / "RESULTS.md", results_md(scores, merged, command))
     return summary_table(scores, merged)

@@ -17,9 +17,8 @@ from espnet_lole.atomic_io import write_whole
 from espnet_lole.evaluation.normalize import DESCRIPTION
 from espnet_lole.evaluation.rates import METRICS, SetScore
 from espnet_lole.evaluation.results import Row, SystemScore
-from espnet_lole.evaluation.summary import PAPER, error_table, resource_table
+from espnet_lole.evaluation.summary import PAPER, error_table, resource_table, write_table
 
-ESPNET_TABLE = "|dataset|Snt|Wrd|Corr|Sub|Del|Ins|Err|S.Err|\n|---|---|---|---|---|---|---|---|---|\n"
 RESULTS = """# RESULTS
 
 Error rates in percent: WER, or CER where marked (spaces removed). The average is over the languages. The language is given \
@@ -78,19 +77,18 @@ def _experiment(group: Sequence[SystemScore]) -> str:
     parts = ["; ".join(names) + "\n"]
     if configs := dict.fromkeys(config for score in group for config in score.configs()):
         parts.append("\nconfigurations: " + " ".join(f"`{config}`" for config in configs) + "\n")
-    for metric in METRICS:
-        lines = "".join(_rows(test_set, score.decoded.decode_dir.name, metric) for score in group for test_set in score.sets)
-        parts.append(f"\n### {metric.upper()}\n\n{ESPNET_TABLE}{lines}")
-    return "".join(parts)
+    sets = [(score.decoded.decode_dir.name, test_set) for score in group for test_set in score.sets]
+    return "".join([*parts, *(f"\n### {metric.upper()}\n\n{_espnet_table(sets, metric)}" for metric in METRICS)])
 
 
-def _rows(score: SetScore, tag: str, metric: str) -> str:
-    """Write a set's lines of ESPnet's table, one for each language, which is named if there are several."""
+def _espnet_table(sets: Sequence[tuple[str, SetScore]], metric: str) -> str:
+    """Write ESPnet's table of test sets, each with its inference tag: one line for each language of a set."""
     lines = []
-    for lang, counts in score.counts[metric].items():
-        name = f"{tag}/{score.name}" + (f" ({lang})" if len(score.languages) > 1 else "")
-        lines.append(f"|{name}|{counts.sentences}|{counts.units}|" + "|".join(f"{p:.1f}" for p in counts.percentages) + "|\n")
-    return "".join(lines)
+    for tag, score in sets:
+        for lang, counts in score.counts[metric].items():
+            name = f"{tag}/{score.name}" + (f" ({lang})" if len(score.languages) > 1 else "")
+            lines.append([name, str(counts.sentences), str(counts.units), *map("{:.1f}".format, counts.percentages)])
+    return write_table("dataset Snt Wrd Corr Sub Del Ins Err S.Err".split(), lines)
 
 
 def write_result_txt(score: SystemScore) -> None:
@@ -99,7 +97,7 @@ def write_result_txt(score: SystemScore) -> None:
     for test_set in score.sets:
         for metric in METRICS:
             excluded = sum(counts.excluded for counts in test_set.counts[metric].values())
-            text = f"{ESPNET_TABLE}{_rows(test_set, decode_dir.name, metric)}\nnot scored (empty reference): {excluded}\n\n"
+            text = f"{_espnet_table([(decode_dir.name, test_set)], metric)}\nnot scored (empty reference): {excluded}\n\n"
             write_whole(decode_dir / test_set.name / f"score_{metric}" / "result.txt", text + test_set.alignments[metric])
 
 

@@ -81,12 +81,12 @@ class SystemScore:
         """Return language -> error rate over all test sets, in percent."""
         counts: dict[str, Counts] = {}
         for s in self.sets:
-            for lang, found in s.counts[metric].items():
-                counts[lang] = counts.get(lang, Counts()) + found
+            for lang, of_set in s.counts[metric].items():
+                counts[lang] = counts.get(lang, Counts()) + of_set
         return {lang: total.error_rate for lang, total in counts.items()}
 
     def lid_accuracy(self) -> dict[str, float]:
-        """Return language -> percent of its utterances whose language was predicted; empty in the aware scenario."""
+        """Return language -> percent of its utterances for which it was predicted; empty in the aware scenario."""
         correct, total = Counter[str](), Counter[str]()
         for s in self.sets:
             for lang, predicted in s.confusion.items():
