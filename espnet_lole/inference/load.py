@@ -8,19 +8,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from espnet_lole import compat
 from espnet_lole.config import load_yaml, read_conf
 from espnet_lole.inference.expert_cache import ExpertCache
 from espnet_lole.inference.search import SearchConfig
 from espnet_lole.inference.transcriber import ExpertTranscriber, MoLETranscriber, PromptTranscriber, Transcriber
-from espnet_lole.lole.adapters import ADAPTER_CONFIG, load_adapters, trained_pad_to
-from espnet_lole.lole.compat import read_config
-from espnet_lole.lole.mole import RoutingConfig
-from espnet_lole.lole.system import TRAINED_HERE, SystemConfig, build_system
+from espnet_lole.lole.adapters import CONFIG as ADAPTER_CONFIG
+from espnet_lole.lole.adapters import adapters_in, trained_pad_to
+from espnet_lole.lole.kd import STUDENT
+from espnet_lole.lole.mole import MoLE, RoutingConfig
+from espnet_lole.lole.system import MOLE_WEIGHTS, SystemConfig, build_system
+from espnet_lole.systems import TRAINED_HERE
 from espnet_lole.whisper.checkpoint import load_config, load_whisper
+from espnet_lole.whisper.model import Whisper
 from espnet_lole.whisper.tokenizer import WhisperTokenizer
 
-MOLE_WEIGHTS = "mole.safetensors"
-"""File of MoLE's fusion weights and language classifier."""
 WHISPER_FOLDERS = ("whisper", "merged")
 """Subfolder of a fully fine-tuned Whisper: today's name, and that of older exports."""
 DECODING_KEYS = ("pad_to", "precision", "fusion_conf", "classifier_conf")
@@ -121,35 +123,38 @@ def load_transcriber(
         FileNotFoundError: the backbone or a language's adapter is missing.
         ValueError: the parts do not fit together.
     """
-    precision = system.conf.get("precision", "float32")
-    if system.system == "mole":
-        conf = {key: value for key, value in system.conf.items() if key != "pad_to"}
-        mole = build_system(
-            SystemConfig("mole", system.backbone, system.languages, system.pad_to, experts=system.adapters, **conf)
-        )
-        mole.load_trained(system.mole_weights)
-        mole.experts.cast_(mole.experts.whisper.precision)
-        tokenizer = WhisperTokenizer(mole.experts.whisper.model.config.vocab_size)
-        return MoLETranscriber(mole.to(device).eval(), tokenizer, search, routing)
-    whisper = load_whisper(system.backbone, system.pad_to, precision)
-    tokenizer = WhisperTokenizer(whisper.model.config.vocab_size)
+    if system.system == "experts" and max_loaded_experts is not None:
+        whisper = load_whisper(system.backbone, system.pad_to, system.conf.get("precision", "float32"))
+        built = ExpertCache(whisper, system.adapters, max_loaded_experts)
+    else:
+        built = build_system(system_config(system)).eval()
+    if isinstance(built, MoLE):
+        transcriber = MoLETranscriber(built.to(device), make_tokenizer(built.experts.whisper), search, routing)
+        built.experts.cast_(built.experts.whisper.precision)  # after the fusion is merged in float32
+        return transcriber
+    adapter = None if isinstance(built, Whisper) else built.cast_(built.whisper.precision)
+    whisper = (built if adapter is None else adapter.whisper).to(device).eval()
     if system.system == "experts":
-        if max_loaded_experts:
-            experts = ExpertCache(whisper, system.adapters, max_loaded_experts)
-        else:
-            experts = load_adapters(whisper, system.adapters, system.languages)
-        experts.cast_(whisper.precision)
-        whisper.to(device)
-        return ExpertTranscriber(experts, tokenizer, search)
-    adapter = None
-    if system.adapters is not None:
-        adapter = load_adapters(whisper, system.adapters.parent, [system.adapters.name]).cast_(whisper.precision)
-    return PromptTranscriber(whisper.to(device), tokenizer, adapter, system.languages, search)
+        return ExpertTranscriber(adapter, make_tokenizer(whisper), search)
+    return PromptTranscriber(whisper, make_tokenizer(whisper), adapter, system.languages, search)
 
 
-def adapters_in(folder: Path) -> list[str]:
-    """Return the names of the ``peft`` adapters in a folder, sorted."""
-    return sorted(file.parent.name for file in folder.glob(f"*/{ADAPTER_CONFIG}"))
+def make_tokenizer(whisper: Whisper) -> WhisperTokenizer:
+    """Return the tokenizer of a Whisper's vocabulary."""
+    return WhisperTokenizer(whisper.model.config.vocab_size)
+
+
+def system_config(system: SystemFolder) -> SystemConfig:
+    """Return what the builder needs to build a system with its trained weights."""
+    options = system.conf | {"system": "zero_shot", "backbone": system.backbone, "pad_to": system.pad_to}
+    if system.system == "mole":
+        options |= {"system": "mole", "langs": system.languages, "experts": system.adapters}
+        options |= {"mole_weights": system.mole_weights}
+    elif folders := list(
+        system.adapter_folders().values()
+    ):  # the adapter of a student is one expert, named as its folder
+        options |= {"system": "experts", "langs": [folder.name for folder in folders], "adapters": folders[0].parent}
+    return SystemConfig.parse(options)
 
 
 def read_decoding_config(
@@ -177,10 +182,11 @@ def read_decoding_config(
 
 def _training(folder: Path, backbone: str | None, languages: Sequence[str] | None) -> SystemFolder:
     """Find the parts of a training or an export, a folder with a ``config.yaml``."""
-    config = read_config(folder)
+    file = folder / "config.yaml"
+    config = compat.rename_config(load_yaml(file), str(file))
     system, adapters, weights = config.get("system"), folder / "adapters", None
     if system not in TRAINED_HERE:
-        raise ValueError(f"expected system: {', '.join(TRAINED_HERE)} in {folder / 'config.yaml'}, got {system!r}")
+        raise ValueError(f"expected system: {', '.join(TRAINED_HERE)} in {file}, got {system!r}")
     backbone, known = backbone or _resolve(config["backbone"], folder), languages or config["langs"]
     if system == "experts":
         known = languages or adapters_in(adapters)  # an added language is not in the configuration
@@ -192,7 +198,7 @@ def _training(folder: Path, backbone: str | None, languages: Sequence[str] | Non
         )
         adapters, backbone = None, str(whisper)
     else:
-        adapters = adapters / "student"
+        adapters = adapters / STUDENT
     for part in (adapters, weights) if adapters else (Path(backbone),):
         if part is not None and not part.exists():
             raise FileNotFoundError(f"the system in {folder} is not trained to its end: {part} is not there")

@@ -22,7 +22,7 @@ def make_whisper(**size) -> Whisper:
 @pytest.fixture
 def folder(tmp_path):
     for lang, rank in zip(CODES, (2, 4, 2, 3), strict=True):
-        experts = random_experts(LoRAExperts(make_whisper(), [lang], ExpertConfig(rank, alpha=3.0)), seed=rank)
+        experts = random_experts((lang,), rank, alpha=3.0, seed=rank)
         save_adapter(experts, lang, tmp_path / lang, "tiny")
     return tmp_path
 

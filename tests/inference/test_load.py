@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from systems import CODES
 
@@ -82,10 +83,16 @@ def test_mole_weights_of_other_parts_are_refused(recipe, tmp_path):
     folder = shutil.copytree(recipe, tmp_path / "recipe") / "exp" / "mole"
     file = folder / MOLE_WEIGHTS
     assert isinstance(load(folder), MoLETranscriber)
+    with safe_open(file, "pt") as opened:
+        fingerprints = opened.metadata()
     weights = load_file(file)
-    save_file({name: value for name, value in weights.items() if "logits" not in name}, file)
-    with pytest.raises(ValueError, match=MOLE_WEIGHTS):
+    save_file({name: value for name, value in weights.items() if "logits" not in name}, file, fingerprints)
+    with pytest.raises(ValueError, match=f"{MOLE_WEIGHTS} is no MoLE of the languages de en fr zh"):
         load(folder)
+    for metadata in (fingerprints | {"experts": "1"}, None):
+        save_file(weights, file, metadata)
+        with pytest.raises(ValueError, match=f"{MOLE_WEIGHTS} was trained on another "):
+            load(folder)
 
 
 def test_options_override_the_decoding_config(tmp_path):

@@ -9,8 +9,8 @@ from espnet_lole.inference import transcriber as transcriber_module
 from espnet_lole.inference.results import Hypothesis
 from espnet_lole.inference.search import SearchConfig
 from espnet_lole.inference.transcriber import ExpertTranscriber, MoLETranscriber, PromptTranscriber
-from espnet_lole.lole.experts import ExpertConfig, LoRAExperts
-from espnet_lole.lole.mole import ClassifierConfig, FusionConfig, MoLE, RoutingConfig
+from espnet_lole.lole.language_classifier import ClassifierConfig
+from espnet_lole.lole.mole import FusionConfig, MoLE, RoutingConfig
 from espnet_lole.whisper.model import Whisper
 from espnet_lole.whisper.tokenizer import WhisperTokenizer
 
@@ -20,7 +20,7 @@ TOKENIZER = WhisperTokenizer(51865)
 
 
 def make_mole(shared_layers: int, search: SearchConfig = SEARCH, **routing) -> MoLETranscriber:
-    experts = random_experts(LoRAExperts(Whisper(tiny_whisper()).eval(), LANGS, ExpertConfig(rank=4, alpha=8.0)))
+    experts = random_experts(LANGS)
     torch.manual_seed(0)
     mole = MoLE(experts, FusionConfig(shared_layers), ClassifierConfig(hidden=8)).eval()
     torch.nn.init.normal_(mole.frontend.classifier.mlp[-1].weight)
@@ -49,6 +49,7 @@ def test_mole_without_shared_layers_is_the_experts_when_the_language_is_given(ba
     experts = ExpertTranscriber(mole.experts, TOKENIZER, SEARCH)
     for ours, expected in zip(mole(*batch, LANGS), experts(*batch, LANGS), strict=True):
         assert ours.tokens == expected.tokens and ours.language == expected.language
+        assert ours.score == pytest.approx(expected.score, abs=1e-4)
         assert 0 <= ours.confidence <= 1 and expected.confidence is None
 
 
@@ -59,6 +60,7 @@ def test_experts_return_hypotheses_in_the_order_of_the_utterances(batch):
         length = int(batch[1][row])
         (alone,) = experts(batch[0][row : row + 1, :length], batch[1][row : row + 1], [lang])
         assert (alone.tokens, alone.language) == (together.tokens, lang)
+        assert alone.score == pytest.approx(together.score, abs=1e-4)
 
 
 def test_a_predicted_language_decodes_as_if_it_were_given(batch):
@@ -71,6 +73,7 @@ def test_a_predicted_language_decodes_as_if_it_were_given(batch):
         length = int(batch[1][row])
         (alone,) = mole(batch[0][row : row + 1, :length], batch[1][row : row + 1], None)
         assert (alone.tokens, alone.language) == (together.tokens, together.language)
+        assert alone.score == pytest.approx(together.score, abs=1e-4)
 
 
 def test_one_encoder_pass_and_one_search_serve_eight_languages(batch, monkeypatch):
@@ -111,13 +114,15 @@ def test_candidates_end_in_the_language_of_best_score_and_posterior(batch, weigh
 
 
 def test_a_student_is_its_adapter_alone_with_the_prompt_of_the_likeliest_language(batch):
-    student = random_experts(LoRAExperts(Whisper(tiny_whisper()).eval(), ["student"], ExpertConfig(rank=4)))
+    student = random_experts(("student",))
     prompted = PromptTranscriber(student.whisper, TOKENIZER, student, LANGS, SEARCH)
     hypotheses = prompted(*batch, None)
     assert all(h.language == max(h.posteriors, key=h.posteriors.get) for h in hypotheses)
     assert [h.tokens for h in prompted(*batch, [h.language for h in hypotheses])] == [h.tokens for h in hypotheses]
     bare = PromptTranscriber(Whisper(tiny_whisper()).eval(), TOKENIZER, None, LANGS, SEARCH)
-    assert [h.tokens for h in bare(*batch, None)] != [h.tokens for h in hypotheses]
+    for without, with_adapter in zip(bare(*batch, None), hypotheses, strict=True):
+        assert without.posteriors != pytest.approx(with_adapter.posteriors, abs=1e-3)
+        assert without.score != pytest.approx(with_adapter.score, abs=1e-3)
 
 
 def test_systems_that_need_languages_refuse_a_batch_without(batch):
