@@ -33,7 +33,7 @@ def collect(corpus: str | Path, datadir: str | Path, langs: Sequence[str] = ()) 
     root, sources = load_corpus(corpus)
     check_selected(langs, {source.language for source in sources}, corpus)
     sources = [source for source in sources if not langs or source.language in langs]
-    directories = [source.prepare(root) for source in sources]
+    directories = [source.directories(root) for source in sources]
     inputs = {os.path.realpath(directory) for group in directories for directory in group}
     parts: dict[Path, list[KaldiDir]] = defaultdict(list)
     skipped: dict[Path, dict[str, str]] = defaultdict(dict)

@@ -28,8 +28,8 @@ class Source(NamedTuple):
     paths: tuple[str, ...]
     recipe: Recipe | None = None
 
-    def prepare(self, root: Path) -> list[Path]:
-        """Return the Kaldi directories; a recipe runs if it has not prepared them yet."""
+    def directories(self, root: Path) -> list[Path]:
+        """Return the Kaldi directories, after their recipe has prepared them."""
         return [self.recipe.prepare(path) if self.recipe else root / path for path in self.paths]
 
     @property

@@ -65,8 +65,9 @@ def get_parser() -> argparse.ArgumentParser:
 def main(cmd: list[str] | None = None) -> None:
     """Run the command line."""
     args = get_parser().parse_args(cmd)
-    todo = [lang for lang in args.langs if not all((args.output / f"{s}_{lang}" / "wav.scp").exists() for s in SPEAKERS)]
-    if done := [lang for lang in args.langs if lang not in todo]:
+    done = [lang for lang in args.langs if all((args.output / f"{s}_{lang}" / "wav.scp").exists() for s in SPEAKERS)]
+    todo = [lang for lang in args.langs if lang not in done]
+    if done:
         print(f"lole_mini: {' '.join(done)}: already made")
     started = time.perf_counter()
     try:
