@@ -125,10 +125,7 @@ def test_a_set_that_is_named_twice_is_collected_once(checkout: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"max_hours": "many"},
-            "languages: de: .* a number in max_hours .*, got: could not convert string to float: 'many'",
-        ),
+        ({"max_hours": "many"}, "languages: de: .* a number in max_hours .*, got: could not convert string"),
         ({"max_hours": 0}, "expected lower to be true or false and max_hours above 0, got false and 0"),
         ({"lower": "yes"}, "expected lower to be true or false"),
         ({"recipe": "x 'y"}, "expected a name and options in recipe, .*, got: No closing quotation"),
