@@ -11,6 +11,7 @@ nj=2                               # processes
 
 if [ "$(basename "${corpus}")" = lole_mini.yaml ]; then
     # shellcheck disable=SC2086  # a list of languages
-    PYTHONPATH="local:${PYTHONPATH:-}" ${python:-python3} -m lole_mini.prepare --output data/lole_mini --nj "${nj}" ${langs:+--langs ${langs}}
+    PYTHONPATH="local:${PYTHONPATH:-}" ${python:-python3} -m lole_mini.prepare \
+        --output data/lole_mini --nj "${nj}" ${langs:+--langs ${langs}}
 fi
 ${python:-python3} -m espnet_lole.bin.lole_data collect --corpus "${corpus}" --datadir data --langs "${langs}"

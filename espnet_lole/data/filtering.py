@@ -7,7 +7,7 @@ from pathlib import Path
 
 from espnet_lole.data.audio import SAMPLE_RATE, WHISPER_SECONDS
 from espnet_lole.data.corpora import check_selected
-from espnet_lole.data.kaldi import NO_LANGUAGE, KaldiDir, atomic_dir, read_table, write_table
+from espnet_lole.data.kaldi import NO_LANGUAGE, KaldiDir, atomic_dir, read_lengths, write_table
 from espnet_lole.data.summary import Tally, format_reasons
 
 MAX_TOKENS = 444  # of a transcript: Whisper's 448 minus its prompt of 4
@@ -34,7 +34,7 @@ def filter_dir(
         ValueError: the bounds or languages are out of range, or a language loses every utterance.
     """
     _check_options(src, dst, min_seconds, max_seconds)
-    kaldi, samples = KaldiDir.read(src), _read_samples(Path(src) / "utt2num_samples")
+    kaldi, samples = KaldiDir.read(src), read_lengths(Path(src) / "utt2num_samples")
     groups = {language: utts for language, utts in kaldi.by_language().items() if language != NO_LANGUAGE}
     if not groups:
         raise ValueError(f"{src}: expected utterances with a language, got none in utt2lang; format it again")
@@ -96,17 +96,3 @@ def _count_tokens(text: str) -> int:
     from whisper.tokenizer import get_encoding  # slow: imports torch
 
     return len(get_encoding("multilingual").encode_ordinary(f" {text}"))
-
-
-def _read_samples(path: Path) -> dict[str, int]:
-    """Read utt2num_samples: utterance -> length in samples."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; run `lole_data format` first")
-    samples = {}
-    for utt, value in read_table(path).items():
-        if not value.isdecimal():
-            raise ValueError(
-                f"{path}: expected a number of samples for '{utt}', got '{value}'; format the directory again"
-            )
-        samples[utt] = int(value)
-    return samples

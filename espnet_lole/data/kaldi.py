@@ -176,6 +176,21 @@ def _parse_lines(path: Path, ids_are_paths: bool = False) -> Iterator[tuple[str,
             yield where, key, value
 
 
+def read_lengths(path: str | Path) -> dict[str, int]:
+    """Read utt2num_samples: utterance -> number of samples.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: a value is not a number of samples, or `read_table` would refuse the line.
+    """
+    lengths = {}
+    for where, utt, value in _parse_lines(Path(path)):
+        if not value.isdecimal():
+            raise ValueError(f"{where}: expected a number of samples, got '{value}'; format the directory again")
+        lengths[utt] = int(value)
+    return lengths
+
+
 def read_segments(path: str | Path) -> dict[str, KaldiSegment]:
     """Read a `segments` file: utterance, recording, start and end in seconds.
 

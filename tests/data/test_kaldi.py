@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from espnet_lole.data.kaldi import KaldiDir, KaldiSegment, atomic_dir, read_segments, read_table, write_table
+from espnet_lole.data.kaldi import (
+    KaldiDir,
+    KaldiSegment,
+    atomic_dir,
+    read_lengths,
+    read_segments,
+    read_table,
+    write_table,
+)
 
 
 def test_a_written_table_is_sorted_and_reads_as_it_was(tmp_path: Path) -> None:
@@ -45,6 +53,15 @@ def test_another_encoding_is_refused_with_file_and_line(tmp_path: Path) -> None:
     (tmp_path / "text").write_bytes("a x\nb ü\n".encode("latin-1"))
     with pytest.raises(ValueError, match="text:2: expected UTF-8"):
         read_table(tmp_path / "text")
+
+
+@pytest.mark.parametrize("length", ["", "1.5", "-1", "1 2", "many"])
+def test_a_malformed_length_is_refused_with_file_and_line(tmp_path: Path, length: str) -> None:
+    (tmp_path / "utt2num_samples").write_text(f"a 1600\nb {length}\n")
+    with pytest.raises(ValueError, match=f"utt2num_samples:2: expected a number of samples, got '{length}'"):
+        read_lengths(tmp_path / "utt2num_samples")
+    write_table(tmp_path / "utt2num_samples", {"a": 1600, "b": 0})
+    assert read_lengths(tmp_path / "utt2num_samples") == {"a": 1600, "b": 0}
 
 
 @pytest.mark.parametrize("line", ["a rec 0", "a rec zero 1", "a rec 0 1 2", "a rec 0 nan", "a rec 0 inf"])

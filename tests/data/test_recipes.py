@@ -100,7 +100,7 @@ def test_data_sh_runs_once_and_only_for_the_selected_languages(checkout: Path) -
     assert not (checkout / "librispeech/asr1/data").exists()
 
 
-def test_several_test_sets_are_joined_and_hours_are_capped(checkout: Path) -> None:
+def test_max_hours_limits_the_training_audio_alike_in_every_run(checkout: Path) -> None:
     data = checkout / "librispeech/asr1/data.in"
     write_table(data / "segments", {f"u{i}": f"r {i / 10} {(i + 1) / 10}" for i in range(10)})
     write_table(data / "text", {f"u{i}": "ONE" for i in range(10)})
