@@ -13,16 +13,8 @@ from lole_mini.speech import VARIANTS
 
 
 def test_numbers_are_spelled_in_mandarin():
-    known = {
-        0: "零",
-        10: "十",
-        15: "十五",
-        20: "二十",
-        101: "一百零一",
-        110: "一百一十",
-        1001: "一千零一",
-        2034: "二千零三十四",
-    }
+    known = {0: "零", 10: "十", 15: "十五", 20: "二十", 101: "一百零一"}
+    known |= {110: "一百一十", 1001: "一千零一", 2034: "二千零三十四"}
     assert {n: spell_zh(n) for n in known} == known
     with pytest.raises(ValueError, match="0 to 9999"):
         spell_zh(10_000)
