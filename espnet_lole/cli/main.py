@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from espnet_lole.bin import lole_plan
-from espnet_lole.cli import add_expert, demo, export, info, score, transcribe
+from espnet_lole.cli import add_expert, export, info, score, transcribe
 
 COMMANDS = {
     "transcribe": transcribe,
@@ -17,7 +17,6 @@ COMMANDS = {
     "add-expert": add_expert,
     "score": score,
     "plan": lole_plan,
-    "demo": demo,
 }
 """A module a subcommand: its docstring is the help, ``add_arguments`` takes a parser, ``run`` the parsed arguments."""
 
