@@ -68,7 +68,8 @@ def test_later_configurations_override_key_by_key() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"a: [", "not YAML in UTF-8"), (b"\xff", "not YAML"), (b"- a", "mapping of names"), (b"1: 2", "mapping")]
+    ("content", "message"),
+    [(b"a: [", "not YAML in UTF-8"), (b"\xff", "not YAML"), (b"- a", "mapping of names"), (b"1: 2", "mapping")],
 )
 def test_a_file_that_is_no_mapping_is_refused_with_its_name(tmp_path: Path, content: bytes, message: str) -> None:
     file = tmp_path / "conf.yaml"

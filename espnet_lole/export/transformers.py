@@ -1,0 +1,121 @@
+"""A whole Whisper in the format of transformers, with all files that transformers and faster-whisper look for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import transformers
+import whisper as openai_whisper
+from transformers.convert_slow_tokenizer import TikTokenConverter
+
+from espnet_lole.atomic_io import whole_folder
+from espnet_lole.export.metadata import collect_metadata
+from espnet_lole.export.model_card import model_card
+from espnet_lole.inference.load import SystemFolder
+from espnet_lole.lole.adapters import load_adapters
+from espnet_lole.whisper.checkpoint import load_whisper
+from espnet_lole.whisper.model import Whisper
+from espnet_lole.whisper.tokenizer import WhisperTokenizer
+
+VOCABULARY = str(Path(openai_whisper.__file__).parent / "assets" / "multilingual.tiktoken")
+
+
+def save_merged(system: SystemFolder, folder: Path, lang: str | None, licence: str, data: str) -> None:
+    """Merge a student, a multilingual LoRA or the expert of a language into a Whisper of transformers.
+
+    Args:
+        system: the system.
+        folder: folder to write; it is replaced if it exists.
+        lang: language of the expert; None for a system of one adapter.
+        licence: identifier of the licence, for the model card.
+        data: description of the training data, for the model card.
+
+    Raises:
+        ValueError: the system has no adapter to merge, or none for the language.
+    """
+    adapters = system.adapter_folders()
+    if system.system not in ("experts", "student", "multilingual"):
+        raise ValueError(
+            f"{system.folder} holds a system of kind {system.system}, which has no adapter to merge: take a student, a "
+            "multilingual LoRA or an expert; MoLE cannot be merged, as its deep layers differ by language"
+        )
+    if system.system == "experts" and lang not in adapters:
+        raise ValueError(f"expected --lang with the expert to merge, one of {' '.join(adapters)}, got {lang}")
+    name = lang if system.system == "experts" else next(iter(adapters))
+    whisper = merge_adapter(load_whisper(system.backbone, system.pad_to), adapters[name])
+    languages = (lang,) if system.system == "experts" else system.languages
+    metadata = collect_metadata(system)
+    metadata = replace(metadata, languages=languages, ranks={name: metadata.ranks[name]})
+    save_whisper_model(whisper, folder, languages, model_card(metadata, folder.name, licence, data))
+
+
+def merge_adapter(whisper: Whisper, adapter: Path) -> Whisper:
+    """Add the update of an adapter to the weights of a Whisper: W = W0 + s B A.
+
+    Args:
+        whisper: the backbone in float32; its weights are changed.
+        adapter: the adapter's folder.
+    """
+    experts = load_adapters(whisper, adapter.parent, [adapter.name])
+    for name, layer in experts.layers.items():
+        layer.base.weight.data += layer.scale * layer.lora_B[adapter.name].data @ layer.lora_A[adapter.name].data
+        whisper.model.set_submodule(name, layer.base)
+    return whisper
+
+
+def save_whisper_model(whisper: Whisper, folder: Path, languages: Sequence[str], card: str | None = None) -> None:
+    """Write a Whisper of transformers with its tokenizer and feature extractor; the folder appears whole or not at all.
+
+    Args:
+        whisper: the Whisper.
+        folder: folder to write; it is replaced if it exists.
+        languages: codes of the languages that it can identify and transcribe.
+        card: text of README.md.
+    """
+    model = whisper.model
+    tokenizer = WhisperTokenizer(model.config.vocab_size)
+    with whole_folder(folder) as made:
+        model.save_pretrained(made)
+        generation_config(tokenizer, languages, model.config.max_target_positions).save_pretrained(made)
+        transformers_tokenizer(tokenizer).save_pretrained(made)
+        transformers.WhisperFeatureExtractor(feature_size=model.config.num_mel_bins).save_pretrained(made)
+        config = json.loads((made / "config.json").read_text())
+        (made / "config.json").write_text(json.dumps(config | {"pad_to": whisper.pad_to}, indent=2) + "\n")
+        if card is not None:
+            (made / "README.md").write_text(card, encoding="utf-8")
+
+
+def generation_config(tokenizer: WhisperTokenizer, languages: Sequence[str], max_length: int) -> transformers.GenerationConfig:
+    """Configure the generation of transformers: any text token may follow, and the language is one of these."""
+    return transformers.GenerationConfig(
+        is_multilingual=True,
+        lang_to_id={f"<|{lang}|>": tokenizer.language(lang) for lang in languages},
+        task_to_id={"transcribe": tokenizer.transcribe, "translate": tokenizer.transcribe - 1},
+        no_timestamps_token_id=tokenizer.no_timestamps,
+        prev_sot_token_id=tokenizer.no_timestamps - 2,
+        decoder_start_token_id=tokenizer.sot,
+        bos_token_id=tokenizer.eot,
+        eos_token_id=tokenizer.eot,
+        pad_token_id=tokenizer.eot,
+        max_length=max_length,
+        suppress_tokens=list(range(tokenizer.sot, tokenizer.no_timestamps + 1)),
+        begin_suppress_tokens=[],
+        return_timestamps=False,
+    )
+
+
+def transformers_tokenizer(tokenizer: WhisperTokenizer) -> transformers.WhisperTokenizer:
+    """Build the tokenizer of transformers from the vocabulary that openai-whisper ships."""
+    vocabulary, merges = TikTokenConverter(VOCABULARY).extract_vocab_merges_from_model(VOCABULARY)
+    tasks = ["translate", "transcribe", "startoflm", "startofprev", "nospeech", "notimestamps"]
+    converted = transformers.WhisperTokenizer(
+        vocab=vocabulary | {"<|endoftext|>": tokenizer.eot},
+        merges=merges,
+        pad_token="<|endoftext|>",
+        extra_special_tokens=[f"<|{name}|>" for name in ("startoftranscript", *tokenizer.languages, *tasks)],
+    )
+    converted.add_tokens([f"<|{0.02 * i:.2f}|>" for i in range(1501)])
+    return converted
