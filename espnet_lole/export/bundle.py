@@ -14,6 +14,7 @@ from espnet_lole.atomic_io import whole_file, whole_folder
 from espnet_lole.export.metadata import collect_metadata
 from espnet_lole.export.model_card import model_card
 from espnet_lole.inference.load import MOLE_WEIGHTS, SystemFolder
+from espnet_lole.lole.kd import STUDENT
 
 BACKBONE_FILES = ("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json", "README.md")
 
@@ -37,11 +38,12 @@ def save_bundle(system: SystemFolder, folder: Path, licence: str, data: str) -> 
     metadata = collect_metadata(system)
     with whole_folder(folder) as made:
         conf = {"system": system.system, "langs": list(system.languages), "backbone": _copy_backbone(system.backbone, made)}
-        for name, adapter in adapters.items():
+        names = system.languages if system.system in ("experts", "mole") else (STUDENT,)
+        for name, adapter in zip(names, adapters.values(), strict=True):
             shutil.copytree(adapter, made / "adapters" / name)
         if system.system == "mole":
             conf["experts"] = "adapters"
-            shutil.copyfile(system.folder / MOLE_WEIGHTS, made / MOLE_WEIGHTS)
+            shutil.copyfile(system.mole_weights, made / MOLE_WEIGHTS)
         (made / "config.yaml").write_text(yaml.safe_dump(conf | system.conf, sort_keys=False))
         metadata.history.write(made)
         (made / "README.md").write_text(model_card(metadata, folder.name, licence, data), encoding="utf-8")

@@ -45,24 +45,22 @@ def save_merged(system: SystemFolder, folder: Path, lang: str | None, licence: s
     if system.system == "experts" and lang not in adapters:
         raise ValueError(f"expected --lang with the expert to merge, one of {' '.join(adapters)}, got {lang}")
     name = lang if system.system == "experts" else next(iter(adapters))
-    whisper = merge_adapter(load_whisper(system.backbone, system.pad_to), adapters[name])
-    languages = (lang,) if system.system == "experts" else system.languages
     metadata = collect_metadata(system)
-    metadata = replace(metadata, languages=languages, ranks={name: metadata.ranks[name]})
-    save_whisper_model(whisper, folder, languages, model_card(metadata, folder.name, licence, data))
+    languages = (lang,) if system.system == "experts" else system.languages
+    card = model_card(replace(metadata, languages=languages, ranks={name: metadata.ranks[name]}), folder.name, licence, data)
+    save_whisper_model(merge_adapter(load_whisper(system.backbone, system.pad_to), adapters[name]), folder, languages, card)
 
 
 def merge_adapter(whisper: Whisper, adapter: Path) -> Whisper:
-    """Add the update of an adapter to the weights of a Whisper: W = W0 + s B A.
+    """Merge an adapter into the weights of a Whisper: W = W0 + s B A.
 
     Args:
-        whisper: the backbone in float32; its weights are changed.
+        whisper: the backbone in float32; its linears are replaced.
         adapter: the adapter's folder.
     """
     experts = load_adapters(whisper, adapter.parent, [adapter.name])
     for name, layer in experts.layers.items():
-        layer.base.weight.data += layer.scale * layer.lora_B[adapter.name].data @ layer.lora_A[adapter.name].data
-        whisper.model.set_submodule(name, layer.base)
+        whisper.model.set_submodule(name, layer.merged(adapter.name))
     return whisper
 
 
