@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     """
     from espnet_lole.export.bundle import pack_bundle, save_bundle
     from espnet_lole.export.ctranslate2 import save_ctranslate2
-    from espnet_lole.export.transformers import save_merged
+    from espnet_lole.export.merged import save_merged
     from espnet_lole.inference.load import find_system
 
     system = find_system(args.model, args.backbone)

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from espnet_lole.atomic_io import whole_folder
-from espnet_lole.export.transformers import save_merged
+from espnet_lole.export.merged import save_merged
 from espnet_lole.inference.load import SystemFolder
 
 

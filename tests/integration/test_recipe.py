@@ -99,7 +99,7 @@ def test_every_stage_leaves_its_results(recipe):
     assert "zero_shot" in table and "experts" in table
     with (recipe.folder / "exp" / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
-    errors = {(r["system"], r["scenario"], r["language"]) for r in rows if r["metric"] == "error"}
+    errors = {(r["system"], r["scenario"], r["language"]) for r in rows if r["metric"] == "wer_or_cer"}
     systems = [("experts", "aware"), *((s, sc) for s in ("zero_shot", "mole", "student") for sc in ("aware", "agnostic"))]
     assert errors >= {(*system, lang) for system in systems for lang in ("de", "tr", "average")}
     assert any(r["metric"] == "lid_accuracy" for r in rows)
@@ -235,9 +235,9 @@ def test_baselines_are_systems_like_the_others(recipe):
     text = (exp / "RESULTS.md").read_text()
     assert all(f"|{system}|agnostic|" in text for system in systems) and "|espnet|aware|" not in text
     for folder in exp.glob("lole_train_*"):
-        costs = json.loads((folder / "costs.json").read_text())
-        assert costs["trained_parameters"] > 0 and costs["steps"] > 0 and costs["seconds"] > 0
-        assert json.loads((folder / "decode_tiny_agnostic" / "costs.json").read_text())["parameters"] > 0
+        resources = json.loads((folder / "resources.json").read_text())
+        assert resources["trained_parameters"] > 0 and resources["steps"] > 0 and resources["seconds"] > 0
+        assert json.loads((folder / "decode_tiny_agnostic" / "resources.json").read_text())["parameters"] > 0
 
 
 def test_mistakes_are_told(recipe):

@@ -29,7 +29,7 @@ os.replace = replace
 SCORES = ["exp/*.*", "exp/*/*/results.csv", "exp/*/*/test_*/score_*"]
 PARTS = {
     "data": (("1", "5"), ["data", "dump"], ["lole_mini/train_tr", "data/dev", "raw/test_de", "raw/train"]),
-    "decode": (("12", "13"), ["exp/*.*", "exp/lole_zero_shot_tiny"], ["test_de/text", "decode_tiny_agnostic/costs.json"]),
+    "decode": (("12", "13"), ["exp/*.*", "exp/lole_zero_shot_tiny"], ["test_de/text", "decode_tiny_agnostic/resources.json"]),
     "score": (("13", "13"), SCORES, ["score_wer/result.txt", "exp/results.csv", "exp/RESULTS.md"]),
 }
 """First and last stage, what they make, and the writes that they are killed at."""
@@ -52,7 +52,7 @@ class Runs(Recipe):
         """What the stages left, but for hidden files, logs, and the dates and times that differ from run to run."""
         found = {}
         for file in (f for top in ("data", "dump", "exp") for f in (self.folder / top).rglob("*") if f.is_file()):
-            if file.name.startswith(".") or file.suffix == ".log" or file.name in ("rtf", "costs.json"):
+            if file.name.startswith(".") or file.suffix == ".log" or file.name in ("rtf", "resources.json"):
                 continue
             lines = file.read_bytes().splitlines() if file.suffix in (".csv", ".md") else [file.read_bytes()]
             timed = (b",rtf,", b",memory_gb,", b"|zero_shot|", b"Made by", b"- date: ")
