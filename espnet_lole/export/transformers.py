@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,15 +25,13 @@ def save_whisper_model(whisper: Whisper, folder: Path, languages: Sequence[str],
         languages: codes of the languages that it can identify and transcribe.
         card: text of README.md.
     """
-    model = whisper.model
-    tokenizer = WhisperTokenizer(model.config.vocab_size)
+    config = whisper.model.config
+    tokenizer = WhisperTokenizer(config.vocab_size)
     with whole_folder(folder) as made:
-        model.save_pretrained(made)
-        generation_config(tokenizer, languages, model.config.max_target_positions).save_pretrained(made)
+        whisper.save(made)
+        generation_config(tokenizer, languages, config.max_target_positions).save_pretrained(made)
         transformers_tokenizer(tokenizer).save_pretrained(made)
-        transformers.WhisperFeatureExtractor(feature_size=model.config.num_mel_bins).save_pretrained(made)
-        config = json.loads((made / "config.json").read_text())
-        (made / "config.json").write_text(json.dumps(config | {"pad_to": whisper.pad_to}, indent=2) + "\n")
+        transformers.WhisperFeatureExtractor(feature_size=config.num_mel_bins).save_pretrained(made)
         if card is not None:
             (made / "README.md").write_text(card, encoding="utf-8")
 
