@@ -31,6 +31,15 @@ def load_yaml(file: Path) -> dict[str, Any]:
     return conf or {}
 
 
+def config_files(config: Path) -> list[Path]:
+    """List a configuration after those in its folder that it overrides, whose names begin its own.
+
+    They are `train.yaml`, `train_student.yaml` and `train_student_long.yaml` for the last of these.
+    """
+    files = config.parent.glob(f"*{config.suffix}")
+    return sorted((file for file in files if f"{config.stem}_".startswith(f"{file.stem}_")), key=lambda file: len(file.stem))
+
+
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """Merge two configurations; where both have a key, `over` wins, and two mappings are merged in turn."""
     nested = {key for key, value in over.items() if isinstance(value, dict) and isinstance(base.get(key), dict)}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from espnet_lole.config import load_yaml, merge, read_conf
+from espnet_lole.config import config_files, load_yaml, merge, read_conf
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,13 @@ def test_later_configurations_override_key_by_key() -> None:
     expected = {"a": 1, "b": {"x": 3, "y": {"p": 1, "q": 2}}, "c": None, "d": [3], "e": {"z": 1}}
     assert merge(base, over) == expected
     assert base["b"] == {"x": 1, "y": {"p": 1}}
+
+
+def test_a_variant_overrides_its_system_and_what_all_share(tmp_path: Path) -> None:
+    names = ["train.yaml", "train_student.yaml", "train_student_long.yaml"]
+    for name in [*names, "train_mole.yaml", "train_stud.yaml", "decode.yaml"]:
+        (tmp_path / name).write_text("")
+    assert [file.name for file in config_files(tmp_path / names[-1])] == names
 
 
 @pytest.mark.parametrize(
