@@ -36,8 +36,8 @@ def config_files(config: Path) -> list[Path]:
 
     They are `train.yaml`, `train_student.yaml` and `train_student_long.yaml` for the last of these.
     """
-    files = config.parent.glob(f"*{config.suffix}")
-    return sorted((file for file in files if f"{config.stem}_".startswith(f"{file.stem}_")), key=lambda file: len(file.stem))
+    overridden = (file for file in config.parent.glob(f"*{config.suffix}") if config.stem.startswith(f"{file.stem}_"))
+    return [*sorted(overridden, key=lambda file: len(file.stem)), config]
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
