@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from espnet_lole.train.checkpoints import read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = {"max_epoch": 2, "batch_bins": 640000}  # in smaller batches one utterance would be left, too few for two processes
+SMALL = {"max_epoch": 2, "batch_bins": 640000}
+"""Smaller batches would leave a last one of one utterance, too few for two processes."""
 RANK_2, RANK_4 = {"expert_conf": {"rank": 2, "alpha": 4.0}}, {"expert_conf": {"rank": 4, "alpha": 8.0}}
 CONFIGS = {
     "train": {},
@@ -78,4 +79,9 @@ class Recipe:
     def losses(self, experiment: Path, epoch: int) -> dict[tuple[str, str], float]:
         """Read the losses of an epoch's training and validation."""
         phases = read_checkpoint(experiment / "checkpoint.pth")["reporter"]["stats"][epoch]
-        return {(phase, key): float(v) for phase, values in phases.items() for key, v in values.items() if key.startswith("loss")}
+        return {
+            (phase, key): float(v)
+            for phase, values in phases.items()
+            for key, v in values.items()
+            if key.startswith("loss")
+        }
