@@ -29,19 +29,9 @@ TRAIN_EXPERTS = [*TRAIN, "--systems", "experts"]
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory) -> Recipe:
     made = Recipe(tmp_path_factory.mktemp("recipe") / "asr1")
-    prepare = [
-        sys.executable,
-        "-m",
-        "lole_mini.prepare",
-        "--output",
-        "data/lole_mini",
-        "--langs",
-        "de",
-        "tr",
-        "--scale",
-        "0.1",
-    ]
-    subprocess.run(prepare, cwd=made.folder, check=True, env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'local'}"})
+    prepare = "-m lole_mini.prepare --output data/lole_mini --langs de tr --scale 0.1".split()
+    path = f"{ROOT}:{ROOT / 'local'}"
+    subprocess.run([sys.executable, *prepare], cwd=made.folder, check=True, env=os.environ | {"PYTHONPATH": path})
     made.run()
     return made
 
@@ -78,7 +68,6 @@ def test_packing_writes_one_file_per_trained_system(recipe):
     for system in ("experts", "mole"):
         folder = recipe.experiment(system)
         assert "config.yaml" in zipfile.ZipFile(folder / f"{folder.name}.zip").namelist()
-    assert "nothing is uploaded from here" in recipe.run("--stage", "15", "--stop_stage", "15", fails=True)
 
 
 def test_resuming_changes_nothing(recipe):
@@ -160,7 +149,7 @@ def test_two_processes_train_as_one_and_resume_when_one_was_killed(recipe):
 
 
 def test_a_language_is_added_later(recipe):
-    """Experts and MoLE are trained on de, then tr is added: the adapter of de stays as it is, both systems decode tr."""
+    """Experts and MoLE are trained on de, then tr is added: the adapter of de stays, both systems decode tr."""
     stages = ["--stage", "4", "--stop_stage", "11"]
     recipe.run("--langs", "de", *stages, "--systems", "experts mole", "--expdir", "exp_add")
     experts, mole = (recipe.experiment(system, "exp_add") for system in ("experts", "mole"))
@@ -176,7 +165,6 @@ def test_a_language_is_added_later(recipe):
 
 
 def test_baselines_are_systems_like_the_others(recipe):
-    assert "run_baselines.sh" in recipe.run(*TRAIN, "--systems", "espnet", fails=True)
     baselines = ["multilingual", "multilingual_r4", "full", "espnet"]
     options = ["--baselines", " ".join(baselines), "--systems", "", "--expdir", "exp_base", "--asr_config", "tiny.yaml"]
     recipe.run(*options, script="run_baselines.sh")
@@ -195,23 +183,6 @@ def test_baselines_are_systems_like_the_others(recipe):
         assert json.loads((folder / "decode_tiny_agnostic" / "resources.json").read_text())["parameters"] > 0
 
 
-MISTAKES = {
-    "--systems nonsense": "unknown system nonsense: choose from",
-    "--systems student_nonsense": "tiny_student_nonsense.yaml is missing or empty",
-    "--asr_tag one": "--asr_tag names one experiment",
-    "--nproc 2 --ngpu 1": "--nproc is for training without GPUs",
-    "--nproc none": "take a number from 1",
-    "--gpu_inference True": "take true or false",
-    "--nonsense 1": "unknown option --nonsense",
-    "--stage": "option --stage needs a value",
-    "-stage 11": "'-stage' is no option: options begin with two dashes",
-    "--stage 14": "stage 14 is after --stop_stage 13",
-    "--stage 12 --systems experts --asr_tag untrained": "decoding failed: expected the folder of a trained system",
-    "--stage 11 --dumpdir nowhere": "nowhere/raw/train/utt2num_samples is missing or empty: run stages 1 to 4",
-}
-
-
-@pytest.mark.parametrize("options", MISTAKES)
-def test_a_mistake_is_explained(recipe, options):
-    printed = recipe.run(*options.split(), fails=True)
-    assert MISTAKES[options] in printed and "error: " in printed
+def test_a_system_that_is_not_trained_is_named(recipe):
+    options = ["--stage", "12", "--stop_stage", "12", "--systems", "experts", "--asr_tag", "untrained"]
+    assert "decoding failed" in (printed := recipe.run(*options, fails=True)) and "exp/lole_untrained" in printed

@@ -43,7 +43,7 @@ trap stop_jobs EXIT
 show_progress() { # of process $1, a training with log $2, until it ends
     local now shown=''
     while kill -0 "$1" 2>/dev/null; do
-        sleep 2
+        sleep 1
         now=$(grep -aoE '[0-9]+/[0-9]+epoch started.*' "$2" 2>/dev/null | tail -n 1 || true)
         [ "${now}" = "${shown}" ] || log "  ${now}"
         shown=${now}
