@@ -94,24 +94,26 @@ find_test_sets() { # in folder $1, for the languages of its training set $2, unl
 }
 
 train() { # system $1
-    local base exp options=()
+    local base exp known options=()
     base=$(base_system "$1")
     exp=$(experiment "$1" "${asr_tag}")
+    known=$(languages "${raw}/${train_set}")
     options=(--system "${base}" --config "${asr_config}" "${asr_config%.yaml}_${base}.yaml")
     [ "$1" = "${base}" ] || options+=("${asr_config%.yaml}_$1.yaml")
     [ "${base}" != mole ] && [ "${base}" != student ] || options+=(--experts "$(experiment experts "")/adapters")
-    log "$1: ${exp}, log in ${exp}/train.log"
-    # shellcheck disable=SC2046,SC2086  # lists and options
-    launch "${exp}" espnet_lole.bin.lole_train "${options[@]}" --backbone "${backbone}" --langs $(languages "${raw}/${train_set}") \
+    log "$1 of ${known% }: ${exp}, log in ${exp}/train.log"
+    # shellcheck disable=SC2086  # lists and options
+    launch "${exp}" espnet_lole.bin.lole_train "${options[@]}" --backbone "${backbone}" --langs ${known} \
         --train_data_path_and_name_and_type "${raw}/${train_set}/utt2lang,lang,text" \
         --valid_data_path_and_name_and_type "${raw}/${valid_set}/utt2lang,lang,text" ${asr_args}
 }
 
 decode() { # the test sets with system $1, all in one process
-    local exp out cmd=${decode_cmd} inference_ngpu=0 model
+    local exp out known cmd=${decode_cmd} inference_ngpu=0 model
     exp=$(experiment "$1" "${asr_tag}")
+    known=$(languages "${raw}/${train_set}")
     out=${exp}/${inference_tag} model="--model ${exp}"
-    [ "$1" != zero_shot ] || model="--backbone ${backbone} --langs $(languages "${raw}/${train_set}")"
+    [ "$1" != zero_shot ] || model="--backbone ${backbone} --langs ${known}"
     [ "${gpu_inference}" = false ] || { cmd=${cuda_cmd} && inference_ngpu=1; }
     log "$1: ${out}_<scenario>/<test set>, log in ${out}.log"
     make_folder "${exp}"
