@@ -26,12 +26,11 @@ def draw(study: Study, l1s: Sequence[int], path: Path) -> None:
     """Errors on the left axis, LID accuracy on the right one."""
     figure, left = plt.subplots(figsize=(6, 4), layout="constrained")
     right = left.twinx()
-    for (scenario, metric), colour, style in zip(CURVES, ("C0", "C1", "C2"), ("o-", "s-", "^--"), strict=True):
-        values = [study.figures(f"l{l1}", scenario, metric) for l1 in l1s]
-        axes = right if metric == "lid_accuracy" else left
+    for (head, curve), style in zip(CURVES.items(), ("C0o-", "C1s-", "C2^--"), strict=True):
+        values = [study.figures(f"l{l1}", *curve) for l1 in l1s]
+        axes, note = (right, " (right)") if head.startswith("LID") else (left, "")
         deviations = [stdev(v) if len(v) > 1 else 0.0 for v in values]
-        name = "LID accuracy (right)" if metric == "lid_accuracy" else f"error, language-{scenario}"
-        axes.errorbar(l1s, [fmean(v) for v in values], deviations, fmt=style, color=colour, label=name, capsize=3)
+        axes.errorbar(l1s, [fmean(v) for v in values], deviations, fmt=style, label=head + note, capsize=3)
     left.set(xlabel="L1: shared encoder layers", ylabel="average error in percent", xticks=list(l1s))
     right.set(ylabel="LID accuracy in percent")
     figure.legend(loc="outside upper center", ncols=3, fontsize=8)

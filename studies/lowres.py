@@ -65,9 +65,10 @@ def main() -> None:
     lines = []
     for temperature, power in pairs:
         variant = f"t{temperature}_w{power}"
-        figures = [spread(group_figures(study, variant, *column, langs)) for langs in groups.values() for column in CURVES]
+        columns = [(*curve, langs) for langs in groups.values() for curve in CURVES.values()]
+        figures = [spread(group_figures(study, variant, *column)) for column in columns]
         lines.append([temperature, str(power), *figures])
-    head = [f"{name}: {metric}, {scenario}" for name in groups for scenario, metric in CURVES]
+    head = [f"{name}: {column}" for name in groups for column in CURVES]
     print(write_lines(["temperature", "power of the weights", *head], lines, study.folder / "lowres.md"))
     print(f"in {study.folder}")
 

@@ -71,7 +71,7 @@ def draw(study: Study, sizes: dict[Variant, float], whole: tuple[float, list[flo
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     for family, words in FAMILIES.items():
         points = sorted(
-            (size, fmean(study.figures(f"{f}{r}", "aware", "error"))) for (f, r), size in sizes.items() if f == family
+            (size, fmean(study.figures(f"{f}{r}", "aware", "wer_or_cer"))) for (f, r), size in sizes.items() if f == family
         )
         axes.plot(*zip(*points, strict=True), "o-", label=words)
     axes.plot(whole[0], fmean(whole[1]), "k*", markersize=11, label="as trained")
@@ -107,10 +107,10 @@ def main() -> None:
             sizes[family, small] = compress(config, experts / "adapters", family, small, work / "adapters")
             if not study.done(f"{family}{small}", seed):
                 evaluate(study, seed, f"{family}{small}", work / "adapters", args.inference_config)
-    whole = sizes.pop(("svd", rank)), study.figures(f"svd{rank}", "aware", "error")
+    whole = sizes.pop(("svd", rank)), study.figures(f"svd{rank}", "aware", "wer_or_cer")
     lines = [["as trained", str(rank), f"{whole[0]:.0f}", spread(whole[1])]]
     for (family, small), size in sizes.items():
-        figures = study.figures(f"{family}{small}", "aware", "error")
+        figures = study.figures(f"{family}{small}", "aware", "wer_or_cer")
         lines.append([FAMILIES[family], str(small), f"{size:.0f}", spread(figures)])
     print(write_lines(["experts", "rank", "kB a language", "error, aware"], lines, study.folder / "memory.md"))
     draw(study, sizes, whole, study.folder / "memory.png")

@@ -52,7 +52,8 @@ def draw(study: Study, kept: dict[int, list[float]], path: Path) -> None:
     """Errors on the left axis, energy on the right one."""
     figure, left = plt.subplots(figsize=(6, 4), layout="constrained")
     right = left.twinx()
-    curves = {f"error, language-{s}": [study.figures(f"r{r}", s, m) for r in kept] for s, m in CURVES if m == "error"}
+    errors = {head: curve for head, curve in CURVES.items() if curve[1] == "wer_or_cer"}
+    curves = {head: [study.figures(f"r{rank}", *curve) for rank in kept] for head, curve in errors.items()}
     curves["energy kept by the start (right)"] = list(kept.values())
     for (name, values), style in zip(curves.items(), ("C0o-", "C1s-", "C2^--"), strict=True):
         deviations = [stdev(v) if len(v) > 1 else 0.0 for v in values]
@@ -123,10 +124,10 @@ def main() -> None:
         for rank in args.ranks:
             study.run(f"r{rank}", seed, f"--expert_conf rank={rank} --expert_conf alpha={2 * rank}.0")
     kept = energies(study, args.ranks, args.seeds)
-    lines = [
-        [str(rank), spread(kept[rank]), *(spread(study.figures(f"r{rank}", *curve)) for curve in CURVES)] for rank in args.ranks
-    ]
-    head = ["rank", "energy kept, %", *(f"{metric}, {scenario}" for scenario, metric in CURVES)]
+    lines = []
+    for rank in args.ranks:
+        lines.append([str(rank), *map(spread, [kept[rank], *(study.figures(f"r{rank}", *curve) for curve in CURVES.values())])])
+    head = ["rank", "energy kept, %", *CURVES]
     print(write_lines(head, lines, study.folder / "rank.md"))
     draw(study, kept, study.folder / "rank.png")
     print(study_logits(study, args.seeds))

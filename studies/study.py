@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from espnet_lole.atomic_io import write_whole
+from espnet_lole.evaluation.results import read_csv
 
 RECIPE = Path(__file__).resolve().parents[1] / "egs2" / "lole" / "asr1"
 
@@ -35,12 +35,8 @@ class Study:
         return RECIPE / "exp" / f"study_{self.name}"
 
     def rows(self) -> list[dict[str, str]]:
-        """What is scored so far, over all test sets."""
-        file = self.folder / "results.csv"
-        if not file.is_file():
-            return []
-        with file.open(newline="") as lines:
-            return [row for row in csv.DictReader(lines) if row["set"] == "all"]
+        """Return the scores so far, over all test sets."""
+        return [row for row in read_csv(self.folder / "results.csv") if row["set"] == "all"]
 
     def figures(self, variant: str, scenario: str, metric: str, language: str = "average") -> list[float]:
         """A variant's figure of a language, or the average over them, one a seed."""
@@ -111,8 +107,12 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
     return f"{fmean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
 
 
-CURVES = (("aware", "error"), ("agnostic", "error"), ("agnostic", "lid_accuracy"))
-"""Scenario and metric of the columns of a table."""
+CURVES = {
+    "error, aware": ("aware", "wer_or_cer"),
+    "error, agnostic": ("agnostic", "wer_or_cer"),
+    "LID accuracy, agnostic": ("agnostic", "lid_accuracy"),
+}
+"""Columns of a table -> their scenario and metric."""
 
 
 def write_table(study: Study, head: str, variants: dict[str, str], path: Path) -> str:
@@ -126,9 +126,9 @@ def write_table(study: Study, head: str, variants: dict[str, str], path: Path) -
     """
     lines = []
     for variant, words in variants.items():
-        values = [study.figures(variant, *curve) for curve in CURVES]
+        values = [study.figures(variant, *curve) for curve in CURVES.values()]
         lines.append([words, *map(spread, values), str(len(values[0]))])
-    return write_lines([head, *(f"{metric}, {scenario}" for scenario, metric in CURVES), "seeds"], lines, path)
+    return write_lines([head, *CURVES, "seeds"], lines, path)
 
 
 def write_lines(head: Sequence[str], lines: Sequence[Sequence[str]], path: Path) -> str:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Decode with ESPnet's own ``asr_inference``, and leave hypotheses and costs where those of the other systems are."""
+"""Decode with ESPnet's own ``asr_inference``, and leave hypotheses and resources where those of the other systems are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from espnet_lole.atomic_io import write_whole
 from espnet_lole.data.kaldi import read_table
-from espnet_lole.evaluation.costs import peak_memory_gb, write_costs
+from espnet_lole.evaluation.resources import peak_memory_gb, write_resources
 from espnet_lole.inference.transcriber import count_parameters
 
 
@@ -27,7 +27,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def decode(args: argparse.Namespace) -> None:
-    """Run ``asr_inference`` once over all test sets; write ``<output_dir>/<set>/{text,rtf}`` and what training and decoding cost.
+    """Run ``asr_inference`` once over all test sets; write ``<output_dir>/<set>/{text,rtf}`` and the resources of both.
 
     The real-time factor counts the loading of the model too, which is inside ``asr_inference``.
 
@@ -37,7 +37,7 @@ def decode(args: argparse.Namespace) -> None:
     from espnet2.bin import asr_inference
     from espnet2.tasks.asr import ASRTask
 
-    from espnet_lole.train.trainer import write_training_costs
+    from espnet_lole.train.trainer import write_training_resources
 
     work = args.output_dir / "asr_inference"
     join_sets(args.test_dirs, work / "wav.scp")
@@ -50,8 +50,8 @@ def decode(args: argparse.Namespace) -> None:
     split_sets(work / "1best_recog" / "text", args.test_dirs, args.output_dir, rtf)
     memory = peak_memory_gb(args.ngpu > 0)
     model, _ = ASRTask.build_model_from_file(None, args.asr_model_file)
-    write_training_costs(args.asr_model_file.parent, model)
-    write_costs(args.output_dir, str(args.config), parameters=count_parameters(model), memory_gb=memory)
+    write_training_resources(args.asr_model_file.parent, model)
+    write_resources(args.output_dir, str(args.config), parameters=count_parameters(model), memory_gb=memory)
 
 
 def join_sets(folders: Sequence[Path], file: Path) -> None:

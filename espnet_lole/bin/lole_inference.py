@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from espnet_lole.config import load_yaml
-from espnet_lole.evaluation.costs import peak_memory_gb, write_costs
+from espnet_lole.evaluation.resources import peak_memory_gb, write_resources
 from espnet_lole.inference.system import System, adapters_in, load_system, read_decoding
 from espnet_lole.inference.test_sets import transcribe_sets
 from espnet_lole.whisper.checkpoint import PRECISIONS
@@ -75,7 +75,7 @@ def main(cmd: list[str] | None = None) -> None:
             output = args.output_dir.with_name(f"{args.output_dir.name}_{scenario}")
             rtf = transcribe_sets(transcriber, args.test_dirs, output, scenario, seconds)
             memory = peak_memory_gb(args.ngpu > 0)
-            write_costs(output, str(args.config), parameters=transcriber.num_parameters, memory_gb=memory)
+            write_resources(output, str(args.config), parameters=transcriber.num_parameters, memory_gb=memory)
             logging.info(f"{scenario}: real-time factor {rtf:.3f}; hypotheses in {output}")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -1,11 +1,11 @@
 """Error rate of transcripts against references, both normalised as in Whisper's paper.
 
-The files have a line an utterance: its name, a tab or a space, and its text, as `lole transcribe a.wav b.wav ...` prints it
-and as in Kaldi's text; of a path, the file's name without ending counts.
+The files have one line for each utterance: its name, a tab or a space, and its text, as in the output of
+`lole transcribe a.wav b.wav ...` and in Kaldi's text. The name of a path is the file's name without its ending.
 
 Examples:
-  lole transcribe test/*.wav --model DIR --lang de > found.txt
-  lole score --ref test/text --hyp found.txt --lang de
+  lole transcribe test/*.wav --model DIR --lang de > hypotheses.txt
+  lole score --ref test/text --hyp hypotheses.txt --lang de
 """
 
 from __future__ import annotations
@@ -16,43 +16,46 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("--ref", type=Path, required=True, help="what was said")
-    parser.add_argument("--hyp", type=Path, required=True, help="what was found")
-    parser.add_argument("--lang", required=True, help="language of the references; those without spaces count characters")
-    parser.add_argument("--metric", choices=["wer", "cer"], help="by word or by character; default: by the language")
+    parser.add_argument("--ref", type=Path, required=True, help="references")
+    parser.add_argument("--hyp", type=Path, required=True, help="transcripts")
+    parser.add_argument("--lang", required=True, help="language of the references")
+    parser.add_argument("--metric", choices=["wer", "cer"], help="default: cer for languages written without spaces, else wer")
 
 
 def run(args: argparse.Namespace) -> None:
     """Print the error rate.
 
     Raises:
-        ValueError: an utterance is missing on one side, or is there twice.
-        FileNotFoundError: a file is not there.
+        ValueError: an utterance is missing on one side, or occurs twice.
+        FileNotFoundError: a file does not exist.
     """
-    from espnet_lole.evaluation.normalize import as_scored, cer_languages, normalize, unit_of
-    from espnet_lole.evaluation.rates import count
+    from espnet_lole.evaluation.normalize import wer_or_cer
+    from espnet_lole.evaluation.rates import count, make_pairs
 
-    ref, hyp = _read(args.ref), _read(args.hyp)
-    if differ := sorted(set(ref) ^ set(hyp)):
-        raise ValueError(
-            f"expected the same utterances in {args.ref} and {args.hyp}, got {len(differ)} in one alone: {differ[:3]}"
-        )
-    by_character = cer_languages()
-    metric = args.metric or unit_of("error", args.lang, by_character)
-    pairs = [tuple(as_scored(normalize(of[utt], args.lang), args.lang, metric, by_character) for of in (ref, hyp)) for utt in ref]
-    found = count([r for r, _ in pairs], [h for _, h in pairs], metric)
+    refs, metric = read_texts(args.ref), args.metric or wer_or_cer(args.lang)
+    counts = count(make_pairs(refs, read_texts(args.hyp), dict.fromkeys(refs, args.lang), args.hyp), metric)
     print(
-        f"{metric} {found.error:.2f} %: {found.substitutions} substitutions, {found.deletions} deletions, {found.insertions} "
-        f"insertions in {found.units} {'characters' if metric == 'cer' else 'words'} of {found.sentences} utterances"
+        f"{metric} {counts.error_rate:.2f} %: {counts.substitutions} substitutions, {counts.deletions} deletions, "
+        f"{counts.insertions} insertions in {counts.units} {'characters' if metric == 'cer' else 'words'} of "
+        f"{counts.sentences} utterances"
     )
 
 
-def _read(file: Path) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for line in file.read_text(encoding="utf-8").splitlines():
-        name, _, text = line.partition("\t") if "\t" in line else line.partition(" ")
+def read_texts(file: Path) -> dict[str, str]:
+    """Read texts by utterance from Kaldi's text or from the output of `lole transcribe`, where a tab ends the path.
+
+    Raises:
+        ValueError: an utterance occurs twice.
+        FileNotFoundError: the file does not exist.
+    """
+    from espnet_lole.data.kaldi import read_table
+
+    lines = [line.partition("\t") for line in file.read_text(encoding="utf-8").splitlines()]
+    named = [(name, text) for name, tab, text in lines] if all(tab for _, tab, _ in lines) else read_table(file).items()
+    texts: dict[str, str] = {}
+    for name, text in named:
         utt = Path(name).stem
-        if utt in found:
-            raise ValueError(f"expected each utterance once in {file}, got {utt!r} again")
-        found[utt] = text
-    return found
+        if utt in texts:
+            raise ValueError(f"{file}: {utt!r} occurs twice; folder and ending do not distinguish utterances")
+        texts[utt] = text
+    return texts

@@ -1,11 +1,12 @@
-"""RESULTS.md and result.txt from the scores of decoded test sets."""
+"""RESULTS.md and result.txt."""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,130 +15,124 @@ import torch
 
 from espnet_lole.atomic_io import write_whole
 from espnet_lole.evaluation.normalize import DESCRIPTION
-from espnet_lole.evaluation.rates import METRICS, Counts, SetScore
-from espnet_lole.evaluation.results import SystemScore
-from espnet_lole.evaluation.summary import PAPER, cost_table, error_table
+from espnet_lole.evaluation.rates import METRICS, SetScore
+from espnet_lole.evaluation.results import Row, SystemScore
+from espnet_lole.evaluation.summary import PAPER, error_table, resource_table, write_table
 
-_TABLE_HEAD = "|dataset|Snt|Wrd|Corr|Sub|Del|Ins|Err|S.Err|\n|---|---|---|---|---|---|---|---|---|\n"
+RESULTS = """# RESULTS
+
+Error rates in percent: WER, or CER where marked (spaces removed). The average is over the languages. The language is given \
+(aware) or predicted (agnostic). The best of a scenario in bold; over several seeds, mean ± standard deviation.
+
+{errors}
+Text normalisation of references and hypotheses: {normalisation}.
+Utterances not scored, as their reference is empty after normalisation: {excluded}.
+
+Resources. MoLE and students are trained after the experts, whose training is not included. Time includes validation. Memory is \
+the peak of the decoding process; on a CPU it includes Python and its libraries (about half a GB).
+
+{resources}
+Figures of the paper, for Whisper-medium and other data (arXiv 2506.21555; WER over 8 languages):
+
+{paper}
+Made by `{command}`
+
+## Environments
+
+{environments}"""
 
 
-def _row(dataset: str, counts: Counts) -> str:
-    """A line of ESPnet's table."""
-    return f"|{dataset}|{counts.sentences}|{counts.units}|" + "|".join(f"{p:.1f}" for p in counts.percents) + "|\n"
+def results_md(scores: Sequence[SystemScore], rows: Sequence[Row], command: str) -> str:
+    """Write the text of RESULTS.md: summaries, the environment, then ESPnet's tables for each experiment.
+
+    Args:
+        scores: the systems, in the order of the summary.
+        rows: rows of results.csv, which may have other seeds of these systems.
+        command: the command line that makes the file.
+    """
+    text = RESULTS.format(
+        errors=summary_table(scores, rows),
+        normalisation=DESCRIPTION,
+        excluded=", ".join(f"{' '.join(score.decoded.key)} {score.excluded}" for score in scores),
+        resources=resource_table(rows, [score.decoded.key for score in scores]),
+        paper=PAPER,
+        command=command,
+        environments="".join(f"- {name}: `{value}`\n" for name, value in environments().items()),
+    )
+    experiments: dict[Path, list[SystemScore]] = {}
+    for score in scores:
+        experiments.setdefault(score.decoded.decode_dir.parent, []).append(score)
+    return text + "".join(f"\n## {folder}\n\n{_experiment(group)}" for folder, group in experiments.items())
 
 
-def _rows(score: SetScore, tag: str, metric: str) -> str:
-    """The lines of a set: one for each language, which is named where there are several."""
-    counts = score.counts[metric]
-    name = f"{tag}/{score.name}"
-    return "".join(_row(name if len(counts) == 1 else f"{name} ({lang})", c) for lang, c in counts.items())
+def summary_table(scores: Sequence[SystemScore], rows: Sequence[Row]) -> str:
+    """Write the error rates of these systems over all seeds in the rows of results.csv."""
+    languages = list(dict.fromkeys(lang for score in scores for lang in score.languages))
+    return error_table(rows, [score.decoded.key for score in scores], languages)
+
+
+def _experiment(group: Sequence[SystemScore]) -> str:
+    """Describe the decodings of an experiment, with ESPnet's tables."""
+    names = [f"`{score.decoded.decode_dir.name}` is {', '.join(score.decoded.key)}" for score in group]
+    parts = ["; ".join(names) + "\n"]
+    if configs := dict.fromkeys(config for score in group for config in score.configs()):
+        parts.append("\nconfigurations: " + " ".join(f"`{config}`" for config in configs) + "\n")
+    sets = [(score.decoded.decode_dir.name, test_set) for score in group for test_set in score.sets]
+    return "".join([*parts, *(f"\n### {metric.upper()}\n\n{_espnet_table(sets, metric)}" for metric in METRICS)])
+
+
+def _espnet_table(sets: Sequence[tuple[str, SetScore]], metric: str) -> str:
+    """Write ESPnet's table of test sets, each with its inference tag: one line for each language of a set."""
+    lines = []
+    for tag, score in sets:
+        for lang, counts in score.counts[metric].items():
+            name = f"{tag}/{score.name}" + (f" ({lang})" if len(score.languages) > 1 else "")
+            lines.append([name, str(counts.sentences), str(counts.units), *map("{:.1f}".format, counts.percentages)])
+    return write_table("dataset Snt Wrd Corr Sub Del Ins Err S.Err".split(), lines)
 
 
 def write_result_txt(score: SystemScore) -> None:
-    """Write ``<decode_dir>/<set>/score_{wer,cer}/result.txt``: the table, then the alignment of each utterance."""
+    """Write ``<decode_dir>/<set>/score_{wer,cer}/result.txt``: ESPnet's table, then the alignment of each utterance."""
     decode_dir = score.decoded.decode_dir
     for test_set in score.sets:
         for metric in METRICS:
             excluded = sum(counts.excluded for counts in test_set.counts[metric].values())
-            text = _TABLE_HEAD + _rows(test_set, decode_dir.name, metric)
-            text += f"\nexcluded (empty reference after normalisation): {excluded}\n\n" + "\n".join(test_set.details[metric])
-            write_whole(decode_dir / test_set.name / f"score_{metric}" / "result.txt", text)
+            text = f"{_espnet_table([(decode_dir.name, test_set)], metric)}\nnot scored (empty reference): {excluded}\n\n"
+            write_whole(decode_dir / test_set.name / f"score_{metric}" / "result.txt", text + test_set.alignments[metric])
 
 
-def summary_table(scores: Sequence[SystemScore], rows: Sequence[Mapping[str, str]], by_character: Collection[str]) -> str:
-    """The errors of these systems, over all seeds in the rows of results.csv."""
-    languages = list(dict.fromkeys(lang for score in scores for lang in score.languages))
-    return error_table(rows, [(s.decoded.system, s.decoded.scenario) for s in scores], languages, by_character)
-
-
-def results_md(
-    scores: Sequence[SystemScore], rows: Sequence[Mapping[str, str]], by_character: Collection[str], command: str
-) -> str:
-    """The text of RESULTS.md.
-
-    Args:
-        scores: the systems, in the order of the summary.
-        rows: of results.csv, with other seeds of them.
-        by_character: languages whose error is the CER.
-        command: the command line that makes the file.
-
-    Returns:
-        Markdown: errors and costs, the paper's figures, the environment, then ESPnet's tables for each experiment.
-    """
-    excluded = ", ".join(f"{s.decoded.system} {s.decoded.scenario} {s.excluded}" for s in scores)
-    systems = [(s.decoded.system, s.decoded.scenario) for s in scores]
-    parts = [
-        "# RESULTS\n\nError in percent: WER, or CER where marked (spaces removed). The average is over the languages. The "
-        "language is given (aware) or found (agnostic). The best of a scenario in bold; of several seeds, mean ± standard "
-        "deviation.\n\n",
-        summary_table(scores, rows, by_character),
-        f"\nText normalisation of references and hypotheses: {DESCRIPTION}.\n",
-        f"Utterances left out, for their reference is empty after it: {excluded}.\n",
-        "\nWhat they cost. MoLE and a student are trained after the experts. Time is with validation. Memory is the peak of the "
-        "decoding process, on a CPU with Python and its libraries (about half a GB).\n\n",
-        cost_table(rows, systems),
-        f"\nThe paper's own figures, for Whisper-medium and other data (arXiv 2506.21555; WER over 8 languages):\n\n{PAPER}",
-        f"\nMade by `{command}`\n\n## Environments\n\n{environments()}",
-    ]
-    experiments: dict[Path, list[SystemScore]] = {}
-    for score in scores:
-        experiments.setdefault(score.decoded.decode_dir.parent, []).append(score)
-    for exp, group in experiments.items():
-        parts.append(f"\n## {exp}\n\n{describe(group)}\n")
-        for metric in METRICS:
-            lines = "".join(_rows(test_set, s.decoded.decode_dir.name, metric) for s in group for test_set in s.sets)
-            parts.append(f"\n### {metric.upper()}\n\n{_TABLE_HEAD}{lines}")
-    return "".join(parts)
-
-
-def describe(group: Sequence[SystemScore]) -> str:
-    """What the decodings of an experiment are, and the configurations of it."""
-    names = "; ".join(f"`{s.decoded.decode_dir.name}` is {s.decoded.system}, {s.decoded.scenario}" for s in group)
-    configs = list(dict.fromkeys(config for s in group for config in s.configs()))
-    return names + (f"\n\nconfigurations: {' '.join(f'`{config}`' for config in configs)}" if configs else "")
-
-
-def environments() -> str:
-    """ESPnet's list of what the results were made with."""
-    facts = {
+def environments() -> dict[str, str]:
+    """Return ESPnet's list of what the results were made with."""
+    packages = {"espnet": "espnet", "pytorch": "torch", "transformers": "transformers", "espnet_lole": "espnet_lole"}
+    return {
         "date": datetime.now().astimezone().strftime("%a %b %d %H:%M:%S %Z %Y"),
         "python version": platform.python_version(),
-        **{f"{name} version": _version(package) for name, package in _PACKAGES.items()},
+        **{f"{name} version": _version(package) for name, package in packages.items()},
         "git hash": _git_hash(),
         "hardware": _hardware(),
     }
-    return "".join(f"- {name}: `{value}`\n" for name, value in facts.items() if value)
-
-
-_PACKAGES = {"espnet": "espnet", "pytorch": "torch", "transformers": "transformers", "espnet_lole": "espnet_lole"}
-"""Name in the list -> package."""
 
 
 def _version(package: str) -> str:
-    """The version of an installed package."""
+    """Return the version of a package."""
     try:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
 
 
-def _git_hash() -> str | None:
-    """The commit of the checkout this file lies in, with ``-dirty`` after local changes."""
+def _git_hash() -> str:
+    """Return the commit of this checkout, with ``-dirty`` after local changes."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude", "*"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def _hardware() -> str:
-    """Processor and graphics cards."""
-    cpu = next((line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine())
-    cards = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return ", ".join([f"{os.cpu_count()} CPU cores, {cpu}", *cards])
-
-
-def _cpuinfo() -> list[str]:
-    file = Path("/proc/cpuinfo")
-    return file.read_text().splitlines() if file.is_file() else []
+    """Name the processor and the GPUs."""
+    cpuinfo = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text() if cpuinfo.is_file() else "")
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return ", ".join([f"{os.cpu_count()} CPU cores, {model[1] if model else platform.machine()}", *gpus])

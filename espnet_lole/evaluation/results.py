@@ -1,29 +1,29 @@
-"""Decoded systems, their scores, and results.csv."""
+"""The scores of decoded systems, and results.csv."""
 
 from __future__ import annotations
 
 import csv
 import io
-import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
 
 from espnet_lole.atomic_io import write_whole
-from espnet_lole.evaluation.costs import INFERENCE, TRAINING, read_costs
-from espnet_lole.evaluation.normalize import unit_of
-from espnet_lole.evaluation.rates import METRICS, Counts, SetScore
+from espnet_lole.evaluation.rates import Counts, SetScore, score_set
+from espnet_lole.evaluation.resources import INFERENCE, TRAINING, read_resources
+from espnet_lole.lole.system import SCENARIOS, base_system
 
-SYSTEMS = ("zero_shot", "experts", "mole", "student", "multilingual", "full", "espnet")
-SCENARIOS = ("aware", "agnostic")
 CSV_FIELDS = ("system", "scenario", "set", "language", "metric", "value", "seed")
+Row = dict[str, str]
+"""A row of results.csv."""
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A decoded system: one of ``SYSTEMS`` or a variant of it, a scenario, and ``<exp dir>/<inference tag>``."""
+    """A decoded system: its name (one of ``SYSTEMS`` or a variant), a scenario, and ``<experiment>/<inference tag>``."""
 
     system: str
     scenario: str
@@ -36,20 +36,28 @@ class Decoded:
         Raises:
             ValueError: a part is missing or unknown.
         """
-        parts = text.split(":", 2)
-        if len(parts) != 3 or not parts[2]:
+        system, scenario, decode_dir, *_ = *text.split(":", 2), "", ""
+        if not decode_dir:
             raise ValueError(f"expected --decoded system:scenario:decode_dir, got {text!r}")
-        system, scenario, decode_dir = parts
-        if not re.fullmatch(rf"({'|'.join(SYSTEMS)})(_[A-Za-z0-9._-]+)?", system):
-            raise ValueError(f"expected a system out of {' '.join(SYSTEMS)}, or one with a _suffix, got {system!r}")
-        if scenario not in SCENARIOS:
-            raise ValueError(f"expected a scenario out of {' '.join(SCENARIOS)}, got {scenario!r}")
+        scenarios = SCENARIOS[base_system(system)]
+        if scenario not in scenarios:
+            raise ValueError(f"expected a scenario of {system} out of {' '.join(scenarios)}, got {scenario!r}")
         return cls(system, scenario, Path(decode_dir))
 
     @property
-    def finds_language(self) -> bool:
-        """Does it name each utterance's language? ESPnet's own model writes text without."""
-        return self.scenario == "agnostic" and not self.system.startswith("espnet")
+    def key(self) -> tuple[str, str]:
+        """System and scenario."""
+        return self.system, self.scenario
+
+    def score(self, dumpdir: Path, test_sets: Collection[str]) -> SystemScore:
+        """Score the test sets.
+
+        Raises:
+            FileNotFoundError: a file does not exist.
+            ValueError: a file is not as expected.
+        """
+        predicts_language = self.scenario == "agnostic" and not base_system(self.system).startswith("espnet")
+        return SystemScore(self, [score_set(self.decode_dir, dumpdir, name, predicts_language) for name in test_sets])
 
 
 @dataclass(frozen=True)
@@ -62,92 +70,103 @@ class SystemScore:
     @property
     def languages(self) -> list[str]:
         """Languages in the order of the test sets."""
-        return list(dict.fromkeys(lang for s in self.sets for lang in s.counts["wer"]))
-
-    def counts(self, metric: str, lang: str) -> Counts:
-        """Counts of a language over all test sets."""
-        return sum((s.counts[metric][lang] for s in self.sets if lang in s.counts[metric]), Counts())
-
-    def figures(self, metric: str, by_character: Collection[str]) -> dict[str, float]:
-        """Language -> percent; ``error`` is the CER of the languages ``by_character``, the WER of the others."""
-        return {lang: self.counts(unit_of(metric, lang, by_character), lang).error for lang in self.languages}
-
-    def lid_accuracy(self) -> dict[str, float]:
-        """Language -> percent of its utterances whose language was found; empty where it was given."""
-        hits, counts = Counter[str](), Counter[str]()
-        for s in self.sets:
-            for lang, found in s.confusion.items():
-                hits[lang] += found[lang]
-                counts[lang] += found.total()
-        return {lang: 100.0 * hits[lang] / counts[lang] for lang in counts}
+        return list(dict.fromkeys(lang for s in self.sets for lang in s.languages))
 
     @property
     def excluded(self) -> int:
         """Utterances whose reference is empty after normalisation."""
         return sum(counts.excluded for s in self.sets for counts in s.counts["wer"].values())
 
-    def costs(self) -> dict[str, float]:
-        """What training and decoding cost, as far as they left it."""
-        found = read_costs(self.decoded.decode_dir.parent) | read_costs(self.decoded.decode_dir)
-        return {name: float(found[name]) for name in (*TRAINING, *INFERENCE) if name in found}
+    def error_rates(self, metric: str) -> dict[str, float]:
+        """Return language -> error rate over all test sets, in percent."""
+        counts: dict[str, Counts] = {}
+        for s in self.sets:
+            for lang, of_set in s.counts[metric].items():
+                counts[lang] = counts.get(lang, Counts()) + of_set
+        return {lang: total.error_rate for lang, total in counts.items()}
+
+    def lid_accuracy(self) -> dict[str, float]:
+        """Return language -> percent of its utterances for which it was predicted; empty in the aware scenario."""
+        correct, total = Counter[str](), Counter[str]()
+        for s in self.sets:
+            for lang, predicted in s.confusion.items():
+                correct[lang] += predicted[lang]
+                total[lang] += predicted.total()
+        return {lang: 100 * correct[lang] / total[lang] for lang in total}
+
+    def resources(self) -> dict[str, float]:
+        """Return the resources that training and decoding recorded."""
+        values = read_resources(self.decoded.decode_dir.parent) | read_resources(self.decoded.decode_dir)
+        return {name: float(values[name]) for name in (*TRAINING, *INFERENCE) if name in values}
 
     def configs(self) -> list[str]:
-        """The configurations of training and decoding, as far as they are known."""
-        found = (read_costs(folder).get("config") for folder in (self.decoded.decode_dir.parent, self.decoded.decode_dir))
-        return [str(config) for config in found if config]
+        """Return the configurations of training and decoding, if they are known."""
+        folders = (self.decoded.decode_dir.parent, self.decoded.decode_dir)
+        return [str(config) for config in (read_resources(folder).get("config") for folder in folders) if config]
 
 
-def csv_rows(score: SystemScore, by_character: Collection[str], seed: int) -> list[dict[str, str]]:
-    """The rows of a system for results.csv; ``rtf`` of set ``all`` only where every set has one."""
-    values: list[tuple[str, str, str, float]] = []
-    for s in score.sets:
-        for lang in s.counts["wer"]:
-            for metric in (*METRICS, "error"):
-                values.append((s.name, lang, metric, s.counts[unit_of(metric, lang, by_character)][lang].error))
-        if s.rtf is not None:
-            values.append((s.name, "average" if len(s.counts["wer"]) > 1 else next(iter(s.counts["wer"])), "rtf", s.rtf))
-    for metric in (*METRICS, "error"):
-        figures = score.figures(metric, by_character)
-        values += [("all", lang, metric, value) for lang, value in figures.items()]
-        values.append(("all", "average", metric, fmean(figures.values())))
-    if accuracy := score.lid_accuracy():
-        values += [("all", lang, "lid_accuracy", value) for lang, value in accuracy.items()]
-        values.append(("all", "average", "lid_accuracy", fmean(accuracy.values())))
+def csv_rows(score: SystemScore, seed: int) -> list[Row]:
+    """Return a system's rows of results.csv: figures of each set, then of set ``all``."""
+    figures = (figure for part in (*map(_set_figures, score.sets), _overall_figures(score)) for figure in part)
+    return [
+        dict(zip(CSV_FIELDS, (*score.decoded.key, *where, f"{value:.6g}", str(seed)), strict=True)) for *where, value in figures
+    ]
+
+
+def _set_figures(score: SetScore) -> Iterator[tuple[str, str, str, float]]:
+    """Yield set, language, metric and value of a test set."""
+    for lang in score.languages:
+        yield from ((score.name, lang, metric, counts[lang].error_rate) for metric, counts in score.counts.items())
+    if score.rtf is not None:
+        yield score.name, score.languages[0] if len(score.languages) == 1 else "average", "rtf", score.rtf
+
+
+def _overall_figures(score: SystemScore) -> Iterator[tuple[str, str, str, float]]:
+    """Yield set, language, metric and value over all test sets; ``rtf`` only if every set has one."""
+    by_language = {metric: score.error_rates(metric) for metric in score.sets[0].counts}
+    by_language["lid_accuracy"] = score.lid_accuracy()
+    for metric, values in by_language.items():
+        yield from (("all", lang, metric, value) for lang, value in values.items())
+        if values:
+            yield "all", "average", metric, fmean(values.values())
     rtfs = [s.rtf for s in score.sets if s.rtf is not None]
     if len(rtfs) == len(score.sets):
-        values.append(("all", "average", "rtf", fmean(rtfs)))
-    values += [("all", "average", name, value) for name, value in score.costs().items()]
-    key = (score.decoded.system, score.decoded.scenario)
-    return [dict(zip(CSV_FIELDS, (*key, *where, f"{value:.6g}", str(seed)), strict=True)) for *where, value in values]
+        yield "all", "average", "rtf", fmean(rtfs)
+    yield from (("all", "average", name, value) for name, value in score.resources().items())
 
 
-def update_csv(path: Path, rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """Put rows in results.csv: those of the same (system, scenario, seed) are replaced, the others kept.
-
-    Returns:
-        All rows of the file.
+def read_csv(path: Path) -> list[Row]:
+    """Read results.csv; empty if the file does not exist.
 
     Raises:
         ValueError: the file has other columns.
     """
-    kept: list[dict[str, str]] = []
-    new = {(row["system"], row["scenario"], row["seed"]) for row in rows}
-    if path.is_file():
-        with path.open(encoding="utf-8", newline="") as lines:
-            reader = csv.DictReader(lines)
-            if tuple(reader.fieldnames or ()) != CSV_FIELDS:
-                raise ValueError(
-                    f"{path}: expected the columns {','.join(CSV_FIELDS)}, got {reader.fieldnames}: move the file away"
-                )
-            kept = [row for row in reader if (row["system"], row["scenario"], row["seed"]) not in new]
-    write_csv(path, [*kept, *rows])
-    return [*kept, *rows]
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as lines:
+        reader = csv.DictReader(lines)
+        if tuple(reader.fieldnames or ()) != CSV_FIELDS:
+            raise ValueError(f"{path}: expected the columns {','.join(CSV_FIELDS)}, got {reader.fieldnames}: move the file away")
+        return list(reader)
 
 
-def write_csv(path: Path, rows: Sequence[dict[str, str]]) -> None:
-    """Write rows of results.csv."""
+def write_csv(path: Path, rows: Sequence[Row]) -> None:
+    """Write results.csv."""
     out = io.StringIO()
     writer = csv.DictWriter(out, CSV_FIELDS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_whole(path, out.getvalue())
+
+
+def update_csv(path: Path, rows: Sequence[Row]) -> list[Row]:
+    """Replace the rows of the same system, scenario and seed in results.csv, and return all its rows.
+
+    Raises:
+        ValueError: the file has other columns.
+    """
+    key = itemgetter("system", "scenario", "seed")
+    replaced = set(map(key, rows))
+    rows = [*(row for row in read_csv(path) if key(row) not in replaced), *rows]
+    write_csv(path, rows)
+    return rows

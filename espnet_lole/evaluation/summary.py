@@ -1,13 +1,15 @@
-"""The tables at the head of RESULTS.md, over the seeds in results.csv."""
+"""The tables at the head of RESULTS.md, over all seeds in results.csv."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-Values = Mapping[tuple[str, str], Sequence[float]]
-"""Of a system: (language, metric) -> a figure for each seed."""
+from espnet_lole.evaluation.normalize import wer_or_cer
+
+Figures = Mapping[tuple[str, str], Sequence[float]]
+"""The figures of a system: (language, metric) -> a value for each seed."""
 
 PAPER = """|system|scenario|average|
 |---|---|---|
@@ -21,94 +23,92 @@ PAPER = """|system|scenario|average|
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its head, where its figures are, how one is written, and which is the best."""
+    """A column of figures.
+
+    Attributes:
+        head: its heading.
+        key: language and metric of its figures.
+        write: how a figure is written.
+        best: which of the systems' means is in bold.
+    """
 
     head: str
     key: tuple[str, str]
     write: Callable[[float], str] = "{:.1f}".format
     best: Callable[[Sequence[float]], float] = min
 
+    def cells(self, systems: Sequence[Figures]) -> list[str]:
+        """Write each system's mean and, over several seeds, standard deviation; the best of several systems in bold."""
+        means = [fmean(figures[self.key]) for figures in systems if self.key in figures]
+        best = self.best(means) if len(means) > 1 else None
+        return [self._cell(figures.get(self.key, ()), best) for figures in systems]
 
-def collect(rows: Sequence[Mapping[str, str]], system: str, scenario: str) -> dict[tuple[str, str], list[float]]:
-    """The figures of a system over all its test sets, one a seed."""
-    values: dict[tuple[str, str], list[float]] = {}
-    for row in rows:
-        if (row["system"], row["scenario"], row["set"]) == (system, scenario, "all"):
-            values.setdefault((row["language"], row["metric"]), []).append(float(row["value"]))
-    return values
-
-
-def error_table(
-    rows: Sequence[Mapping[str, str]], systems: Sequence[tuple[str, str]], languages: Sequence[str], by_character: Collection[str]
-) -> str:
-    """Error, LID accuracy and real-time factor; the best of a column within a scenario in bold.
-
-    Args:
-        rows: of results.csv.
-        systems: (system, scenario) of each line, in order.
-        languages: of the columns.
-        by_character: those whose error is the CER.
-    """
-    columns = [Column(f"{lang} (CER)" if lang in by_character else lang, (lang, "error")) for lang in languages]
-    columns += [Column("average", ("average", "error")), Column("LID accuracy", ("average", "lid_accuracy"), best=max)]
-    columns += [Column("real-time factor", ("average", "rtf"), "{:.3f}".format)]
-    values = {system: collect(rows, *system) for system in systems}
-    seeds = [str(len(values[system]["average", "error"])) for system in systems]
-    cells: dict[tuple[str, str], list[str]] = {}
-    for scenario in dict.fromkeys(scenario for _, scenario in systems):
-        group = [system for system in systems if system[1] == scenario]
-        cells |= zip(group, fill([values[system] for system in group], columns), strict=True)
-    lines = [[*system, count, *cells[system]] for system, count in zip(systems, seeds, strict=True)]
-    return write_table(["system", "scenario", "seeds", *(column.head for column in columns)], lines)
-
-
-def cost_table(rows: Sequence[Mapping[str, str]], systems: Sequence[tuple[str, str]]) -> str:
-    """What each system costs to train and to run; its memory is that of the scenario that needs more."""
-    columns = [
-        Column("trained parameters", ("average", "trained_parameters"), write_count),
-        Column("steps", ("average", "steps"), "{:.0f}".format),
-        Column("minutes to train", ("average", "seconds"), lambda seconds: f"{seconds / 60:.1f}"),
-        Column("parameters at inference", ("average", "parameters"), write_count),
-        Column("memory at inference, GB", ("average", "memory_gb"), "{:.2f}".format),
-    ]
-    names = list(dict.fromkeys(system for system, _ in systems))
-    values = []
-    for name in names:
-        own = [collect(rows, name, scenario) for system, scenario in systems if system == name]
-        values.append(max(own, key=lambda v: fmean(v.get(("average", "memory_gb"), [0.0]))))
-    lines = [[name, *cells] for name, cells in zip(names, fill(values, columns), strict=True)]
-    return write_table(["system", *(column.head for column in columns)], lines)
-
-
-def fill(values: Sequence[Values], columns: Sequence[Column]) -> list[list[str]]:
-    """The cells of a line for each system: mean and, of several seeds, deviation; of several systems the best in bold."""
-    best = {}
-    for column in columns:
-        means = [fmean(v[column.key]) for v in values if column.key in v]
-        if len(means) > 1:
-            best[column.head] = column.best(means)
-    return [[_cell(v.get(column.key, []), column, best.get(column.head)) for column in columns] for v in values]
-
-
-def _cell(figures: Sequence[float], column: Column, best: float | None) -> str:
-    if not figures:
-        return ""
-    text = column.write(fmean(figures))
-    if len(figures) > 1:
-        text += f" ± {column.write(stdev(figures))}"
-    return f"**{text}**" if fmean(figures) == best else text
+    def _cell(self, values: Sequence[float], best: float | None) -> str:
+        if not values:
+            return ""
+        text = self.write(fmean(values)) + (f" ± {self.write(stdev(values))}" if len(values) > 1 else "")
+        return f"**{text}**" if fmean(values) == best else text
 
 
 def write_count(number: float) -> str:
-    """A number of parameters: 3.4k, 12.1M."""
+    """Write a number of parameters: 3.4k, 12.1M."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.1f}{unit}"
     return f"{number:.0f}"
 
 
-def write_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table of Markdown; columns without any figure are left out."""
-    kept = [i for i in range(len(head)) if any(line[i] for line in lines)]
-    rows = [[row[i] for i in kept] for row in (head, ["---"] * len(head), *lines)]
-    return "".join("|" + "|".join(row) + "|\n" for row in rows)
+RESOURCES = (
+    Column("trained parameters", ("average", "trained_parameters"), write_count),
+    Column("steps", ("average", "steps"), "{:.0f}".format),
+    Column("minutes to train", ("average", "seconds"), lambda seconds: f"{seconds / 60:.1f}"),
+    Column("parameters at inference", ("average", "parameters"), write_count),
+    Column("memory at inference, GB", ("average", "memory_gb"), "{:.2f}".format),
+)
+
+
+def error_table(rows: Sequence[Mapping[str, str]], systems: Sequence[tuple[str, str]], languages: Sequence[str]) -> str:
+    """Write error rates, LID accuracy and real-time factor; the best of a scenario in bold.
+
+    Args:
+        rows: rows of results.csv.
+        systems: system and scenario of each line.
+        languages: languages of the columns.
+    """
+    names = {lang: f"{lang} (CER)" if wer_or_cer(lang) == "cer" else lang for lang in languages}
+    columns = [Column(name, (lang, "wer_or_cer")) for lang, name in (names | {"average": "average"}).items()]
+    columns += [Column("LID accuracy", ("average", "lid_accuracy"), best=max)]
+    columns += [Column("real-time factor", ("average", "rtf"), "{:.3f}".format)]
+    cells: dict[tuple[str, str], list[str]] = {}
+    for scenario in dict.fromkeys(scenario for _, scenario in systems):
+        group = [system for system in systems if system[1] == scenario]
+        figures = [collect_figures(rows, *system) for system in group]
+        seeds = [str(len(values["average", "wer_or_cer"])) for values in figures]
+        cells |= zip(group, zip(seeds, *(column.cells(figures) for column in columns), strict=True), strict=True)
+    heads = ["system", "scenario", "seeds", *(column.head for column in columns)]
+    return write_table(heads, [[*system, *cells[system]] for system in systems])
+
+
+def resource_table(rows: Sequence[Mapping[str, str]], systems: Sequence[tuple[str, str]]) -> str:
+    """Write what each system needs to train and to run; its memory is that of the scenario that needs more."""
+    figures: dict[str, Figures] = {}
+    for name in dict.fromkeys(name for name, _ in systems):
+        scenarios = [collect_figures(rows, *system) for system in systems if system[0] == name]
+        figures[name] = max(scenarios, key=lambda values: fmean(values.get(("average", "memory_gb"), [0])))
+    lines = zip(figures, *(column.cells(list(figures.values())) for column in RESOURCES), strict=True)
+    return write_table(["system", *(column.head for column in RESOURCES)], list(lines))
+
+
+def collect_figures(rows: Sequence[Mapping[str, str]], system: str, scenario: str) -> Figures:
+    """Collect the figures of a system over all its test sets."""
+    figures: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        if (row["system"], row["scenario"], row["set"]) == (system, scenario, "all"):
+            figures.setdefault((row["language"], row["metric"]), []).append(float(row["value"]))
+    return figures
+
+
+def write_table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Write a table of Markdown without its empty columns."""
+    used = [i for i in range(len(heads)) if any(line[i] for line in lines)]
+    return "".join("|" + "|".join(line[i] for i in used) + "|\n" for line in (heads, ["---"] * len(heads), *lines))

@@ -1,4 +1,4 @@
-"""Hooks on ESPnet's trainer: the epoch, checkpoints that survive a kill, experts without a finite gradient, costs, errors."""
+"""Hooks on ESPnet's trainer: the epoch, checkpoints that survive a kill, experts without a finite gradient, resources, errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from espnet_lole.config import load_yaml
 from espnet_lole.data.kaldi import read_table
-from espnet_lole.evaluation.costs import write_costs
+from espnet_lole.evaluation.resources import write_resources
 from espnet_lole.train.checkpoints import CHECKPOINT, read_checkpoint, recover, whole_saves
 from espnet_lole.train.optimizer import ExpertAdamW
 
@@ -43,7 +43,7 @@ class LoLETrainer(Trainer):
     def run(
         cls, *, model: torch.nn.Module, trainer_options: TrainerOptions, distributed_option: DistributedOption, **others: Any
     ) -> None:
-        """Train, from the last whole checkpoint on, and write ``costs.json``.
+        """Train, from the last whole checkpoint on, and write ``resources.json``.
 
         Raises:
             ValueError: there are checkpoints, and none is intact.
@@ -58,7 +58,7 @@ class LoLETrainer(Trainer):
                 torch.distributed.barrier()
             super().run(model=model, trainer_options=trainer_options, distributed_option=distributed_option, **others)
         if first:
-            write_training_costs(folder, model)
+            write_training_resources(folder, model)
         if distributed_option.distributed:
             torch.distributed.barrier()
             torch.distributed.destroy_process_group()  # its threads, left to the interpreter's exit, abort a process now and then
@@ -121,15 +121,15 @@ def checked_experts(
         yield
 
 
-def write_training_costs(folder: Path, model: torch.nn.Module) -> None:
-    """Write ``costs.json`` of a training by ESPnet's trainer, whose last checkpoint counts steps and time over all resumptions.
+def write_training_resources(folder: Path, model: torch.nn.Module) -> None:
+    """Write ``resources.json`` of a training by ESPnet's trainer; the last checkpoint counts steps and time over all resumptions.
 
     Args:
         folder: of the experiment, with ``config.yaml`` and ``checkpoint.pth``.
         model: what was trained.
     """
     epochs = read_checkpoint(folder / CHECKPOINT)["reporter"]["stats"]
-    write_costs(
+    write_resources(
         folder,
         load_yaml(folder / "config.yaml")["config"],
         trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),

@@ -1,87 +1,111 @@
-"""Counts against an independent edit distance and by hand."""
+"""Counts against an independent edit distance, jiwer's own rates, and by hand."""
 
 from __future__ import annotations
 
 import random
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import editdistance
+import jiwer
 import pytest
 
-from espnet_lole.evaluation.rates import Counts, Pair, count, detail, read_kaldi, read_rtf
+from espnet_lole.evaluation.rates import Counts, Pair, count, draw_alignments, make_pairs, read_confusion, read_rtf
+
+
+def pairs(refs: Sequence[str], hyps: Sequence[str], lang: str = "de") -> list[Pair]:
+    return [Pair(f"u{i}", lang, *texts) for i, texts in enumerate(zip(refs, hyps, strict=True), 1)]
 
 
 @pytest.mark.parametrize("metric", ["wer", "cer"])
-def test_equals_an_independent_edit_distance(metric: str) -> None:
+def test_counts_equal_an_independent_edit_distance_and_jiwers_rates(metric: str) -> None:
     rng = random.Random(0)
     symbols = {"wer": ["ab", "cd", "e", "fgh"], "cer": list("abcd")}[metric]
     glue = {"wer": " ", "cer": ""}[metric]
-    pairs = [(rng.choices(symbols, k=rng.randint(1, 12)), rng.choices(symbols, k=rng.randint(0, 12))) for _ in range(200)]
-    counts = count([glue.join(ref) for ref, _ in pairs], [glue.join(hyp) for _, hyp in pairs], metric)
+    units = [(rng.choices(symbols, k=rng.randint(1, 12)), rng.choices(symbols, k=rng.randint(0, 12))) for _ in range(200)]
+    refs, hyps = ([glue.join(side) for side in sides] for sides in zip(*units, strict=True))
+    counts = count(pairs(refs, hyps), metric)
     assert counts.sentences == 200
-    assert counts.units == sum(len(ref) for ref, _ in pairs) == counts.correct + counts.substitutions + counts.deletions
-    assert counts.substitutions + counts.deletions + counts.insertions == sum(editdistance.eval(*pair) for pair in pairs)
-    assert counts.sentence_errors == sum(ref != hyp for ref, hyp in pairs)
-    assert counts.correct + counts.substitutions + counts.insertions == sum(len(hyp) for _, hyp in pairs)
+    assert counts.units == sum(len(ref) for ref, _ in units) == counts.correct + counts.substitutions + counts.deletions
+    assert counts.substitutions + counts.deletions + counts.insertions == sum(editdistance.eval(*pair) for pair in units)
+    assert counts.sentence_errors == sum(ref != hyp for ref, hyp in units)
+    assert counts.correct + counts.substitutions + counts.insertions == sum(len(hyp) for _, hyp in units)
+    assert counts.error_rate == pytest.approx(100 * getattr(jiwer, metric)(refs, hyps))
 
 
-def test_by_hand() -> None:
-    refs = ["the cat sat", "a b c d", "gone", "", "same"]
-    hyps = ["the dog sat down", "a c d", "", "spurious", "same"]
-    assert count(refs, hyps, "wer") == Counts(4, 9, 6, 1, 2, 1, 3, 1)
-    assert count(refs, hyps, "wer").error == pytest.approx(100 * 4 / 9)
-    assert count(refs, hyps, "wer").sentence_error == 75.0
+def test_counts_by_hand() -> None:
+    counts = count(
+        pairs(["the cat sat", "a b c d", "gone", "", "same"], ["the dog sat down", "a c d", "", "extra", "same"]), "wer"
+    )
+    assert counts == Counts(4, 9, 6, 1, 2, 1, 3, 1)
+    assert counts.percentages == pytest.approx((600 / 9, 100 / 9, 200 / 9, 100 / 9, 400 / 9, 75))
 
 
-def test_kinds_of_errors_as_sclite_counts_them() -> None:
-    """Counted by hand, by the alignments that sclite's weights make cheapest: 4 a substitution, 3 an insertion or deletion."""
-    for ref, hyp, substitutions, deletions, insertions in [
+@pytest.mark.parametrize(
+    ("ref", "hyp", "substitutions", "deletions", "insertions"),
+    [
         ("a b c d e", "a x c e", 1, 1, 0),
         ("a b c", "x a b c y", 0, 0, 2),
         ("a b c d", "d", 0, 3, 0),
         ("a a b b", "a b", 0, 2, 0),
         ("the cat is on the mat", "a cat on the red mat", 1, 1, 1),
         ("one two", "three four five", 2, 0, 1),
-    ]:
-        counts = count([ref], [hyp], "wer")
-        assert (counts.substitutions, counts.deletions, counts.insertions) == (substitutions, deletions, insertions), ref
+    ],
+)
+def test_errors_are_divided_as_by_sclite(ref: str, hyp: str, substitutions: int, deletions: int, insertions: int) -> None:
+    """Counted by hand, by the alignments of least cost with sclite's weights: 4 a substitution, 3 an insertion or deletion."""
+    counts = count(pairs([ref], [hyp]), "wer")
+    assert (counts.substitutions, counts.deletions, counts.insertions) == (substitutions, deletions, insertions)
 
 
-def test_characters_by_hand() -> None:
-    assert count(["你好吗"], ["你坏"], "cer") == Counts(1, 3, 1, 1, 1, 0, 1, 0)
-
-
-def test_nothing_to_score() -> None:
-    counts = count(["", ""], ["a", ""], "wer")
-    assert counts == Counts(excluded=2)
-    with pytest.raises(ValueError, match="at least one reference"):
-        _ = counts.error
+def test_a_space_is_a_character_only_in_languages_with_spaces() -> None:
+    assert count(pairs(["你 好吗"], ["你坏"], "zh"), "cer") == Counts(1, 3, 1, 1, 1, 0, 1, 0)
+    assert count(pairs(["a b"], ["ab"], "de"), "cer") == Counts(1, 3, 2, 0, 1, 0, 1, 0)
 
 
 def test_counts_add_up() -> None:
-    both = count(["a b", "c"], ["a", "d"], "wer")
-    assert count(["a b"], ["a"], "wer") + count(["c"], ["d"], "wer") == both
+    refs, hyps = ["a b", "c", ""], ["a", "d", ""]
+    parts = count(pairs(refs[:1], hyps[:1]), "wer") + count(pairs(refs[1:], hyps[1:]), "wer")
+    assert parts == count(pairs(refs, hyps), "wer")
 
 
-def test_detail_marks_the_errors() -> None:
-    text = detail(Pair("u1", "de", "ein alter hund", "ein hund bellt"), "wer")
-    assert text.startswith("id: u1 (de) C=")
-    assert len(text.splitlines()) == 4
-    assert detail(Pair("u", "de", "", "x"), "wer").startswith("id: u (de) excluded")
+def test_alignments_are_drawn_under_the_utterance() -> None:
+    first, second = draw_alignments(pairs(["ein alter hund", "gut"], ["ein hund bellt", "gut"]), "wer").split("=== u2 ===")
+    title, _, ref, hyp, marks = first.splitlines()[:5]
+    assert title == "=== u1 ===" and Counter(marks.split()) in ({"D": 1, "I": 1}, {"S": 2})
+    assert ref.replace("*", "").split() == ["REF:", "ein", "alter", "hund"]
+    assert hyp.replace("*", "").split() == ["HYP:", "ein", "hund", "bellt"]
+    assert second.split() == ["REF:", "gut", "HYP:", "gut"]
 
 
-def test_read_kaldi(tmp_path: Path) -> None:
-    path = tmp_path / "text"
-    path.write_text("u1 a  b\nu2\nu3 \n", encoding="utf-8")
-    assert read_kaldi(path) == {"u1": "a  b", "u2": "", "u3": ""}
-    path.write_text("u1 a\nu1 b\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="text:2: expected a new utterance id, got 'u1'"):
-        read_kaldi(path)
-    with pytest.raises(FileNotFoundError, match="found none"):
-        read_kaldi(tmp_path / "none")
+def test_pairs_are_normalised_by_the_language_of_the_reference() -> None:
+    made = make_pairs({"a": "Colour!", "b": "Colour!"}, {"b": "COLOR", "a": "COLOR"}, {"a": "en", "b": "de"}, Path("x"))
+    assert made == [Pair("a", "en", "color", "color"), Pair("b", "de", "colour", "color")]
 
 
-def test_read_rtf(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("refs", "hyps", "message"),
+    [
+        ({"a": "x", "b": "y"}, {"a": "x"}, "f: 1 of 2 utterances have no hypothesis: b"),
+        ({"a": "x"}, {"a": "x", "c": "y"}, "f: 1 of 2 utterances have no reference: c"),
+        ({"a": "x", "d": "y"}, {"a": "x", "d": "y"}, "f: 1 of 2 utterances have no language: d"),
+        ({"a": "x", "b": "..."}, {"a": "x", "b": "y"}, "f: all references of fr are empty after normalisation"),
+        ({}, {}, "f: nothing to score"),
+    ],
+)
+def test_pairs_must_be_complete(refs: dict[str, str], hyps: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_pairs(refs, hyps, {"a": "de", "b": "fr"}, Path("f"))
+
+
+def test_confusion_counts_predicted_languages_by_true_language(tmp_path: Path) -> None:
+    (tmp_path / "utt2lang").write_text("a de\nb de\nc en\n")
+    (tmp_path / "lang").write_text("c en\na de\nb en\n")
+    assert read_confusion(tmp_path / "lang", tmp_path / "utt2lang") == {"de": {"de": 1, "en": 1}, "en": {"en": 1}}
+
+
+def test_a_real_time_factor_is_one_number(tmp_path: Path) -> None:
     assert read_rtf(tmp_path / "rtf") is None
     (tmp_path / "rtf").write_text("0.25\n", encoding="utf-8")
     assert read_rtf(tmp_path / "rtf") == 0.25

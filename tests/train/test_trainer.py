@@ -6,12 +6,12 @@ import pytest
 import torch
 import yaml
 
-from espnet_lole.evaluation.costs import read_costs
+from espnet_lole.evaluation.resources import read_resources
 from espnet_lole.tasks.lole import LoLETask
-from espnet_lole.train.trainer import LoLETrainer, write_training_costs
+from espnet_lole.train.trainer import LoLETrainer, write_training_resources
 
 
-def test_costs_count_all_epochs_and_only_what_trains(tmp_path):
+def test_resources_count_all_epochs_and_only_what_trains(tmp_path):
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2).requires_grad_(False))
     epochs = {
         epoch: {
@@ -22,8 +22,8 @@ def test_costs_count_all_epochs_and_only_what_trains(tmp_path):
     }
     torch.save({"model": model.state_dict(), "reporter": {"stats": epochs, "epoch": 3}}, tmp_path / "checkpoint.pth")
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"config": "conf/train.yaml"}))
-    write_training_costs(tmp_path, model)
-    assert read_costs(tmp_path) == {"config": "conf/train.yaml", "trained_parameters": 16, "steps": 21, "seconds": 36.0}
+    write_training_resources(tmp_path, model)
+    assert read_resources(tmp_path) == {"config": "conf/train.yaml", "trained_parameters": 16, "steps": 21, "seconds": 36.0}
 
 
 @pytest.mark.parametrize(
