@@ -31,6 +31,15 @@ def load_yaml(file: Path) -> dict[str, Any]:
     return conf or {}
 
 
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a mapping with the values of another over it; nested mappings are merged key by key."""
+    merged = dict(base)
+    for key, value in over.items():
+        nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if nested else value
+    return merged
+
+
 def read_conf(kind: type[Conf], conf: object, name: str) -> Conf:
     """A part's configuration.
 

@@ -1,141 +1,93 @@
-"""The models that ESPnet trains: a frozen Whisper with the experts of all languages."""
+"""The models that ESPnet trains: a Whisper with language experts, LoRA MoLE, LoRA KD, and full fine-tuning."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch import Tensor
 from torch.nn import functional as F
 
-from espnet_lole.lole.bank import ExpertBank, ExpertConfig
-from espnet_lole.train.distributed_mean import mean_over_ranks
-from espnet_lole.whisper.checkpoint import add_fingerprints, check_fingerprints, fingerprint
-from espnet_lole.whisper.model import Backbone
-from espnet_lole.whisper.tokenizer import WhisperTokens
+from espnet_lole.export.whisper import save_model
+from espnet_lole.lole.adapters import save_adapter
+from espnet_lole.lole.experts import LoRAExperts
+from espnet_lole.lole.kd import STUDENT, Student, js_divergence
+from espnet_lole.lole.mole import MoLE
+from espnet_lole.lole.system import MOLE_WEIGHTS
+from espnet_lole.train.distributed_mean import DistributedMeans, distributed_means
+from espnet_lole.whisper.checkpoint import fingerprint
+from espnet_lole.whisper.features import length_mask
+from espnet_lole.whisper.loss import token_cross_entropy
+from espnet_lole.whisper.model import Encoded, Whisper
+from espnet_lole.whisper.tokenizer import WhisperTokenizer
 
 IGNORE = -1
-"""Marks padded text (ESPnet's collate function) and targets without a loss."""
+"""Marks padded text (ESPnet's collate function)."""
+Sums = dict[str, tuple[Tensor, Tensor]]
+"""Figure -> its sum over a batch, and the number of values."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the decoder reads and predicts.
+
+    Attributes:
+        tokens: prompt, text and padding, shape (B, U).
+        index: positions with a label in the flattened tokens, shape (N,).
+        labels: token to predict at each of them, shape (N,).
+        lengths: tokens of each utterance without padding, shape (B,).
+        language: index of each utterance's language, shape (B,).
+        experts: the same as a list.
+    """
+
+    tokens: Tensor
+    index: Tensor
+    labels: Tensor
+    lengths: Tensor
+    language: Tensor
+    experts: list[int]
+
+    def select(self, states: Tensor) -> Tensor:
+        """Return the decoder's states (B, U, D) at the positions with a label, shape (N, D)."""
+        return states.flatten(0, 1)[self.index]
+
+    def with_language(self, language_tokens: Tensor) -> Targets:
+        """Add, at the end, each utterance's language token (B,) as the label after the start of the prompt."""
+        starts = torch.arange(len(self.tokens), device=self.tokens.device) * self.tokens.shape[1]
+        return replace(self, index=torch.cat([self.index, starts]), labels=torch.cat([self.labels, language_tokens]))
 
 
 class AbsLoLEModel(AbsESPnetModel):
-    """What the systems share: prompts, features, and checkpoints without what is frozen.
+    """Prompts, labels, and checkpoints without what is frozen.
 
     Args:
-        backbone: the Whisper, with its adapters.
+        whisper: the backbone, with its adapters.
         languages: codes of the trained languages, in the order of their index.
-        config: shape of the adapters; None: there are none.
-        tokens: the backbone's tokens.
     """
 
-    def __init__(self, backbone: Backbone, languages: Sequence[str], config: ExpertConfig | None, tokens: WhisperTokens) -> None:
+    def __init__(self, whisper: Whisper, languages: Sequence[str]) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.whisper = whisper
         self.languages = tuple(languages)
-        self.adapter_config = config
-        self.tokens = tokens
-        self.fingerprints = {"backbone": fingerprint(backbone)}
-        """Digest of each frozen part, which a checkpoint must have."""
-        prompts = torch.tensor([tokens.prompt(lang) for lang in languages])
+        self.tokenizer = WhisperTokenizer(whisper.model.config.vocab_size)
+        prompts = torch.tensor([self.tokenizer.prompt(lang) for lang in languages])
         self.register_buffer("prompts", prompts, persistent=False)  # (L, 4)
-        ids = torch.tensor([tokens.language(lang) for lang in languages])
-        self.register_buffer("language_ids", ids, persistent=False)  # (L,)
+        self.add_fingerprint("backbone", fingerprint(whisper))
 
-    def teacher_forcing(self, text: Tensor, lengths: Tensor, expert: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of the decoder, both (B, 4 + U): prompt and text; text and end, without loss on the prompt."""
-        prompts = self.prompts[expert]  # (B, 4)
-        padded = F.pad(text, (0, 1), value=IGNORE)
-        ends = padded.scatter(1, lengths[:, None], self.tokens.end)  # (B, U + 1)
-        inputs = torch.cat([prompts, text.masked_fill(text == IGNORE, self.tokens.end)], dim=1)
-        return inputs, torch.cat([torch.full_like(prompts[:, 1:], IGNORE), ends], dim=1)
-
-    def start_epoch(self, epoch: int) -> None:
-        """Called before each epoch, counted from 1; nothing to do here."""
-
-    def prompt_parts(self, states: Tensor, costs: Tensor, hits: Tensor, language: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """Sum and count of the loss of systems that find the language by Whisper's language token, and of their accuracies.
-
-        Args:
-            states: the decoder's at each target, those of the language last (see ``text_then_language``), shape (N, D).
-            costs: cross-entropy of each target, shape (N,).
-            hits: whether it is the likeliest token, shape (N,).
-            language: index of each utterance's language, shape (B,).
-
-        Returns:
-            The cross-entropy of language, text and end; the accuracies of the text and of the language.
-        """
-        of_text = len(hits) - len(language)
-        with torch.no_grad(), self.backbone.autocast():
-            of_language = self.backbone.model.proj_out.weight[self.language_ids]  # (L, D)
-            found = F.linear(states[of_text:].to(of_language.dtype), of_language).argmax(1) == language
-        return {
-            "loss_asr": (costs.sum(), hits.new_tensor(len(hits))),
-            "acc": (hits[:of_text].sum(), hits.new_tensor(of_text)),
-            "lid_acc": (found.float().sum(), hits.new_tensor(len(language))),
-        }
-
-    def collect_feats(self, speech: Tensor, speech_lengths: Tensor, **_: Any) -> dict[str, Tensor]:
-        """Log-mel features (B, F, M) and their lengths (B,), for ESPnet's statistics."""
-        mel, frames = self.backbone.features(speech, speech_lengths)
-        return {"feats": mel.transpose(1, 2), "feats_lengths": frames}
-
-    def trained_names(self) -> list[str]:
-        """Names of the parameters that train."""
-        return [name for name, p in self.named_parameters() if p.requires_grad]
-
-    def learned(self) -> dict[str, Tensor]:
-        """What a checkpoint holds: the parameters that train, and persistent buffers."""
-        state = super().state_dict()
-        buffers = (name for name, _ in self.named_buffers() if name in state)
-        return {name: state[name] for name in (*self.trained_names(), *buffers)}
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """What was learned, and the fingerprints of what is frozen, which is left out."""
-        return add_fingerprints(self.learned(), self.fingerprints)
-
-    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
-        """Load what ``state_dict`` gave; compares every name, whatever ``strict`` says.
-
-        Raises:
-            ValueError: the checkpoint is of another backbone, of other experts, or of a system of another shape.
-        """
-        state = dict(state_dict)
-        check_fingerprints(state, self.fingerprints)
-        expected = {name: value.shape for name, value in self.learned().items()}
-        got = {name: value.shape for name, value in state.items()}
-        if wrong := sorted(n for n in expected | got if expected.get(n) != got.get(n)):
-            raise ValueError(
-                f"expected a checkpoint for the languages {' '.join(self.languages)} and {self.adapter_config or 'no adapters'}, "
-                f"got another in {len(wrong)} tensors, e.g. {wrong[0]}: {got.get(wrong[0])} instead of {expected.get(wrong[0])}"
-            )
-        return super().load_state_dict(state, strict=False, assign=assign)
-
-
-class ESPnetExpertModel(AbsLoLEModel):
-    """Language experts trained together, each on its own language.
-
-    The loss of a batch is the sum over its languages of the mean cross-entropy over that language's target tokens, so that
-    each expert gets the gradient that it would get alone. With several processes the means are over the tokens of all.
-
-    Args:
-        backbone: the Whisper, with the bank's experts in it.
-        bank: the experts.
-        tokens: the backbone's tokens.
-    """
-
-    def __init__(self, backbone: Backbone, bank: ExpertBank, tokens: WhisperTokens) -> None:
-        super().__init__(backbone, bank.languages, bank.config, tokens)
-        self.bank = bank
-        for layer in bank.layers.values():
-            layer.lora_A.requires_grad_(True)
-            layer.lora_B.requires_grad_(True)
+    def add_fingerprint(self, part: str, value: int) -> None:
+        """Make the digest of a frozen part belong to every checkpoint."""
+        self.register_buffer(f"{part}_fingerprint", torch.tensor(value, dtype=torch.float64))  # exact up to 2**53
 
     def forward(
         self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor, lang: Tensor, **_: Any
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """The loss of a batch.
+        """Compute the loss of a batch.
 
         Args:
             speech: samples at 16 kHz, shape (B, S).
@@ -145,37 +97,291 @@ class ESPnetExpertModel(AbsLoLEModel):
             lang: index of each utterance's language, shape (B, 1).
 
         Returns:
-            The loss, the figures for the log, and the batch's weight, its number of utterances (see ``BatchMeans``).
+            The loss, the figures for the log, and the batch's weight (see ``DistributedMeans``).
         """
-        expert = lang[:, 0]
-        inputs, targets = self.teacher_forcing(text, text_lengths, expert)
-        with self.bank.routed(expert):
-            states = self.backbone.decode(inputs, self.backbone.encode(speech, speech_lengths))
-        chosen = targets != IGNORE
-        costs, hits = self.backbone.token_costs(states[chosen], targets[chosen])
-        owner = expert[:, None].expand_as(targets)[chosen]  # (N,)
-        sums, counts = sum_by_expert(costs, owner, len(self.bank.languages))
-        right, _ = sum_by_expert(hits, owner, len(self.bank.languages))
-        parts = {"loss": (sums.detach().sum(), counts.sum()), "acc": (right.sum(), counts.sum())}
-        for code, cost, hit, count in zip(self.bank.languages, sums, right, counts, strict=True):
-            parts |= {f"loss_{code}": (cost, count), f"acc_{code}": (hit, count)}
-        means = mean_over_ranks(parts, len(expert))
-        return sum(means.losses[f"loss_{code}"] for code in self.bank.languages), means.stats, means.weight
+        # 1. Prompt, text and labels
+        targets = self.make_targets(text, text_lengths, lang[:, 0])
+        # 2. Features and convolutions
+        embedded = self.whisper.embed_speech(speech, speech_lengths)
+        # 3. Layers and losses
+        means = distributed_means(self.compute_losses(embedded, targets), len(lang))
+        loss, stats = self.total_loss(means)
+        return force_gatherable((loss, stats, means.weight), loss.device)
+
+    @abstractmethod
+    def compute_losses(self, embedded: Encoded, targets: Targets) -> Sums:
+        """Compute sum and count of each loss and accuracy, from the input of encoder layer 1."""
+
+    @abstractmethod
+    def total_loss(self, means: DistributedMeans) -> tuple[Tensor, dict[str, Tensor]]:
+        """Combine the means to the loss, with gradient, and the figures for the log."""
+
+    def make_targets(self, text: Tensor, lengths: Tensor, language: Tensor) -> Targets:
+        """Put the prompts before the texts: the decoder reads prompt and text, and predicts text and end."""
+        prompts, eot = self.prompts[language], self.tokenizer.eot  # (B, 4)
+        tokens = torch.cat([prompts, text.masked_fill(text == IGNORE, eot)], dim=1)
+        labels = F.pad(text, (0, 1), value=IGNORE).scatter(1, lengths[:, None], eot)  # (B, U + 1)
+        labels = F.pad(labels, (prompts.shape[1] - 1, 0), value=IGNORE).flatten()
+        index = (labels != IGNORE).nonzero()[:, 0]
+        return Targets(tokens, index, labels[index], lengths + prompts.shape[1], language, language.tolist())
+
+    def language_loss(self, states: Tensor, logits: Tensor, targets: Targets) -> Sums:
+        """Sum the losses and accuracies of a system that predicts the language by Whisper's language token.
+
+        Args:
+            states: the decoder's at each label, those of the language last, shape (N, D).
+            logits: of these states, shape (N, V).
+            targets: with the language.
+        """
+        loss, correct = token_cross_entropy(logits, targets.labels)
+        num_text = len(correct) - len(targets.language)
+        with torch.no_grad(), self.whisper.autocast():
+            rows = self.whisper.model.proj_out.weight[self.prompts[:, 1]]  # (L, D)
+            predicted = F.linear(states[num_text:].to(rows.dtype), rows).argmax(1)
+        return {
+            "loss_asr": (loss.sum(), loss.new_tensor(len(loss))),
+            "acc": (correct[:num_text].sum(), loss.new_tensor(num_text)),
+            "lid_acc": ((predicted == targets.language).float().sum(), loss.new_tensor(len(targets.language))),
+        }
+
+    def start_epoch(self, epoch: int) -> None:
+        """Prepare for an epoch, counted from 1."""
+
+    @abstractmethod
+    def save_trained(self, folder: Path, langs: Sequence[str], backbone: str) -> None:
+        """Write what was trained into the folder of the training, in the form that decoding and export read."""
+
+    def collect_feats(self, speech: Tensor, speech_lengths: Tensor, **_: Any) -> dict[str, Tensor]:
+        """Compute log-mel features (B, F, M) and their lengths (B,), for ESPnet's statistics."""
+        mel, frames = self.whisper.features(speech, speech_lengths)
+        return {"feats": mel.transpose(1, 2), "feats_lengths": frames}
+
+    def trained_names(self) -> list[str]:
+        """Return the names of the parameters that train."""
+        return [name for name, p in self.named_parameters() if p.requires_grad]
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Return what a checkpoint holds: the parameters that train, and persistent buffers."""
+        state = super().state_dict()
+        buffers = (name for name, _ in self.named_buffers() if name in state)
+        return {name: state[name] for name in (*self.trained_names(), *buffers)}
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
+        """Load what ``state_dict`` returned; every name is compared, whatever ``strict`` says.
+
+        Raises:
+            ValueError: the checkpoint is of another backbone, of other experts, or of a system of another shape.
+        """
+        expected = self.state_dict()
+        for name in (name for name in expected if name.endswith("_fingerprint")):
+            if name not in state_dict or int(state_dict[name]) != int(expected[name]):
+                part = name.removesuffix("_fingerprint")
+                raise ValueError(
+                    f"the checkpoint was trained on another {part}, or on one that was trained again since: give the {part} of "
+                    f"its training ({part} in the config.yaml in its folder)"
+                )
+        shapes = {name: value.shape for name, value in expected.items()}
+        actual = {name: value.shape for name, value in state_dict.items()}
+        if wrong := sorted(n for n in shapes | actual if shapes.get(n) != actual.get(n)):
+            raise ValueError(
+                f"expected a checkpoint for the languages {' '.join(self.languages)} and this configuration, got another in "
+                f"{len(wrong)} tensors, e.g. {wrong[0]}: {actual.get(wrong[0])} instead of {shapes.get(wrong[0])}"
+            )
+        return super().load_state_dict(state_dict, strict=False, assign=assign)
 
 
-def text_then_language(values: Tensor, targets: Tensor) -> Tensor:
-    """Values (B, U, ...) at the targets (B, U): those of text and end, then of the first column, the languages; (N, ...)."""
-    return torch.cat([values[:, 1:][targets[:, 1:] != IGNORE], values[:, 0]])
+class ESPnetExpertsModel(AbsLoLEModel):
+    """Language experts trained together, each on its own language.
+
+    The loss of a batch is the sum over its languages of the mean cross-entropy over that language's labels, so that each expert
+    gets the gradient that it would get alone. With several processes the means are over the labels of all.
+
+    Args:
+        experts: on their Whisper.
+    """
+
+    def __init__(self, experts: LoRAExperts) -> None:
+        super().__init__(experts.whisper, experts.languages)
+        self.experts = experts
+
+    def compute_losses(self, embedded: Encoded, targets: Targets) -> Sums:
+        """See ``AbsLoLEModel``."""
+        with self.experts.activate(targets.experts):
+            states = self.whisper.decode(targets.tokens, self.whisper.finish(embedded))
+        loss, correct = token_cross_entropy(self.whisper.logits(targets.select(states)), targets.labels)
+        owner = targets.language[targets.index // targets.tokens.shape[1]]  # (N,)
+        losses, counts = sum_by_language(loss, owner, len(self.languages))
+        accuracies, _ = sum_by_language(correct, owner, len(self.languages))
+        sums = {"loss": (losses.detach().sum(), counts.sum()), "acc": (accuracies.sum(), counts.sum())}
+        for i, lang in enumerate(self.languages):
+            sums |= {f"loss_{lang}": (losses[i], counts[i]), f"acc_{lang}": (accuracies[i], counts[i])}
+        return sums
+
+    def total_loss(self, means: DistributedMeans) -> tuple[Tensor, dict[str, Tensor]]:
+        """See ``AbsLoLEModel``."""
+        return sum(means.losses[f"loss_{lang}"] for lang in self.languages), means.stats
+
+    def save_trained(self, folder: Path, langs: Sequence[str], backbone: str) -> None:
+        """Write ``adapters/<language>`` of these languages."""
+        for lang in langs:
+            save_adapter(self.experts, lang, folder / "adapters" / lang, backbone)
 
 
-def sum_by_expert(values: Tensor, owner: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
-    """(sum, count) of values (N,) for each expert, both (E,), given each value's expert, shape (N,)."""
-    zeros = values.new_zeros(num_experts)
+class ESPnetMoLEModel(AbsLoLEModel):
+    """LoRA MoLE: fusion weights and language classifier.
+
+    The loss is the cross-entropy of the text + lambda * that of the language.
+
+    The text goes through the expert of its true language in the deep layers; its gradient reaches only the fusion weights.
+
+    Args:
+        mole: on prepared experts.
+        lid_weight: lambda.
+    """
+
+    def __init__(self, mole: MoLE, lid_weight: float) -> None:
+        super().__init__(mole.experts.whisper, mole.experts.languages)
+        self.mole, self.classifier, self.lid_weight = mole, mole.frontend.classifier, lid_weight
+        self.add_fingerprint("experts", mole.fingerprints["experts"])
+
+    def start_epoch(self, epoch: int) -> None:
+        """Forget the statistics of the epoch before, so that a resumed training is as one without a stop."""
+        self.classifier.memory.clear()
+
+    def compute_losses(self, embedded: Encoded, targets: Targets) -> Sums:
+        """See ``AbsLoLEModel``."""
+        frontend, language = self.mole.frontend, targets.language
+        shallow = self.whisper.encode_layers(embedded, 0, frontend.shared_layers)
+        statistics = self.classifier.pool(shallow)
+        language_logits = self.classifier.logits(statistics)  # (B, L)
+        with self.mole.experts.activate(targets.experts):
+            states = self.whisper.decode(targets.tokens, self.mole.deep(shallow))
+        loss, correct = token_cross_entropy(self.whisper.logits(targets.select(states)), targets.labels)
+        lid_correct = (language_logits.argmax(1) == language).float()
+        tokens, utterances = loss.new_tensor(len(loss)), loss.new_tensor(len(language))
+        sums = {
+            "loss_asr": (loss.sum(), tokens),
+            "loss_lid": self.classifier.loss(statistics, language_logits, language),
+            "acc": (correct.sum(), tokens),
+            "lid_acc": (lid_correct.sum(), utterances),
+        }
+        by_language = zip(*sum_by_language(lid_correct, language, len(self.languages)), strict=True)
+        return sums | {f"lid_acc_{lang}": pair for lang, pair in zip(self.languages, by_language, strict=True)}
+
+    def total_loss(self, means: DistributedMeans) -> tuple[Tensor, dict[str, Tensor]]:
+        """See ``AbsLoLEModel``."""
+        loss, logged = (of["loss_asr"] + self.lid_weight * of["loss_lid"] for of in (means.losses, means.stats))
+        stats = {"loss": logged} | means.stats
+        if fused := list(self.mole.frontend.fused.values()):
+            weights = torch.stack([layer.weights().detach() for layer in fused]).mean((0, 1))  # (E,)
+            stats |= {f"fusion_{lang}": weight for lang, weight in zip(self.languages, weights, strict=True)}
+        return loss, stats
+
+    def save_trained(self, folder: Path, langs: Sequence[str], backbone: str) -> None:
+        """Write ``mole.safetensors``."""
+        self.mole.save_trained(folder / MOLE_WEIGHTS)
+
+
+class ESPnetStudentModel(AbsLoLEModel):
+    """One LoRA for all languages: cross-entropy of language, text and end + weighted losses of distillation (LoRA KD).
+
+    Args:
+        student: with its teacher; without one this is the usual multilingual LoRA.
+        languages: codes of the trained languages, in the order of their index.
+    """
+
+    def __init__(self, student: Student, languages: Sequence[str]) -> None:
+        super().__init__(student.student.whisper, languages)
+        self.kd, self.schedule = student, 1.0
+
+    def compute_losses(self, embedded: Encoded, targets: Targets) -> Sums:
+        """See ``AbsLoLEModel``."""
+        kd, num_text = self.kd, len(targets.index)
+        language_tokens = self.prompts[targets.language, 1]
+        targets = targets.with_language(language_tokens)
+        student = kd.run_student(embedded, targets.tokens)
+        states = targets.select(student.states)
+        logits = self.whisper.logits(states)
+        sums = self.language_loss(states, logits, targets)
+        if kd.teacher is None:
+            return sums
+        teacher = kd.run_teacher(embedded, targets.tokens, targets.experts)
+        if kd.with_logits:  # the teacher does not predict the language
+            teacher_logits = self.whisper.logits(targets.select(teacher.states)[:num_text])
+            divergence = js_divergence(logits[:num_text], teacher_logits, kd.config.temperature)
+            sums["loss_logits"] = divergence.sum(), divergence.new_tensor(num_text)
+        masks = {"enc": embedded.mask, "dec": length_mask(targets.lengths, targets.tokens.shape[1])}
+        return sums | {f"loss_{name}": pair for name, pair in kd.layer_losses(student, teacher, masks).items()}
+
+    def total_loss(self, means: DistributedMeans) -> tuple[Tensor, dict[str, Tensor]]:
+        """See ``AbsLoLEModel``."""
+        loss = self._weighted(means.losses)
+        layers = {f"loss_{name}" for name in self.kd.layer_names}
+        stats = {"loss": self._weighted(means.stats)} | {k: v for k, v in means.stats.items() if k not in layers}
+        if layers:
+            stats["loss_layers"] = self._layer_mean(means.stats)
+            stats |= {f"cos_{name}": 1.0 - means.stats[f"loss_{name}"] for name in self.kd.layer_names}
+        return loss, stats
+
+    def _weighted(self, losses: Mapping[str, Tensor]) -> Tensor:
+        config, loss = self.kd.config, losses["loss_asr"]
+        if self.kd.with_layers:
+            loss = loss + self.schedule * config.layer_weight * self._layer_mean(losses)
+        if self.kd.with_logits:
+            loss = loss + self.schedule * config.logit_weight * losses["loss_logits"]
+        return loss
+
+    def _layer_mean(self, losses: Mapping[str, Tensor]) -> Tensor:
+        return torch.stack([losses[f"loss_{name}"] for name in self.kd.layer_names]).mean()
+
+    def save_trained(self, folder: Path, langs: Sequence[str], backbone: str) -> None:
+        """Write ``adapters/student``."""
+        save_adapter(self.kd.student, STUDENT, folder / "adapters" / STUDENT, backbone)
+
+
+class ESPnetFullModel(AbsLoLEModel):
+    """Full fine-tuning: every weight of the Whisper trains but the encoder's positions, a fixed table of sines.
+
+    Args:
+        whisper: the Whisper.
+        languages: codes of the trained languages, in the order of their index.
+
+    Raises:
+        ValueError: the Whisper stores its matrices in less than float32, too coarse for the steps of a training.
+    """
+
+    def __init__(self, whisper: Whisper, languages: Sequence[str]) -> None:
+        if whisper.precision != torch.float32:
+            raise ValueError(
+                f"expected precision: float32 for full fine-tuning, got {whisper.precision}: its weights train; "
+                "use_amp: true runs the products in less"
+            )
+        super().__init__(whisper.requires_grad_(True), languages)
+        whisper.encoder.embed_positions.requires_grad_(False)
+
+    def compute_losses(self, embedded: Encoded, targets: Targets) -> Sums:
+        """See ``AbsLoLEModel``."""
+        targets = targets.with_language(self.prompts[targets.language, 1])
+        states = targets.select(self.whisper.decode(targets.tokens, self.whisper.finish(embedded)))
+        return self.language_loss(states, self.whisper.logits(states), targets)
+
+    def total_loss(self, means: DistributedMeans) -> tuple[Tensor, dict[str, Tensor]]:
+        """See ``AbsLoLEModel``."""
+        return means.losses["loss_asr"], {"loss": means.stats["loss_asr"]} | means.stats
+
+    def save_trained(self, folder: Path, langs: Sequence[str], backbone: str) -> None:
+        """Write ``whisper/``, a Whisper of ``transformers``."""
+        save_model(self.whisper.model, folder / "whisper", self.languages)
+
+
+def sum_by_language(values: Tensor, owner: Tensor, num_languages: int) -> tuple[Tensor, Tensor]:
+    """Sum and count values (N,) for each language, both (L,), given the index of each value's language, shape (N,)."""
+    zeros = values.new_zeros(num_languages)
     return zeros.index_add(0, owner, values), zeros.index_add(0, owner, torch.ones_like(values))
 
 
 def describe(model: AbsLoLEModel) -> str:
-    """How many parameters train, in words."""
+    """Return how many parameters train, in words."""
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     return f"{trained:,} of {total:,} parameters train ({100 * trained / total:.1f} %), languages {' '.join(model.languages)}"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Write the sets of a corpus file to data/train, data/dev and data/test_<language>; lole_mini is synthesised first.
+# Collect a corpus in data/train, data/dev and data/test_<language>; lole_mini is synthesized first.
 # Usage: local/data.sh --corpus FILE [options]
 set -euo pipefail
 
-corpus=conf/corpora/lole_mini.yaml # YAML file: Kaldi directories, or a recipe of ESPnet, for each language
+corpus=conf/corpora/lole_mini.yaml # corpus file, see conf/corpora/example.yaml
 langs=                             # languages to use, e.g. "de en"; empty: all languages of the corpus
 nj=2                               # number of parallel jobs
 python=python3                     # Python interpreter
@@ -13,6 +13,7 @@ python=python3                     # Python interpreter
 
 if [ "$(basename "${corpus}")" = lole_mini.yaml ]; then
     # shellcheck disable=SC2086  # a list of languages
-    PYTHONPATH="local:${PYTHONPATH:-}" "${python}" -m lole_mini.prepare --output data/lole_mini --nj "${nj}" ${langs:+--langs ${langs}}
+    PYTHONPATH="local:${PYTHONPATH:-}" "${python}" -m lole_mini.prepare \
+        --output data/lole_mini --nj "${nj}" ${langs:+--langs ${langs}}
 fi
 "${python}" -m espnet_lole.bin.lole_data collect --corpus "${corpus}" --datadir data --langs "${langs}"

@@ -14,11 +14,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 from transformers import WhisperConfig, WhisperForConditionalGeneration
-from whisper.model import ModelDimensions, Whisper
+from whisper import model as openai_whisper
 
-from espnet_lole.lole.bank import ExpertBank
-from espnet_lole.whisper.model import Backbone
-from espnet_lole.whisper.tokenizer import WhisperTokens
+from espnet_lole.lole.experts import ExpertConfig, LoRAExperts
+from espnet_lole.whisper.model import Whisper
+from espnet_lole.whisper.tokenizer import WhisperTokenizer
 
 TEXTS = ["ein Euro", "two litres", "drei", "四米"]
 LANGS = ["de", "en", "de", "zh"]
@@ -71,10 +71,10 @@ def tiny_whisper(seed: int = 0, mels: int = 80, vocab: int = 51865, width: int =
     return model.eval()
 
 
-def openai_model(model: WhisperForConditionalGeneration) -> Whisper:
-    """The same weights in openai-whisper's own model."""
+def openai_model(model: WhisperForConditionalGeneration) -> openai_whisper.Whisper:
+    """Return the same weights in openai-whisper's own model."""
     c = model.config
-    dims = ModelDimensions(
+    dims = openai_whisper.ModelDimensions(
         c.num_mel_bins, 1500, c.d_model, c.encoder_attention_heads, c.encoder_layers,
         c.vocab_size, 448, c.d_model, c.decoder_attention_heads, c.decoder_layers,
     )  # fmt: skip
@@ -88,25 +88,28 @@ def openai_model(model: WhisperForConditionalGeneration) -> Whisper:
     ]  # fmt: skip
     state = {}
     for name, value in model.model.state_dict().items():
-        for theirs, ours in names:
-            name = name.replace(theirs, ours)
+        for name_here, name_there in names:
+            name = name.replace(name_here, name_there)
         state[name] = value
-    whisper = Whisper(dims)
+    whisper = openai_whisper.Whisper(dims)
     whisper.load_state_dict(state)
     return whisper.eval()
 
 
-def random_experts(bank: ExpertBank, seed: int = 0) -> ExpertBank:
-    """Experts that change something: B is no longer zero."""
+def random_experts(langs: tuple[str, ...] = ("de", "en", "zh"), rank: int = 4, alpha: float = 8.0, seed: int = 0) -> LoRAExperts:
+    """Return experts on the tiny Whisper that change its outputs: B is not zero."""
+    experts = LoRAExperts(Whisper(tiny_whisper()).eval(), langs, ExpertConfig(rank=rank, alpha=alpha))
     generator = torch.Generator().manual_seed(seed)
-    for layer in bank.layers.values():
-        layer.lora_B.data = torch.randn(layer.lora_B.shape, generator=generator) * 0.1
-    return bank
+    with torch.no_grad():
+        for layer in experts.layers.values():
+            for b in layer.lora_B.values():
+                b.copy_(torch.randn(b.shape, generator=generator) * 0.1)
+    return experts
 
 
 def make_batch(model, rows: list[int], speech: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Utterances of the fixture ``speech`` with texts, as ESPnet's collate function gives them."""
-    texts = [torch.tensor(model.tokens.encode(TEXTS[i], LANGS[i])) for i in rows]
+    texts = [torch.tensor(model.tokenizer.encode(TEXTS[i], LANGS[i])) for i in rows]
     lengths = speech[1][rows]
     return {
         "speech": speech[0][rows, : int(lengths.max())],
@@ -118,15 +121,15 @@ def make_batch(model, rows: list[int], speech: tuple[torch.Tensor, torch.Tensor]
 
 
 @pytest.fixture
-def backbone() -> Backbone:
-    """A tiny backbone for inputs of any length."""
-    return Backbone(tiny_whisper()).eval()
+def whisper() -> Whisper:
+    """A tiny Whisper for inputs of any length."""
+    return Whisper(tiny_whisper()).eval()
 
 
 @pytest.fixture(scope="session")
-def tokens() -> WhisperTokens:
-    """Whisper's tokens."""
-    return WhisperTokens(51865)
+def tokenizer() -> WhisperTokenizer:
+    """Whisper's tokenizer."""
+    return WhisperTokenizer(51865)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Folders of trained systems, as the recipe leaves them, on the tiny random Whisper."""
+"""Folders of trained systems, as trainings leave them, on the tiny random Whisper."""
 
 from __future__ import annotations
 
@@ -8,53 +8,41 @@ import torch
 import yaml
 from conftest import random_experts, tiny_whisper
 
-from espnet_lole.espnet_mole_model import ESPnetMoLEModel
-from espnet_lole.export.whisper import save_merged
-from espnet_lole.lole.adapters import save_expert
-from espnet_lole.lole.bank import ExpertBank, ExpertConfig
-from espnet_lole.lole.classifier import ClassifierConfig
-from espnet_lole.lole.fusion import FusionConfig
-from espnet_lole.lole.mole import MoLE
-from espnet_lole.whisper.model import Backbone
-from espnet_lole.whisper.tokenizer import WhisperTokens
+from espnet_lole.lole.adapters import save_adapter
+from espnet_lole.lole.language_classifier import ClassifierConfig
+from espnet_lole.lole.mole import FusionConfig, MoLE
+from espnet_lole.lole.system import MOLE_WEIGHTS
 
 CODES = ("de", "en", "fr", "zh")
 
 
 def make_recipe(folder: Path) -> Path:
-    """A recipe's folder with a backbone and the experiments ``exp/{experts,mole,student}``; their configs have its paths."""
+    """Write a recipe's folder with a backbone and the experiments ``exp/{experts,mole,student}``."""
     tiny_whisper().save_pretrained(folder / "tiny")
-    backbone = Backbone(tiny_whisper()).eval()
-    bank = random_experts(ExpertBank(backbone.model, CODES, ExpertConfig(rank=4, alpha=8.0)))
+    common = {"backbone": "tiny", "pad_to": "none", "precision": "float32", "langs": list(CODES)}
+    prepared = common | {"experts": "exp/experts/adapters"}
+
+    experts = random_experts(CODES)
+    _write_config(folder, "experts", common)
     for lang in CODES:
-        save_expert(bank, lang, folder / "exp" / "experts" / "adapters" / lang, "tiny")
-    common = {
-        "backbone": "tiny",
-        "window": "short",
-        "precision": "float32",
-        "langs": list(CODES),
-        "experts": "exp/experts/adapters",
-    }
-    _write(folder, "experts", common)
+        save_adapter(experts, lang, folder / "exp" / "experts" / "adapters" / lang, "tiny")
 
     torch.manual_seed(1)
     fusion, classifier = {"shared_layers": 2}, {"hidden": 8}
-    mole = MoLE(backbone, bank, FusionConfig(**fusion), ClassifierConfig(**classifier))
-    torch.nn.init.normal_(mole.fusion.raw)
-    torch.nn.init.normal_(mole.classifier.mlp[-1].weight)
-    _write(folder, "mole", common | {
-        "fusion_conf": fusion, "classifier_conf": classifier, "best_model_criterion": [["valid", "loss", "min"]],
-        "lid_weight": 1.0, "lid_class_weights": {}, "mole_start": None, "checkpointing": False, "specaug_conf": {},
-    })  # fmt: skip
-    torch.save(ESPnetMoLEModel(mole, WhisperTokens(51865), 1.0).state_dict(), folder / "exp" / "mole" / "valid.loss.ave.pth")
+    mole = MoLE(experts, FusionConfig(**fusion), ClassifierConfig(**classifier))
+    for layer in mole.frontend.fused.values():
+        torch.nn.init.normal_(layer.logits)
+    torch.nn.init.normal_(mole.frontend.classifier.mlp[-1].weight)
+    parts = {"fusion_conf": fusion, "classifier_conf": classifier, "lid_weight": 1.0}
+    _write_config(folder, "mole", prepared | parts | {"best_model_criterion": [["valid", "loss", "min"]]})
+    mole.save_trained(folder / "exp" / "mole" / MOLE_WEIGHTS)
 
-    student = random_experts(ExpertBank(tiny_whisper(), ["student"], ExpertConfig(rank=6, alpha=6.0)), seed=2)
-    _write(folder, "student", common)
-    save_expert(student, "student", folder / "exp" / "student" / "adapters" / "student", "tiny")
-    save_merged(tiny_whisper(), folder / "exp" / "student" / "adapters" / "student", folder / "exp" / "student" / "merged", CODES)
+    _write_config(folder, "student", prepared)
+    student = random_experts(("student",), rank=6, alpha=6.0, seed=2)
+    save_adapter(student, "student", folder / "exp" / "student" / "adapters" / "student", "tiny")
     return folder
 
 
-def _write(folder: Path, system: str, conf: dict) -> None:
+def _write_config(folder: Path, system: str, conf: dict) -> None:
     (folder / "exp" / system).mkdir(parents=True, exist_ok=True)
     (folder / "exp" / system / "config.yaml").write_text(yaml.safe_dump({"system": system} | conf))

@@ -1,17 +1,21 @@
-#!/usr/bin/env python3
-"""Train language experts: ``python -m espnet_lole.bin.lole_train --config conf/train_experts.yaml ...``."""
+"""Train a system: ``python -m espnet_lole.bin.lole_train --config conf/train.yaml conf/train_experts.yaml ...``."""
 
-from espnet_lole.tasks.lole import LoLETask
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from espnet_lole.tasks.lole import KDTask, LoLETask
 
 
-def get_parser():  # noqa: ANN201
-    """The command line: ESPnet's options and those of the experts."""
-    return LoLETask.get_parser()
-
-
-def main(cmd: list[str] | None = None) -> None:
-    """Entry point."""
-    LoLETask.main(cmd=cmd)
+def main(cmd: Sequence[str] | None = None) -> None:
+    """Train; a mistake in the configuration is one line."""
+    try:
+        args = LoLETask.parse_args(cmd)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    task = KDTask if args.system == "student" else LoLETask
+    task.main(args=args)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from statistics import fmean
 from espnet_lole.atomic_io import write_whole
 from espnet_lole.evaluation.rates import Counts, SetScore, score_set
 from espnet_lole.evaluation.resources import INFERENCE, TRAINING, read_resources
-from espnet_lole.lole.system import SCENARIOS, base_system
+from espnet_lole.systems import SCENARIOS, base_system
 
 CSV_FIELDS = ("system", "scenario", "set", "language", "metric", "value", "seed")
 Row = dict[str, str]

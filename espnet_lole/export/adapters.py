@@ -7,7 +7,7 @@ from pathlib import Path
 
 from espnet_lole.atomic_io import whole_folder
 from espnet_lole.inference.system import ADAPTER, find_system
-from espnet_lole.lole.adapters import load_bank
+from espnet_lole.lole.adapters import load_adapters as load_bank
 from espnet_lole.whisper.checkpoint import load_backbone
 from espnet_lole.whisper.tokenizer import WhisperTokens
 

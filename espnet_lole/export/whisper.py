@@ -11,8 +11,8 @@ from transformers import WhisperTokenizer as StockTokenizer
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from espnet_lole.atomic_io import whole_folder
-from espnet_lole.lole.adapters import load_bank
-from espnet_lole.whisper.tokenizer import WhisperTokens
+from espnet_lole.lole.adapters import load_adapters as load_bank
+from espnet_lole.whisper.tokenizer import WhisperTokenizer
 
 VOCABULARY = Path(whisper.__file__).parent / "assets" / "multilingual.tiktoken"
 
@@ -45,7 +45,7 @@ def save_model(model: WhisperForConditionalGeneration, folder: Path, languages: 
         folder: of the checkpoint.
         languages: that it can find and be told.
     """
-    tokens = WhisperTokens(model.config.vocab_size)
+    tokens = WhisperTokenizer(model.config.vocab_size)
     model.generation_config = generation_config(model.config, tokens, languages)
     with whole_folder(folder) as made:
         model.save_pretrained(made)
@@ -53,7 +53,7 @@ def save_model(model: WhisperForConditionalGeneration, folder: Path, languages: 
         WhisperFeatureExtractor(feature_size=model.config.num_mel_bins).save_pretrained(made)
 
 
-def generation_config(config: WhisperConfig, tokens: WhisperTokens, languages: Sequence[str]) -> GenerationConfig:
+def generation_config(config: WhisperConfig, tokens: WhisperTokenizer, languages: Sequence[str]) -> GenerationConfig:
     """How ``transformers`` generates: any token of text, the language found among these."""
     return GenerationConfig(
         is_multilingual=True,
@@ -61,24 +61,24 @@ def generation_config(config: WhisperConfig, tokens: WhisperTokens, languages: S
         task_to_id={"transcribe": tokens.transcribe, "translate": tokens.transcribe - 1},
         no_timestamps_token_id=tokens.no_timestamps,
         prev_sot_token_id=tokens.no_timestamps - 2,
-        decoder_start_token_id=tokens.start,
-        bos_token_id=tokens.end,
-        eos_token_id=tokens.end,
-        pad_token_id=tokens.end,
+        decoder_start_token_id=tokens.sot,
+        bos_token_id=tokens.eot,
+        eos_token_id=tokens.eot,
+        pad_token_id=tokens.eot,
         max_length=config.max_target_positions,
-        suppress_tokens=list(range(tokens.start, tokens.no_timestamps + 1)),
+        suppress_tokens=list(range(tokens.sot, tokens.no_timestamps + 1)),
         begin_suppress_tokens=[],
         return_timestamps=False,
     )
 
 
-def stock_tokenizer(tokens: WhisperTokens) -> StockTokenizer:
+def stock_tokenizer(tokens: WhisperTokenizer) -> StockTokenizer:
     """The tokenizer of ``transformers``, from the vocabulary that openai-whisper carries."""
     vocabulary, merges = TikTokenConverter(str(VOCABULARY)).extract_vocab_merges_from_model(str(VOCABULARY))
     special = [f"<|{lang}|>" for lang in tokens.languages]
     special = ["<|startoftranscript|>", *special, "<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>"]
     stock = StockTokenizer(
-        vocab=vocabulary | {"<|endoftext|>": tokens.end},
+        vocab=vocabulary | {"<|endoftext|>": tokens.eot},
         merges=merges,
         pad_token="<|endoftext|>",
         extra_special_tokens=[*special, "<|nospeech|>", "<|notimestamps|>"],

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from espnet_lole.data.audio import read_file, to_16k
+from espnet_lole.data.audio import read_file, resample
 from espnet_lole.inference.longform import join, make_batches, split
 from espnet_lole.inference.results import Result, Segment
 from espnet_lole.inference.search import Hypothesis, SearchConfig
@@ -222,7 +222,7 @@ def load_speech(item: Input) -> np.ndarray:
         samples = samples / -float(np.iinfo(samples.dtype).min)
     samples = samples.astype(np.float32)
     mono = samples if samples.ndim == 1 else samples.mean(axis=1)
-    return np.ascontiguousarray(mono) if rate == SAMPLE_RATE else to_16k(mono, rate).astype(np.float32) / 32768
+    return np.ascontiguousarray(mono) if rate == SAMPLE_RATE else resample(mono, rate)
 
 
 def _pairs(inputs: Input | Iterable[Input], langs: str | Iterable[str | None] | None) -> Iterator[tuple[Input, str | None]]:

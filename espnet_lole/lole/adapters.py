@@ -1,4 +1,4 @@
-"""Experts on disk: one folder a language in the format of ``peft``."""
+"""Experts on disk: one folder per language in the format of ``peft``."""
 
 from __future__ import annotations
 
@@ -10,47 +10,49 @@ import torch
 from peft import LoraConfig, PeftConfig
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from espnet_lole import compat
 from espnet_lole.atomic_io import whole_folder
-from espnet_lole.lole.bank import ExpertBank, ExpertConfig
+from espnet_lole.lole.experts import ExpertConfig, ExpertLinear, LoRAExperts
+from espnet_lole.whisper.model import Whisper
 
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."  # peft's names of the modules of the model it wraps
-WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
-def save_expert(bank: ExpertBank, lang: str, folder: Path, base_model: str) -> None:
+def save_adapter(experts: LoRAExperts, lang: str, folder: Path, base_model: str) -> None:
     """Write a language's expert as a ``peft`` adapter; the folder appears whole or not at all.
 
     Args:
-        bank: the experts.
+        experts: the experts.
         lang: the language.
-        folder: the adapter's folder, replaced if it is there.
-        base_model: the backbone's name or folder, kept in the configuration.
+        folder: the adapter's folder, replaced if it exists.
+        base_model: the backbone's name or folder, for the configuration.
 
     Raises:
-        ValueError: the bank has no expert for the language.
+        ValueError: there is no expert for the language.
     """
-    row = bank.index(lang)
+    experts.index(lang)
     tensors = {}
-    for name, layer in bank.layers.items():
-        tensors[f"{_PREFIX}{name}.lora_A.weight"] = layer.lora_A[row].detach().cpu().contiguous()
-        tensors[f"{_PREFIX}{name}.lora_B.weight"] = layer.lora_B[row].detach().cpu().contiguous()
+    for name, layer in experts.layers.items():
+        for key, factor in (("lora_A", layer.lora_A[lang]), ("lora_B", layer.lora_B[lang])):
+            tensors[f"{_PREFIX}{name}.{key}.weight"] = factor.detach().cpu().contiguous()
     config = LoraConfig(
-        r=bank.config.rank,
-        lora_alpha=bank.config.alpha,
-        lora_dropout=bank.config.dropout,
-        target_modules=list(bank.config.targets),
+        r=experts.config.rank,
+        lora_alpha=experts.config.alpha,
+        lora_dropout=experts.config.dropout,
+        target_modules=list(experts.config.targets),
         base_model_name_or_path=base_model,
         inference_mode=True,
     )
     with whole_folder(folder) as made:
-        save_file(tensors, made / WEIGHTS, metadata={"format": "pt"} | ({"window": bank.window} if bank.window else {}))
+        save_file(tensors, made / WEIGHTS, metadata={"format": "pt", "pad_to": experts.whisper.pad_to})
         config.save_pretrained(made)
 
 
-def trained_window(folder: Path) -> str | None:
-    """The window of the backbone that an adapter was trained on, if it was trained here.
+def trained_pad_to(folder: Path) -> str | None:
+    """Return the padding of the input that an adapter was trained with, if it was trained here.
 
     Raises:
         FileNotFoundError: the adapter has no weights.
@@ -58,14 +60,15 @@ def trained_window(folder: Path) -> str | None:
     """
     try:
         with safe_open(folder / WEIGHTS, "pt") as file:
-            return (file.metadata() or {}).get("window")
+            metadata = file.metadata() or {}
     except SafetensorError as error:
         raise _damaged(folder, error) from error
+    return compat.pad_to(metadata["window"]) if "window" in metadata else metadata.get("pad_to")
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A ``peft`` adapter as it lies in its folder: its configuration, and A and B of each adapted linear."""
+    """A ``peft`` adapter: its folder, its configuration, and A and B of each adapted linear."""
 
     folder: Path
     config: LoraConfig
@@ -77,71 +80,80 @@ class Adapter:
 
         Raises:
             FileNotFoundError: the folder has no adapter.
-            ValueError: not a plain LoRA.
+            ValueError: it is not a plain LoRA.
         """
-        for file in (_CONFIG, WEIGHTS):
+        for file in (CONFIG, WEIGHTS):
             if not (folder / file).is_file():
-                raise FileNotFoundError(f"expected a peft adapter with {_CONFIG} and {WEIGHTS} in {folder}: {file} is not there")
+                raise FileNotFoundError(f"expected a peft adapter with {CONFIG} and {WEIGHTS} in {folder}: {file} is not there")
         try:
             config = PeftConfig.from_pretrained(str(folder))
         except (ValueError, TypeError, KeyError, AttributeError) as error:  # what peft raises for a broken file
-            raise ValueError(f"expected a configuration of peft in {folder / _CONFIG}, got: {error!r}") from error
+            raise ValueError(f"expected a configuration of peft in {folder / CONFIG}, got: {error!r}") from error
         _check_plain_lora(config, folder)
         return cls(folder, config, _read_factors(folder))
 
+    def rank(self, name: str) -> int:
+        """Return the rank of a linear's update."""
+        return self.factors[name]["A"].shape[0]
+
     def scale(self, name: str) -> float:
-        """What a linear's update is multiplied by."""
-        rank = self.factors[name]["A"].shape[0]
+        """Return what a linear's update is multiplied by."""
         alpha = _pattern(self.config.alpha_pattern, name, self.config.lora_alpha)
-        return alpha / (rank**0.5 if self.config.use_rslora else rank)
+        return alpha / (self.rank(name) ** 0.5 if self.config.use_rslora else self.rank(name))
 
 
-def load_expert(bank: ExpertBank, lang: str, adapter: Adapter) -> None:
-    """Copy an adapter into a language's place in the bank.
+def load_adapter(experts: LoRAExperts, lang: str, adapter: Adapter) -> None:
+    """Copy an adapter into a language's expert.
 
-    An adapter of a smaller rank or of fewer targets fills the rest with zeros; its scale is folded into B.
+    An adapter of a smaller rank or of fewer targets is filled up with zeros; its scale is folded into B.
 
     Raises:
-        ValueError: a rank above the bank's, weights that do not fit the backbone, or a target that the bank lacks.
+        ValueError: the rank is above the experts', the weights do not fit the backbone, or a target has no expert.
     """
-    if unknown := sorted(set(adapter.factors) - set(bank.layers)):
+    layers = experts.layers
+    if unknown := sorted(set(adapter.factors) - set(layers)):
         raise ValueError(
-            f"expected an adapter of targets {list(bank.config.targets)}, got in {adapter.folder} weights for {unknown[:4]} "
+            f"expected an adapter of targets {list(experts.config.targets)}, got in {adapter.folder} weights for {unknown[:4]} "
             f"({len(unknown)} in all): add their names to targets of expert_conf"
         )
-    row = bank.index(lang)
-    rows = {name: _fit(bank, name, adapter) for name in bank.layers}
+    fitted = {name: _fit(layer, experts.config.rank, name, adapter) for name, layer in layers.items()}
     with torch.no_grad():
-        for name, (a, b) in rows.items():
-            bank.layers[name].lora_A[row], bank.layers[name].lora_B[row] = a, b
+        for name, (a, b) in fitted.items():
+            layers[name].lora_A[lang].copy_(a)
+            layers[name].lora_B[lang].copy_(b)
 
 
-def load_bank(model: nn.Module, folder: Path, languages: Sequence[str] | None = None) -> ExpertBank:
-    """Put a folder of adapters, one subfolder a language, into a model, in a bank of the largest rank among them.
+def adapters_in(folder: Path) -> list[str]:
+    """Return the names of the ``peft`` adapters in a folder, sorted."""
+    return sorted(file.parent.name for file in folder.glob(f"*/{CONFIG}"))
+
+
+def load_adapters(whisper: Whisper, folder: Path, languages: Sequence[str] | None = None) -> LoRAExperts:
+    """Put a folder of adapters, one subfolder per language, on a Whisper, as experts of the largest rank among them.
 
     Args:
-        model: the Whisper of ``transformers``; frozen and changed in place.
+        whisper: the backbone; frozen, with its linears replaced.
         folder: of the subfolders.
-        languages: those to load, in the order of their index; all by default, sorted.
+        languages: those to load, in the order of their index; default: all, sorted.
 
     Raises:
         FileNotFoundError: a language has no adapter, or there are none at all.
         ValueError: one is not a plain LoRA, or does not fit the backbone.
     """
-    found = sorted(file.parent.name for file in folder.glob(f"*/{_CONFIG}"))
-    languages = found if languages is None else languages
-    if not languages or set(languages) - set(found):
-        wanted = " ".join(languages) or "some languages"
-        raise FileNotFoundError(f"expected adapters of {wanted} in {folder}, got {found}: train the experts first (stage 11)")
+    present = adapters_in(folder)
+    languages = present if languages is None else languages
+    if not languages or set(languages) - set(present):
+        needed = " ".join(languages) or "some languages"
+        raise FileNotFoundError(f"expected adapters of {needed} in {folder}, got {present}: train the experts first (stage 11)")
     adapters = {lang: Adapter.read(folder / lang) for lang in languages}
     linears = [(adapter, name) for adapter in adapters.values() for name in adapter.factors]
-    rank = max(adapter.factors[name]["A"].shape[0] for adapter, name in linears)
+    rank = max(adapter.rank(name) for adapter, name in linears)
     scale = next(adapter.scale(name) for adapter, name in linears)
     targets = tuple(dict.fromkeys(name.rpartition(".")[2] for _, name in linears))
-    bank = ExpertBank(model, languages, ExpertConfig(rank, alpha=scale * rank, targets=targets))
+    experts = LoRAExperts(whisper, languages, ExpertConfig(rank, alpha=scale * rank, targets=targets))
     for lang, adapter in adapters.items():
-        load_expert(bank, lang, adapter)
-    return bank
+        load_adapter(experts, lang, adapter)
+    return experts
 
 
 def _check_plain_lora(config: PeftConfig, folder: Path) -> None:
@@ -163,7 +175,7 @@ def _damaged(folder: Path, error: SafetensorError) -> ValueError:
 
 
 def _read_factors(folder: Path) -> dict[str, dict[str, Tensor]]:
-    """A and B of each adapted linear by the linear's name."""
+    """Read A and B of each adapted linear, by the linear's name."""
     factors: dict[str, dict[str, Tensor]] = {}
     try:
         tensors = load_file(folder / WEIGHTS)
@@ -179,34 +191,32 @@ def _read_factors(folder: Path) -> dict[str, dict[str, Tensor]]:
                 f"{int((~value.isfinite()).sum())} values not finite, in {folder / WEIGHTS}: train this expert again"
             )
         factors.setdefault(name, {})[rest[0]] = value
-    for name, found in factors.items():
-        if set(found) != {"A", "B"}:
-            raise ValueError(f"expected lora_A and lora_B of {name}, got only {sorted(found)} in {folder}")
+    for name, pair in factors.items():
+        if set(pair) != {"A", "B"}:
+            raise ValueError(f"expected lora_A and lora_B of {name}, got only {sorted(pair)} in {folder}")
     if not factors:
         raise ValueError(f"expected weights of lora_A and lora_B, got none in {folder / WEIGHTS}")
     return factors
 
 
-def _fit(bank: ExpertBank, name: str, adapter: Adapter) -> tuple[Tensor, Tensor]:
-    """A (R, in_dim) and B (out_dim, R) of one linear in the bank's rank and scale."""
-    layer, found, folder = bank.layers[name], adapter.factors.get(name), adapter.folder
-    a, b = torch.zeros_like(layer.lora_A[0]), torch.zeros_like(layer.lora_B[0])
-    if found is None:
+def _fit(layer: ExpertLinear, largest: int, name: str, adapter: Adapter) -> tuple[Tensor, Tensor]:
+    """Return A (R, D_in) and B (D_out, R) of one linear in the experts' rank R and scale."""
+    pair, folder = adapter.factors.get(name), adapter.folder
+    a, b = torch.zeros(largest, layer.base.in_features), torch.zeros(layer.base.out_features, largest)
+    if pair is None:
         return a, b
-    rank = found["A"].shape[0]
-    if rank > bank.config.rank:
+    rank = adapter.rank(name)
+    if rank > largest:
+        raise ValueError(f"expected rank {largest} at most, got {rank} for {name} in {folder}: raise rank of expert_conf")
+    if (pair["A"].shape[1], *pair["B"].shape) != (a.shape[1], b.shape[0], rank):
         raise ValueError(
-            f"expected rank {bank.config.rank} at most, got {rank} for {name} in {folder}: raise rank of expert_conf"
+            f"expected {name} of {a.shape[1]} to {b.shape[0]}, got factors {tuple(pair['A'].shape)} and "
+            f"{tuple(pair['B'].shape)} in {folder}: the adapter was made for another backbone"
         )
-    if (found["A"].shape[1], *found["B"].shape) != (a.shape[1], b.shape[0], rank):
-        raise ValueError(
-            f"expected {name} of {a.shape[1]} to {b.shape[0]}, got factors {tuple(found['A'].shape)} and "
-            f"{tuple(found['B'].shape)} in {folder}: the adapter was made for another backbone"
-        )
-    a[:rank], b[:, :rank] = found["A"].to(a), found["B"].to(b) * (adapter.scale(name) / layer.scale)
+    a[:rank], b[:, :rank] = pair["A"], pair["B"].float() * (adapter.scale(name) / layer.scale)
     return a, b
 
 
 def _pattern(patterns: Mapping[str, float], name: str, default: float) -> float:
-    """The value of a module in peft's ``alpha_pattern``."""
+    """Return the value of a module in peft's ``alpha_pattern``."""
     return next((value for key, value in patterns.items() if name == key or name.endswith(f".{key}")), default)

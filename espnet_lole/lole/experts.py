@@ -1,241 +1,282 @@
-"""A frozen linear with the LoRA experts of all languages on it."""
+"""LoRA language experts: one LoRA per language on every linear layer of a frozen Whisper (section 2.1 of the paper)."""
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import math
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Protocol
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn import functional as F
 
-from espnet_lole.lole.fast import (
-    Batched,
-    CastFactors,
-    Ends,
-    ExpertProduct,
-    Parts,
-    Spans,
-    can_be_grouped,
-    grouped_product,
-    product,
-    product_dtype,
-)
+from espnet_lole.lole import fast
+from espnet_lole.whisper.model import Whisper
 
-CAST_TOGETHER = 16
-"""Linears whose factors are cast in one call. Their gradients come together too: with few, processes exchange them meanwhile."""
+DEFAULT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+"""Every attention projection and both feed-forward linears, of encoder and decoder."""
 
 
-class Way(Protocol):
-    """How the utterances of a batch go through the experts."""
+@dataclass(frozen=True)
+class ExpertConfig:
+    """Shape of the experts.
 
-    def product(self, linear: nn.Linear, x: Tensor, kept: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
-        """A frozen linear's output with the experts' update, shape (B, T, out_dim).
-
-        Args:
-            linear: in_dim to out_dim.
-            x: its input, shape (B, T, in_dim).
-            kept: that of the experts, if dropout made another of it.
-            a: of all experts, shape (E, R, in_dim).
-            b: of all experts, shape (E, out_dim, R).
-            scale: of the update.
-        """
-
-
-class Chosen(Way):
-    """Each utterance through one expert, or a mixture of several.
-
-    Args:
-        index: the expert of each utterance, shape (B,); or the K experts, (B, K), as one of rank K R.
-        weights: of a mixture's experts, shape (B, K).
+    Attributes:
+        rank: R.
+        alpha: the update is scaled by ``alpha / rank``.
+        dropout: on the experts' input, in training.
+        targets: names that the adapted linears end with, as in ``peft``'s ``target_modules``.
     """
 
-    def __init__(self, index: Tensor, weights: Tensor | None = None) -> None:
-        self.index, self.weights = index, weights
-        numbered = weights is None and not isinstance(index, FakeTensor)  # a plan's has no numbers
-        on_cpu = index.device.type == "cpu"
-        self._parts: Parts = Spans(index.tolist()) if numbered and on_cpu else Batched(index)
-        self.calls_are_dear = numbered and not on_cpu
-        self.ascending = self.calls_are_dear and not bool((index.diff() < 0).any())
-        self._ends: Ends | None = None
-        self._casts: dict[int, tuple[Tensor, Tensor]] = {}
+    rank: int = 64
+    alpha: float = 128.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] = DEFAULT_TARGETS
 
-    def in_few_calls(self, dtype: torch.dtype, a: Tensor, b: Tensor) -> bool:
-        """Are these factors multiplied by ``grouped_product``?"""
-        return self.calls_are_dear and (len(a) == 1 or (self.ascending and can_be_grouped(dtype, a, b)))
-
-    def cast(self, pairs: Sequence[tuple[Tensor, Tensor]], scale: float, precision: torch.dtype) -> None:
-        """Cast the factors A and B of all linears to the precision of the products, with B scaled, for calls of ``product``."""
-        for start in range(0, len(pairs), CAST_TOGETHER):
-            some = pairs[start : start + CAST_TOGETHER]
-            casts = CastFactors.apply(precision, scale, *(factor for pair in some for factor in pair))
-            self._casts |= {id(a): cast for (a, _), cast in zip(some, zip(casts[0::2], casts[1::2], strict=True), strict=True)}
-
-    def product(self, linear: nn.Linear, x: Tensor, kept: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
-        """See ``Way``."""
-        dtype = product_dtype(linear.weight)
-        rows, kept = x.to(dtype).flatten(0, 1), None if kept is None else kept.to(dtype).flatten(0, 1)
-        taken = rows if kept is None else kept
-        if self.in_few_calls(dtype, a, b):
-            ends = None
-            if len(a) > 1:
-                self._ends = self._ends or Ends(self.index, len(a))
-                ends = self._ends.of(len(rows))
-            if id(a) in self._casts:
-                (a, b), scale = self._casts[id(a)], 1.0
-            y = grouped_product(rows, taken, linear.weight, linear.bias, a.to(dtype), b.to(dtype), ends, scale)
-            return y.view(*x.shape[:2], -1)
-        if self.weights is not None:
-            a = a[self.index].flatten(1, 2)  # (B, K R, in_dim)
-            b = b[self.index] * self.weights[..., None, None]  # (B, K, out_dim, R)
-            b = b.transpose(1, 2).flatten(2)  # (B, out_dim, K R)
-        alone = self.weights is not None or (len(a) == 1 and not isinstance(self._parts, Spans))
-        parts = Batched(None) if alone else self._parts
-        if torch.is_grad_enabled():
-            y = ExpertProduct.apply(rows, kept, linear.weight, linear.bias, a, b, parts, scale)
-        elif kept is None and isinstance(parts, Spans) and parts.merging_pays(rows, linear.weight):
-            y = parts.multiply_merged(rows, linear.weight, linear.bias, a, b, scale)
-        else:
-            y, _ = product(rows, taken, linear.weight, linear.bias, a, b, parts, scale)
-        return y.view(*x.shape[:2], -1)
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:
+            raise ValueError(f"expected rank >= 1, alpha > 0 and dropout in [0, 1), got {self}")
+        object.__setattr__(self, "targets", tuple(self.targets))
 
 
-class Grouped(Way):
-    """Each utterance through one expert, with those of an expert in one product, which copies utterances instead of factors.
-
-    That is less to copy where an utterance has fewer frames than an expert has rank, such as in the steps of a search, and
-    nothing where the utterances lie in equal groups already, as those of one language do. Where there are more frames, such
-    as of the speech that the first step attends to, this is ``Chosen``; the results are the same.
+class Selection:
+    """The expert of each utterance of a batch.
 
     Args:
-        index: the expert of each utterance, shape (B,).
+        langs: language of each utterance.
     """
 
-    def __init__(self, index: Tensor) -> None:
-        self._of_many_frames = Chosen(index)
-        self.experts, group, sizes = index.unique(return_inverse=True, return_counts=True)  # (G,), (B,), (G,)
-        numbers, order, largest = torch.arange(len(index), device=index.device), group.argsort(stable=True), sizes.max()
-        within = numbers - (sizes.cumsum(0) - sizes)[group[order]]  # (B,): place of the utterances of ``order`` in their groups
-        self.places = torch.empty_like(order).index_copy_(0, order, group[order] * largest + within)  # (B,)
-        rows = order.new_zeros(len(sizes) * int(largest))  # (G N,); the smaller groups are filled up with the first utterance
-        self.rows = rows.index_copy_(0, self.places, numbers)
-        self.in_groups = torch.equal(self.rows, numbers)
-        self._taken: dict[int, tuple[Tensor, ...]] = {}  # out of a larger bank, or one of higher precision, once for all steps
+    def __init__(self, langs: Sequence[str]) -> None:
+        self.langs = list(langs)
+        self.runs = [(lang, len(list(utterances))) for lang, utterances in groupby(langs)]
+        """(language, number of utterances) of consecutive utterances with one expert."""
+        self._ends: dict[int, Tensor] = {}
 
-    def product(self, linear: nn.Linear, x: Tensor, kept: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
-        """See ``Way``."""
-        if len(a) == 1 or x.shape[1] >= a.shape[1]:
-            return self._of_many_frames.product(linear, x, kept, a, b, scale)
-        y = linear(x)
-        if len(self.experts) < len(a) or a.dtype != y.dtype:
-            if id(a) not in self._taken:
-                self._taken[id(a)] = tuple(factor.index_select(0, self.experts).to(y.dtype) for factor in (a, b))
-            a, b = self._taken[id(a)]
-        x = (x if kept is None else kept).to(y.dtype)
-        if self.in_groups:
-            low = torch.bmm(x.reshape(len(a), -1, x.shape[-1]), a.mT)  # (G, N T, R)
-            y.view(len(a), -1, y.shape[-1]).baddbmm_(low, b.mT, alpha=scale)
-            return y
-        together = x.index_select(0, self.rows).view(len(a), -1, x.shape[-1])  # (G, N T, in_dim)
-        update = torch.bmm(torch.bmm(together, a.mT), b.mT)  # (G, N T, out_dim)
-        return y.add_(update.view(-1, *y.shape[1:]).index_select(0, self.places), alpha=scale)
+    @cached_property
+    def sorted(self) -> bool:
+        """Whether the utterances of each expert lie together."""
+        return len(self.runs) == len(set(self.langs))
+
+    def ends(self, frames: int, device: torch.device) -> Tensor:
+        """Return where the rows of each run end, shape (number of runs,), if an utterance has ``frames`` rows."""
+        if frames not in self._ends:
+            counts = torch.tensor([count * frames for _, count in self.runs], device=device)
+            self._ends[frames] = counts.cumsum(0, dtype=torch.int32)
+        return self._ends[frames]
+
+    @cached_property
+    def groups(self) -> fast.Groups:
+        """The utterances of each expert in a group of its own."""
+        return fast.Groups(self.langs)
 
 
-class Route:
-    """Where a bank leads: a way that all its layers follow. Without one, the backbone alone."""
+@dataclass
+class Active:
+    """What the layers of a model share: the selection of the experts; None: the backbone alone."""
 
-    def __init__(self) -> None:
-        self.way: Way | None = None
+    selection: Selection | None = None
 
-    @contextmanager
-    def led(self, way: Way | None) -> Iterator[None]:
-        """Within the context, the way is another."""
-        before, self.way = self.way, way
-        try:
-            yield
-        finally:
-            self.way = before
+
+def expert_linear(
+    x: Tensor, x_lora: Tensor, base: nn.Linear, a: nn.ParameterDict, b: nn.ParameterDict, selection: Selection, scale: float
+) -> Tensor:
+    """Compute ``y = W0 x + bias + s B_e A_e x`` with the expert ``e`` of each utterance.
+
+    Args:
+        x: input, shape (B, T, D_in).
+        x_lora: input of the experts: x after dropout.
+        base: the frozen linear.
+        a: A of each language, shape (R, D_in).
+        b: B of each language, shape (D_out, R).
+        selection: the expert of each utterance.
+        scale: s.
+
+    Returns:
+        Shape (B, T, D_out).
+    """
+    parts = zip(selection.runs, x_lora.split([count for _, count in selection.runs]), strict=True)
+    update = torch.cat([F.linear(scale * F.linear(part, a[lang]), b[lang]) for (lang, _), part in parts])
+    return base(x).add_(update)
 
 
 class ExpertLinear(nn.Module):
-    """``h = W0 x + b + (alpha / R) B_e A_e x`` with the expert ``e`` of each utterance.
-
-    The factors of all experts are stacked. A bank of one adapter multiplies all utterances with it as one. On a linear that has
-    the experts of another bank, that bank must lead nowhere at the time.
+    """A frozen linear with the LoRA experts of all languages.
 
     Args:
-        base: the frozen linear, ``in_dim`` to ``out_dim``, with or without experts.
-        route: shared by all layers of a bank, set before each forward pass.
-        num_experts: E.
-        rank: R.
-        scale: ``alpha / R``.
-        dropout: probability of dropping an input of the experts in training.
+        base: the linear, D_in to D_out.
+        languages: a code for each expert.
+        config: shape of the experts.
+        active: shared by all layers.
     """
 
-    def __init__(
-        self, base: nn.Linear | ExpertLinear, route: Route, num_experts: int, rank: int, scale: float, dropout: float
-    ) -> None:
+    def __init__(self, base: nn.Linear, languages: Sequence[str], config: ExpertConfig, active: Active) -> None:
         super().__init__()
-        self.base = base.requires_grad_(False)
-        self.route = route
-        self.scale = scale
-        self.dropout = nn.Dropout(dropout)
-        self.in_features, self.out_features = base.in_features, base.out_features
+        self.base = base
+        self.active = active
+        self.scale = config.alpha / config.rank
+        self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+        shape_a, shape_b = (config.rank, base.in_features), (base.out_features, config.rank)
         device = base.weight.device
-        self.lora_A = nn.Parameter(torch.empty(num_experts, rank, base.in_features, device=device))
-        self.lora_B = nn.Parameter(torch.zeros(num_experts, base.out_features, rank, device=device))
+        self.lora_A = nn.ParameterDict({lang: nn.Parameter(torch.empty(shape_a, device=device)) for lang in languages})
+        self.lora_B = nn.ParameterDict({lang: nn.Parameter(torch.zeros(shape_b, device=device)) for lang in languages})
 
-    @property
-    def weight(self) -> Tensor:
-        """``W0``, shape (out_dim, in_dim)."""
-        return self.base.weight
-
-    @property
-    def frozen(self) -> nn.Linear:
-        """``W0`` and its bias, under the experts of all banks.
-
-        Raises:
-            RuntimeError: another bank leads too.
-        """
-        if isinstance(self.base, nn.Linear):
-            return self.base
-        if self.base.route.way is not None:
-            raise RuntimeError("expected one bank of experts to lead at a time, got two on the same linear")
-        return self.base.frozen
-
-    def reset(self, name: str, languages: Sequence[str], seed: int) -> None:
-        """Draw A (Kaiming uniform) and zero B; an expert's start depends on its language, not on its neighbours."""
-        if self.lora_A.is_meta:
-            return
-        bound = 1 / math.sqrt(self.lora_A.shape[2])
-        with torch.no_grad():
-            for row, lang in enumerate(languages):
+    @torch.no_grad()
+    def reset(self, name: str, seed: int) -> None:
+        """Draw A (Kaiming uniform) and zero B; an expert's start depends on its language, not on the other languages."""
+        bound = 1 / math.sqrt(self.base.in_features)
+        for lang, a in self.lora_A.items():
+            if not a.is_meta:
                 generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {lang} {name}".encode()))
-                start = torch.rand(self.lora_A.shape[1:], generator=generator) * (2 * bound) - bound
-                self.lora_A[row] = start.to(self.lora_A)
-            self.lora_B.zero_()
+                a.copy_(torch.rand(a.shape, generator=generator) * (2 * bound) - bound)
+            self.lora_B[lang].zero_()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, T, in_dim) to (B, T, out_dim)."""
-        way = self.route.way
-        if way is None:
+        """Map (B, T, D_in) to (B, T, D_out) by the backbone and the selected experts."""
+        selection = self.active.selection
+        if selection is None:
             return self.base(x)
-        kept = self.dropout(x) if self.training and self.dropout.p else None
-        return way.product(self.frozen, x, kept, self.lora_A, self.lora_B, self.scale)
+        product = fast.choose(x, self.base.weight, selection) or expert_linear
+        return product(x, self.dropout(x), self.base, self.lora_A, self.lora_B, selection, self.scale)
+
+    @torch.no_grad()
+    def merged(self, lang: str) -> nn.Linear:
+        """Return a linear with ``W0 + s B A`` of a language, in the precision of ``W0``."""
+        return merge_into(self.base, self.scale * self.lora_B[lang] @ self.lora_A[lang])
 
 
-def hold_routes(model: nn.Module) -> AbstractContextManager[None]:
-    """A context, for later, in which every bank in the model leads where it leads now."""
-    routes = {id(module.route): module.route for module in model.modules() if isinstance(module, ExpertLinear)}
-    return _led([(route, route.way) for route in routes.values()])
+class LoRAExperts(nn.Module):
+    """A Whisper with LoRA experts of several languages; it owns both.
+
+    Args:
+        whisper: frozen; its target linears are replaced by ``ExpertLinear``.
+        languages: a code for each expert, in the order of their index.
+        config: shape of the experts.
+        seed: of the experts' random start.
+
+    Raises:
+        ValueError: no or repeated languages, or a target that no linear of the model ends with.
+    """
+
+    def __init__(self, whisper: Whisper, languages: Sequence[str], config: ExpertConfig, seed: int = 0) -> None:
+        super().__init__()
+        if not languages or len(set(languages)) < len(languages):
+            raise ValueError(f"expected different languages, one for each expert, got {list(languages)}")
+        self.whisper = whisper.requires_grad_(False)
+        self.languages = tuple(languages)
+        self.config = config
+        self._active = Active()
+        for name in find_targets(whisper.model, config.targets):
+            layer = ExpertLinear(whisper.model.get_submodule(name), languages, config, self._active)
+            layer.reset(name, seed)
+            whisper.model.set_submodule(name, layer)
+
+    @property
+    def layers(self) -> dict[str, ExpertLinear]:
+        """The linears with experts, by their name in the model of ``transformers``."""
+        modules = self.whisper.model.named_modules()
+        return {name.removesuffix(".experts"): module for name, module in modules if isinstance(module, ExpertLinear)}
+
+    def index(self, lang: str) -> int:
+        """Return the index of a language's expert.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if lang not in self.languages:
+            raise ValueError(f"there is no expert for {lang!r}; there are experts for {' '.join(self.languages)}")
+        return self.languages.index(lang)
+
+    def indices(self, langs: Sequence[str]) -> list[int]:
+        """Return the index of each utterance's expert.
+
+        Raises:
+            ValueError: there is none for a language.
+        """
+        return [self.index(lang) for lang in langs]
+
+    @contextmanager
+    def activate(self, index: Tensor | Sequence[int] | None) -> Iterator[None]:
+        """Within the context, utterance ``i`` of a batch uses expert ``index[i]``; with None, the backbone alone.
+
+        Args:
+            index: expert of each utterance, shape (B,). Fewest products are computed if an expert's utterances lie together.
+        """
+        before = self._active.selection
+        if index is None:
+            self._active.selection = None
+        else:
+            experts = index.tolist() if isinstance(index, Tensor) else index
+            self._active.selection = Selection([self.languages[i] for i in experts])
+        try:
+            yield
+        finally:
+            self._active.selection = before
+
+    def checkpoint_activations(self) -> None:
+        """Compute layers again in the backward pass instead of storing their activations."""
+        self.whisper.recompute = self._same_selection
+
+    def _same_selection(self) -> AbstractContextManager[None]:
+        """Return a context, for later, in which the experts are selected that are selected now."""
+        selection = self._active.selection
+        return self.activate(None if selection is None else self.indices(selection.langs))
+
+    def parameters_of_experts(self) -> dict[str, list[nn.Parameter]]:
+        """Return the parameters of each language's expert."""
+        layers = self.layers.values()
+        return {lang: [p for layer in layers for p in (layer.lora_A[lang], layer.lora_B[lang])] for lang in self.languages}
+
+    def cast_(self, dtype: torch.dtype) -> LoRAExperts:
+        """Store the factors in the precision of the products, for decoding; training needs float32."""
+        for layer in self.layers.values():
+            layer.lora_A.to(dtype)
+            layer.lora_B.to(dtype)
+        return self
+
+    def fingerprint(self) -> int:
+        """Compute a 48-bit digest of every expert's language and factors; 0 on the meta device."""
+        digest = hashlib.sha256(" ".join(self.languages).encode())
+        for name, layer in self.layers.items():
+            digest.update(name.encode())
+            for factor in (*layer.lora_A.values(), *layer.lora_B.values()):
+                if factor.is_meta:
+                    return 0
+                digest.update(factor.detach().cpu().numpy().tobytes())
+        return int.from_bytes(digest.digest()[:6], "big")
 
 
-@contextmanager
-def _led(ways: Sequence[tuple[Route, Way | None]]) -> Iterator[None]:
-    with ExitStack() as stack:
-        for route, way in ways:
-            stack.enter_context(route.led(way))
-        yield
+def merge_into(base: nn.Linear, update: Tensor) -> nn.Linear:
+    """Return a linear with ``W0 + update``, computed in float32, in the precision of ``W0``."""
+    linear = nn.Linear(base.in_features, base.out_features, base.bias is not None, device="meta")
+    linear.weight = nn.Parameter((base.weight.float() + update.float()).to(base.weight.dtype), requires_grad=False)
+    linear.bias = base.bias
+    return linear
+
+
+def share_weights(whisper: Whisper) -> Whisper:
+    """Return a second Whisper with the same weight tensors, to put other experts on."""
+    return copy.deepcopy(whisper, {id(tensor): tensor for tensor in (*whisper.parameters(), *whisper.buffers())})
+
+
+def find_targets(model: nn.Module, targets: Sequence[str]) -> list[str]:
+    """Return the names of the linears of encoder and decoder that end with one of the targets, in the model's order.
+
+    The output layer is none of them: it is the matrix of the token embeddings.
+
+    Raises:
+        ValueError: a target fits no linear; the message lists those that exist.
+    """
+    modules = ((name, module) for name, module in model.named_modules() if module is not model.get_output_embeddings())
+    linears = [name for name, module in modules if isinstance(module, nn.Linear)]
+    matches = {t: [n for n in linears if n == t or n.endswith(f".{t}")] for t in targets}
+    if missing := [t for t, names in matches.items() if not names]:
+        exist = sorted({n.rpartition(".")[2] for n in linears})
+        raise ValueError(f"expected targets that name linears of the model, got {missing}: there are {exist}")
+    chosen = {n for names in matches.values() for n in names}
+    return [n for n in linears if n in chosen]

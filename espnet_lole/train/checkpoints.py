@@ -1,4 +1,4 @@
-"""Checkpoints of ESPnet's trainer that survive a kill at any moment."""
+"""Checkpoints of ESPnet's trainer: reading them safely, and going on after a kill at any moment."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import logging
 import os
 import pickle
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -21,39 +19,11 @@ from espnet_lole.atomic_io import whole_file
 
 CHECKPOINT, PREVIOUS = "checkpoint.pth", "previous.pth"
 _PLAIN = [timedelta, np.dtype, *(kind for x in (np.float32(0), np.float64(0)) for kind in (type(x.dtype), x.__reduce__()[0]))]
-"""What ESPnet's reporter keeps beside tensors and plain values; none of it runs code."""
+"""What ESPnet's reporter stores besides tensors and plain values; none of it runs code."""
 
 
-@contextmanager
-def whole_saves() -> Iterator[None]:
-    """Within the context, ``torch.save`` to a path writes the file whole or not at all, and keeps the checkpoint before it."""
-    plain = torch.save
-
-    def save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
-        if not isinstance(f, str | Path):
-            plain(obj, f, *args, **kwargs)
-            return
-        path = Path(f)
-        with whole_file(path) as made:
-            with made.open("wb") as out:  # torch's own writer would lose the system's error
-                plain(obj, out, *args, **kwargs)
-            if path.name == CHECKPOINT and path.exists():
-                keep(path)
-
-    with patch.object(torch, "save", save):
-        yield
-
-
-def keep(checkpoint: Path) -> None:
-    """Give a checkpoint, without a copy, the second name ``previous.pth``."""
-    link = checkpoint.with_name(f".{PREVIOUS}")
-    link.unlink(missing_ok=True)
-    os.link(checkpoint, link)
-    os.replace(link, checkpoint.with_name(PREVIOUS))
-
-
-def intact(path: Path) -> bool:
-    """Is a file of ``torch.save`` there, with every byte as it was written?"""
+def is_intact(path: Path) -> bool:
+    """Return whether a file of ``torch.save`` exists with every byte as it was written."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
@@ -62,15 +32,15 @@ def intact(path: Path) -> bool:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """What ``torch.save`` wrote, on the CPU, without running code that the file may hold.
+    """Read what ``torch.save`` wrote, on the CPU, without running code that the file may contain.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is broken, or holds more than tensors and plain values.
+        ValueError: it is broken, or contains more than tensors and plain values.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"expected a checkpoint at {path}, found none: train first (stage 11)")
-    if not intact(Path(path)):
+    if not is_intact(Path(path)):
         raise ValueError(f"expected a whole checkpoint, got a broken one in {path}: copy it again, or train it again")
     try:
         with torch.serialization.safe_globals(_PLAIN):
@@ -82,18 +52,28 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from error
 
 
-def best_of(checkpoint: Path, lang: str) -> Path:
-    """An expert's own best: of ``valid.acc.ave.pth``, ``valid.acc_de.ave.pth`` beside it; the same where there is none."""
-    phase, _, rest = checkpoint.name.partition(".")
-    figure, _, ending = rest.partition(".")
-    own = checkpoint.with_name(f"{phase}.{figure}_{lang}.{ending}")
-    return own if own.exists() else checkpoint
+def best_checkpoints(folder: Path, criteria: Sequence[Sequence[str]], languages: Sequence[str]) -> dict[str, Path]:
+    """Return each language's own best checkpoint, or the shared best one where a language has none.
+
+    Args:
+        folder: of a finished training.
+        criteria: ESPnet's ``best_model_criterion``; the first counts.
+        languages: of the training.
+    """
+    phase, key, _ = criteria[0]
+    shared = folder / f"{phase}.{key}.ave.pth"
+    best = {lang: folder / f"{phase}.{key}_{lang}.ave.pth" for lang in languages}
+    return {lang: (file if file.exists() else shared).resolve() for lang, file in best.items()}
+
+
+def keep_previous(folder: Path) -> None:
+    """Rename the last epoch's checkpoint to ``previous.pth`` before ESPnet writes the next one in its place."""
+    if (folder / CHECKPOINT).exists():
+        os.replace(folder / CHECKPOINT, folder / PREVIOUS)
 
 
 def recover(folder: Path, criteria: Sequence[Sequence[str]]) -> None:
-    """Complete what a killed training left: a broken checkpoint gives way to the one before, and its epoch's files are there.
-
-    Half-written files are removed: they are as large as checkpoints.
+    """Complete what a killed training left: a broken checkpoint is replaced by the one before, and its epoch's files exist.
 
     Args:
         folder: of the training.
@@ -103,22 +83,20 @@ def recover(folder: Path, criteria: Sequence[Sequence[str]]) -> None:
         ValueError: neither checkpoint is intact.
     """
     checkpoint, previous = folder / CHECKPOINT, folder / PREVIOUS
-    for partial in folder.glob(".*.pth"):
-        partial.unlink()
-    if not checkpoint.exists():
+    if not checkpoint.exists() and not previous.exists():
         return
-    if not intact(checkpoint):
-        if not intact(previous):
-            raise ValueError(f"expected a whole {checkpoint} or {previous}, got both broken: remove them to train from the start")
-        logging.warning(f"{checkpoint} is broken: training goes on from the one before it")
-        checkpoint.unlink()
-        os.link(previous, checkpoint)
+    if not is_intact(checkpoint):
+        if not is_intact(previous):
+            raise ValueError(f"{checkpoint} and {previous} are both broken: remove them to train from the start")
+        logging.warning(f"{checkpoint} is incomplete: training goes on from the epoch before it")
+        os.replace(previous, checkpoint)
     states = read_checkpoint(checkpoint)
     reporter = Reporter()
     reporter.load_state_dict(states["reporter"])
     epoch = reporter.get_epoch()
-    if not intact(folder / f"{epoch}epoch.pth"):
-        torch.save(states["model"], folder / f"{epoch}epoch.pth")
+    if not is_intact(folder / f"{epoch}epoch.pth"):
+        with whole_file(folder / f"{epoch}epoch.pth") as made:
+            torch.save(states["model"], made)
     _link(folder / "latest.pth", epoch)
     for phase, key, mode in criteria:
         if reporter.has(phase, key):

@@ -10,7 +10,7 @@ from torch import Tensor, distributed
 
 
 @dataclass(frozen=True)
-class BatchMeans:
+class DistributedMeans:
     """Means over one step's batches of all processes.
 
     Attributes:
@@ -25,21 +25,21 @@ class BatchMeans:
     weight: Tensor
 
 
-def mean_over_ranks(parts: Mapping[str, tuple[Tensor, Tensor]], utterances: int) -> BatchMeans:
-    """Take the means, with one exchange between the processes if there are several.
+def distributed_means(sums: Mapping[str, tuple[Tensor, Tensor]], utterances: int) -> DistributedMeans:
+    """Compute means over all processes, with one exchange between them.
 
     Args:
-        parts: (sum, count) of each figure in this process's batch, scalars; a sum may have a gradient.
+        sums: (sum, count) of each figure in this process's batch, scalars; a sum may have a gradient.
         utterances: in this process's batch.
     """
-    sums = torch.stack([total for total, _ in parts.values()])  # (K,)
-    counts = torch.stack([count for _, count in parts.values()]).to(sums)
-    everything = torch.cat([sums.detach(), counts, sums.new_tensor([utterances])])
+    totals = torch.stack([total for total, _ in sums.values()])  # (K,)
+    counts = torch.stack([count for _, count in sums.values()]).to(totals)
+    everything = torch.cat([totals.detach(), counts, totals.new_tensor([utterances])])
     ranks = 1
     if distributed.is_initialized():
         distributed.all_reduce(everything)
         ranks = distributed.get_world_size()
-    totals, counted = everything[:-1].chunk(2)
-    losses, stats = ranks * sums / counted.where(counted > 0, 1), totals / counted
-    each = list(enumerate(parts))  # not unbind: ESPnet's trainer scales the loss in place, which autograd forbids for its views
-    return BatchMeans({name: losses[i] for i, name in each}, {name: stats[i] for i, name in each}, everything[-1] / ranks)
+    all_totals, all_counts = everything[:-1].chunk(2)
+    losses, stats = ranks * totals / all_counts.where(all_counts > 0, 1), all_totals / all_counts
+    each = list(enumerate(sums))  # not unbind: ESPnet's trainer scales the loss in place, which autograd forbids for its views
+    return DistributedMeans({name: losses[i] for i, name in each}, {name: stats[i] for i, name in each}, everything[-1] / ranks)

@@ -1,49 +1,52 @@
-"""Hooks on ESPnet's trainer: the epoch, checkpoints that survive a kill, experts without a finite gradient, resources, errors."""
+"""Hooks on ESPnet's trainer: epochs, resuming after a kill, what a finished training leaves, and distillation."""
 
 from __future__ import annotations
 
 import argparse
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from espnet2.train.distributed_utils import DistributedOption
-from espnet2.train.reporter import SubReporter
+from espnet2.train.reporter import Reporter, SubReporter
 from espnet2.train.trainer import Trainer, TrainerOptions
-from torch import Tensor
 
 from espnet_lole.config import load_yaml
 from espnet_lole.data.kaldi import read_table
+from espnet_lole.espnet_model import AbsLoLEModel
 from espnet_lole.evaluation.resources import write_resources
-from espnet_lole.train.checkpoints import CHECKPOINT, read_checkpoint, recover, whole_saves
+from espnet_lole.train.checkpoints import CHECKPOINT, best_checkpoints, keep_previous, read_checkpoint, recover
 from espnet_lole.train.optimizer import ExpertAdamW
 
 
 class LoLETrainer(Trainer):
-    """ESPnet's trainer, which goes on after a kill, tells the model the epoch, and keeps experts apart where ESPnet has one."""
+    """ESPnet's trainer, which goes on after a kill, tells the model the epoch, and leaves adapters at its end."""
 
     @classmethod
     def build_options(cls, args: argparse.Namespace) -> TrainerOptions:
-        """ESPnet's options; of experts, each is best by its own figure too, as if it were trained alone."""
+        """Return ESPnet's options; each expert is clipped alone and has its own best epoch, as if it were trained alone."""
         options = super().build_options(args)
         if args.system == "experts":
             lang_file = next(path for path, name, _ in args.valid_data_path_and_name_and_type if name == "lang")
-            validated = sorted(set(read_table(Path(lang_file)).values()))
+            languages = sorted(set(read_table(Path(lang_file)).values()))
             options.best_model_criterion = [
                 *options.best_model_criterion,
-                *((phase, f"{key}_{lang}", mode) for phase, key, mode in options.best_model_criterion for lang in validated),
+                *((phase, f"{key}_{lang}", mode) for phase, key, mode in options.best_model_criterion for lang in languages),
             ]
+            # ExpertAdamW clips. A norm of order 0 counts tensors with a gradient: always finite, so that one expert's broken
+            # gradient does not make ESPnet skip the step of all.
+            options.grad_clip, options.grad_clip_type = math.inf, 0.0
         return options
 
     @classmethod
     def run(
-        cls, *, model: torch.nn.Module, trainer_options: TrainerOptions, distributed_option: DistributedOption, **others: Any
+        cls, *, model: AbsLoLEModel, trainer_options: TrainerOptions, distributed_option: DistributedOption, **others: Any
     ) -> None:
-        """Train, from the last whole checkpoint on, and write ``resources.json``.
+        """Train, from the last intact checkpoint on, and write adapters and ``resources.json``.
 
         Raises:
             ValueError: there are checkpoints, and none is intact.
@@ -51,13 +54,14 @@ class LoLETrainer(Trainer):
             RuntimeError: a process that reads the data died.
         """
         folder, first = Path(trainer_options.output_dir), distributed_option.dist_rank in (None, 0)
-        with whole_saves(), told_deaths():
+        with explain_errors(folder):
             if trainer_options.resume and first:
                 recover(folder, trainer_options.best_model_criterion)
             if distributed_option.distributed:
                 torch.distributed.barrier()
             super().run(model=model, trainer_options=trainer_options, distributed_option=distributed_option, **others)
         if first:
+            save_trained(folder, model, trainer_options.best_model_criterion)
             write_training_resources(folder, model)
         if distributed_option.distributed:
             torch.distributed.barrier()
@@ -67,58 +71,67 @@ class LoLETrainer(Trainer):
     def train_one_epoch(
         cls, *, model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer], reporter: SubReporter, **others: Any
     ) -> bool:
-        """Call ``model.start_epoch(epoch)``, counted from 1, and train it."""
-        own = getattr(model, "module", model)
-        own.start_epoch(reporter.get_epoch())
-        with checked_experts(optimizers, own.languages, reporter):
-            return super().train_one_epoch(model=model, optimizers=optimizers, reporter=reporter, **others)
+        """Call ``model.start_epoch(epoch)``, counted from 1, train, and report which updates of experts were left out."""
+        getattr(model, "module", model).start_epoch(reporter.get_epoch())
+        invalid = super().train_one_epoch(model=model, optimizers=optimizers, reporter=reporter, **others)
+        for optimizer in optimizers:
+            if isinstance(optimizer, ExpertAdamW):
+                optimizer.report_skipped()
+        return invalid
+
+    @classmethod
+    def validate_one_epoch(cls, *, options: TrainerOptions, distributed_option: DistributedOption, **others: Any) -> None:
+        """Validate; then make room for ESPnet's next checkpoint, so that a kill during its writing loses no epoch."""
+        super().validate_one_epoch(options=options, distributed_option=distributed_option, **others)
+        if distributed_option.dist_rank in (None, 0):
+            keep_previous(Path(options.output_dir))
+
+
+class KDTrainer(LoLETrainer):
+    """Trains a student: its teacher does not change, its losses have a schedule, and their means are logged."""
+
+    @classmethod
+    def train_one_epoch(cls, *, model: torch.nn.Module, options: TrainerOptions, reporter: SubReporter, **others: Any) -> bool:
+        """Set the weights of the losses for the epoch, train, and log the mean of each loss."""
+        student = getattr(model, "module", model)
+        progress = (reporter.get_epoch() - 1) / max(options.max_epoch - 1, 1)
+        student.schedule = 1.0 + progress * (student.kd.config.final_factor - 1.0)
+        invalid = super().train_one_epoch(model=model, options=options, reporter=reporter, **others)
+        losses = {name: reporter.stats[name] for name in ("loss_asr", "loss_layers", "loss_logits") if name in reporter.stats}
+        means = ", ".join(f"{name} {sum(v.value for v in values) / len(values):.4f}" for name, values in losses.items())
+        logging.info(f"distillation, weights times {student.schedule:g}: {means}")
+        return invalid
 
 
 @contextmanager
-def told_deaths() -> Iterator[None]:
-    """Within the context, PyTorch's error on a data worker that was killed says what to do."""
+def explain_errors(folder: Path) -> Iterator[None]:
+    """Within the context, say what to do when a data worker was killed or a checkpoint could not be written."""
     try:
         yield
     except RuntimeError as error:
-        if "DataLoader worker (pid" not in str(error):
-            raise
-        reason = error.__cause__ if isinstance(error.__cause__, RuntimeError) else error  # which signal killed it
-        raise RuntimeError(
-            f"expected the processes that read the data to live as long as the training, got: {str(reason).strip().rstrip('.')}: "
-            "most often memory ran out: free some, or lower --num_workers or --batch_bins; the same command goes on from the "
-            "last checkpoint"
-        ) from error
+        if "DataLoader worker (pid" in str(error):
+            reason = error.__cause__ if isinstance(error.__cause__, RuntimeError) else error  # which signal killed it
+            raise RuntimeError(
+                f"a process that reads the data died ({str(reason).strip().rstrip('.')}): most often memory ran out; free "
+                "some, or lower --num_workers or --batch_bins; the same command goes on from the last checkpoint"
+            ) from error
+        if "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error):
+            raise OSError(
+                f"could not write a checkpoint to {folder}: check the disk's free space and the permissions; the same command "
+                "goes on from the last checkpoint"
+            ) from error
+        raise
 
 
-@contextmanager
-def checked_experts(
-    optimizers: Sequence[torch.optim.Optimizer], languages: Sequence[str], reporter: SubReporter
-) -> Iterator[None]:
-    """Within the context, a step drops the experts whose gradient is not finite, and reports how many they were.
-
-    ESPnet skips a whole step where the norm over all parameters is not finite. It takes that norm with ``clip_grad_norm_``;
-    that of experts, which their optimizer clips, is not finite only where that of every expert in the batch is not.
-
-    Args:
-        optimizers: of the training; those of experts are ``ExpertAdamW``.
-        languages: of the experts.
-        reporter: gets ``dropped_experts``, a number for each step.
-    """
-    plain = torch.nn.utils.clip_grad_norm_
-
-    def clip(*args: Any, **kwargs: Any) -> Tensor:
-        for optimizer in optimizers:
-            if isinstance(optimizer, ExpertAdamW):
-                dropped, norm = optimizer.drop_broken()
-                reporter.register({"dropped_experts": float(len(dropped))})
-                if dropped:
-                    names = " ".join(languages[row] for row in dropped)
-                    logging.warning(f"the gradient of {names} is not finite: the step does not move this expert")
-                return norm.fill_(torch.nan) if dropped and not norm else norm
-        return plain(*args, **kwargs)
-
-    with patch.object(torch.nn.utils, "clip_grad_norm_", clip):
-        yield
+def save_trained(folder: Path, model: AbsLoLEModel, criteria: Sequence[Sequence[str]]) -> None:
+    """Write the adapters of a finished training, each language's from its own best epoch."""
+    backbone = load_yaml(folder / "config.yaml")["backbone"]
+    best = best_checkpoints(folder, criteria, model.languages)
+    for file in sorted(set(best.values())):
+        model.load_state_dict(read_checkpoint(file))
+        langs = [lang for lang in model.languages if best[lang] == file]
+        model.save_trained(folder, langs, backbone)
+        logging.info(f"{' '.join(langs)}: best in {file.name}")
 
 
 def write_training_resources(folder: Path, model: torch.nn.Module) -> None:
@@ -128,7 +141,9 @@ def write_training_resources(folder: Path, model: torch.nn.Module) -> None:
         folder: of the experiment, with ``config.yaml`` and ``checkpoint.pth``.
         model: what was trained.
     """
-    epochs = read_checkpoint(folder / CHECKPOINT)["reporter"]["stats"]
+    reporter = Reporter()
+    reporter.load_state_dict(read_checkpoint(folder / CHECKPOINT)["reporter"])
+    epochs = reporter.stats
     write_resources(
         folder,
         load_yaml(folder / "config.yaml")["config"],

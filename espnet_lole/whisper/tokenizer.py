@@ -12,11 +12,11 @@ UNSPACED = frozenset({"zh", "ja", "th", "lo", "km", "my", "yue"})
 _NUM_LANGUAGES = {51865: 99, 51866: 100}
 
 
-class WhisperTokens:
-    """Texts and prompts to token ids and back.
+class WhisperTokenizer:
+    """Converts texts and prompts to token ids and back.
 
     Args:
-        vocab_size: size of the checkpoint's vocabulary; it tells how many languages it knows.
+        vocab_size: size of the checkpoint's vocabulary, which determines its languages.
 
     Raises:
         ValueError: the vocabulary is not that of a multilingual Whisper.
@@ -30,20 +30,20 @@ class WhisperTokens:
             )
         self.vocab_size = vocab_size
         self._tokenizer = get_tokenizer(True, num_languages=_NUM_LANGUAGES[vocab_size])
-        self.start: int = self._tokenizer.sot
-        self.end: int = self._tokenizer.eot
+        self.sot: int = self._tokenizer.sot
+        self.eot: int = self._tokenizer.eot
         self.transcribe: int = self._tokenizer.transcribe
         self.no_timestamps: int = self._tokenizer.no_timestamps
-        self.first_time: int = self._tokenizer.timestamp_begin
+        self.timestamp_begin: int = self._tokenizer.timestamp_begin
 
     @cached_property
     def languages(self) -> dict[str, int]:
-        """Token id of each language code."""
+        """Language code -> token id."""
         codes = list(LANGUAGES)[: _NUM_LANGUAGES[self.vocab_size]]
-        return {code: self.start + 1 + i for i, code in enumerate(codes)}
+        return {code: self.sot + 1 + i for i, code in enumerate(codes)}
 
     def language(self, lang: str) -> int:
-        """The token id of a language.
+        """Return the token id of a language.
 
         Raises:
             ValueError: Whisper does not know the code.
@@ -53,18 +53,18 @@ class WhisperTokens:
         return self.languages[lang]
 
     def prompt(self, lang: str, timestamps: bool = False) -> list[int]:
-        """``<|startoftranscript|><|LANG|><|transcribe|><|notimestamps|>``, the last not where times are to be found."""
-        return [self.start, self.language(lang), self.transcribe, *([] if timestamps else [self.no_timestamps])]
+        """Return ``<|startoftranscript|><|LANG|><|transcribe|><|notimestamps|>``; with timestamps, without the last."""
+        return [self.sot, self.language(lang), self.transcribe, *([] if timestamps else [self.no_timestamps])]
 
     def encode(self, text: str, lang: str) -> list[int]:
-        """Token ids of a text, which starts with a space where the language uses them, as in Whisper's training."""
+        """Encode a text, which starts with a space in languages that use them, as in Whisper's training."""
         return self._tokenizer.encoding.encode_ordinary(text.strip() if lang in UNSPACED else " " + text.strip())
 
     def decode(self, ids: list[int]) -> str:
-        """The text of token ids; special tokens are left out."""
-        return self._tokenizer.encoding.decode([i for i in ids if i < self.end]).strip()
+        """Decode token ids to text without special tokens."""
+        return self._tokenizer.encoding.decode([i for i in ids if i < self.eot]).strip()
 
     def pieces(self, ids: list[int]) -> list[str]:
-        """Each token as it is printed in a token file: spaces as ``▁``, bytes that are no text of their own in hexadecimal."""
+        """Return each token as a token file shows it: spaces as ``▁``, incomplete UTF-8 in hexadecimal."""
         raw = [self._tokenizer.encoding.decode_single_token_bytes(i) for i in ids]
         return [piece.decode("utf-8", "backslashreplace").replace(" ", "▁").replace("\n", "\\n") for piece in raw]
