@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from espnet2.bin import asr_inference
 from espnet2.tasks.asr import ASRTask
 
@@ -26,7 +25,14 @@ def chains() -> Iterator[tuple[str, list[Path]]]:
     for file in sorted(CONF.glob("**/train_*.yaml")):
         system = file.stem.removeprefix("train_")
         if system != "espnet":
-            yield system, list(dict.fromkeys(file.with_name(f"train{s}.yaml") for s in ("", f"_{base_system(system)}", f"_{system}")))
+            yield (
+                system,
+                list(
+                    dict.fromkeys(
+                        file.with_name(f"train{s}.yaml") for s in ("", f"_{base_system(system)}", f"_{system}")
+                    )
+                ),
+            )
 
 
 def options(system: str, files: list[Path]) -> dict[str, Any]:
@@ -67,7 +73,9 @@ def test_no_key_repeats_the_value_of_an_earlier_file_or_a_default(system, files)
 def test_a_decoding_configuration_has_no_key_with_its_default(file):
     if file.stem == "decode_espnet":
         required = ["--output_dir", "x", "--key_file", "x", "--data_path_and_name_and_type", "x,speech,sound"]
-        plain, read = (vars(asr_inference.get_parser().parse_args([*c, *required])) for c in ([], ["--config", str(file)]))
+        plain, read = (
+            vars(asr_inference.get_parser().parse_args([*c, *required])) for c in ([], ["--config", str(file)])
+        )
     else:
         plain, read = ({"batch_seconds": s, **vars(c)} for s, c, _ in map(read_decoding_config, (None, file)))
     for key, value in load_yaml(file).items():
@@ -86,5 +94,8 @@ def test_a_corpus_file_names_sources(file):
 
 
 def test_every_yaml_file_is_tested():
-    tested = {file for _, files in CHAINS for file in files} | {*CONF.glob("**/decode*.yaml"), *CONF.glob("corpora/*.yaml")}
+    tested = {file for _, files in CHAINS for file in files} | {
+        *CONF.glob("**/decode*.yaml"),
+        *CONF.glob("corpora/*.yaml"),
+    }
     assert set(CONF.glob("**/*.yaml")) == tested | {CONF / "mini" / "train_espnet.yaml"}
