@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -96,9 +97,17 @@ def openai_model(model: WhisperForConditionalGeneration) -> openai_whisper.Whisp
     return whisper.eval()
 
 
-def random_experts(langs: tuple[str, ...] = ("de", "en", "zh"), rank: int = 4, alpha: float = 8.0, seed: int = 0) -> LoRAExperts:
-    """Return experts on the tiny Whisper that change its outputs: B is not zero."""
-    experts = LoRAExperts(Whisper(tiny_whisper()).eval(), langs, ExpertConfig(rank=rank, alpha=alpha))
+def random_experts(
+    langs: Sequence[str] = ("de", "en", "zh"),
+    rank: int = 4,
+    alpha: float = 8.0,
+    seed: int = 0,
+    whisper: Whisper | None = None,
+    **config: Any,
+) -> LoRAExperts:
+    """Return experts, by default on the tiny Whisper, that change its outputs: B is not zero."""
+    whisper = Whisper(tiny_whisper()).eval() if whisper is None else whisper
+    experts = LoRAExperts(whisper, langs, ExpertConfig(rank=rank, alpha=alpha, **config))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for layer in experts.layers.values():
