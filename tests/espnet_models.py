@@ -25,7 +25,11 @@ CODES = ("de", "en", "fr", "zh")
 
 
 def experts_model(
-    langs: tuple[str, ...] = CODES, seed: int = 0, rank: int = 4, width: int = 16, precision: torch.dtype = torch.float32
+    langs: tuple[str, ...] = CODES,
+    seed: int = 0,
+    rank: int = 4,
+    width: int = 16,
+    precision: torch.dtype = torch.float32,
 ) -> ESPnetExpertsModel:
     """Return new experts, whose B is zero."""
     whisper = Whisper(tiny_whisper(seed, width=width), precision=precision).eval()
@@ -33,7 +37,11 @@ def experts_model(
 
 
 def mole_model(
-    seed: int = 0, shared_layers: int = 2, lid_weight: float = 0.5, precision: torch.dtype = torch.float32, **classifier: Any
+    seed: int = 0,
+    shared_layers: int = 2,
+    lid_weight: float = 0.5,
+    precision: torch.dtype = torch.float32,
+    **classifier: Any,
 ) -> ESPnetMoLEModel:
     """Return a new MoLE on random experts."""
     experts = random_experts(CODES, seed=seed, whisper=Whisper(tiny_whisper(), precision=precision).eval())

@@ -46,7 +46,9 @@ def test_peft_loads_our_experts(tmp_path, half_minute):
     assert config.base_model_name_or_path == "tiny" and set(config.target_modules) == set(experts.config.targets)
 
 
-@pytest.mark.parametrize("options", [{"use_rslora": True}, {"alpha_pattern": {"fc1": 3}, "rank_pattern": {"encoder_attn.q_proj": 1}}])
+@pytest.mark.parametrize(
+    "options", [{"use_rslora": True}, {"alpha_pattern": {"fc1": 3}, "rank_pattern": {"encoder_attn.q_proj": 1}}]
+)
 def test_adapters_of_peft_are_loaded(tmp_path, half_minute, options):
     """Of smaller rank, of fewer targets, with a scale of their own."""
     config = peft.LoraConfig(r=2, lora_alpha=6, target_modules=["q_proj", "fc1"], init_lora_weights=False, **options)
@@ -54,7 +56,9 @@ def test_adapters_of_peft_are_loaded(tmp_path, half_minute, options):
     stock.save_pretrained(tmp_path)
     experts = random_experts()
     load_adapter(experts, "en", Adapter.read(tmp_path))
-    torch.testing.assert_close(logits(experts, half_minute, "en"), stock_logits(stock, half_minute), atol=2e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        logits(experts, half_minute, "en"), stock_logits(stock, half_minute), atol=2e-3, rtol=1e-3
+    )
 
 
 def test_save_and_load_is_exact(tmp_path):
@@ -118,7 +122,10 @@ def test_a_wider_backbone_is_refused_and_nothing_is_changed(tmp_path):
 
 def test_a_folder_of_adapters_becomes_experts(tmp_path):
     """Of the largest rank among them, in the given order of languages; each computes what it did."""
-    small, large = random_experts(("zh",), rank=2, alpha=6.0, targets=("fc1",)), random_experts(("de",), rank=4, alpha=2.0)
+    small, large = (
+        random_experts(("zh",), rank=2, alpha=6.0, targets=("fc1",)),
+        random_experts(("de",), rank=4, alpha=2.0),
+    )
     save_adapter(small, "zh", tmp_path / "zh", "tiny")
     save_adapter(large, "de", tmp_path / "de", "tiny")
     assert adapters_in(tmp_path) == ["de", "zh"]

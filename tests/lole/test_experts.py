@@ -57,12 +57,15 @@ def test_a_mixed_batch_is_each_expert_alone(speech):
 @pytest.mark.parametrize("index", INDICES)
 def test_a_linear_computes_what_pefts_does_in_a_mixed_batch(index):
     linear = torch.nn.Sequential(torch.nn.Linear(12, 20))
-    oracle = peft.get_peft_model(linear, LoraConfig(r=3, lora_alpha=7, target_modules=["0"], init_lora_weights=False), "de")
+    oracle = peft.get_peft_model(
+        linear, LoraConfig(r=3, lora_alpha=7, target_modules=["0"], init_lora_weights=False), "de"
+    )
     for lang in LANGS[1:]:
         oracle.add_adapter(lang, LoraConfig(r=3, lora_alpha=7, target_modules=["0"], init_lora_weights=False))
     layer = oracle.base_model.model[0]
     a, b = (
-        torch.nn.ParameterDict({lang: factors[lang].weight for lang in LANGS}) for factors in (layer.lora_A, layer.lora_B)
+        torch.nn.ParameterDict({lang: factors[lang].weight for lang in LANGS})
+        for factors in (layer.lora_A, layer.lora_B)
     )
     x = torch.randn(len(index), 5, 12)
     experts = LoRAExperts(Whisper(tiny_whisper()), LANGS, ExpertConfig(rank=4))
@@ -186,7 +189,12 @@ def test_factors_in_the_precision_of_the_products_change_nothing(speech):
 def test_a_fingerprint_is_of_languages_and_factors():
     experts = random_experts()
     assert experts.fingerprint() == random_experts().fingerprint() < 2**48
-    assert len({random_experts(langs, seed=seed).fingerprint() for langs, seed in ((LANGS, 0), (LANGS, 1), (LANGS[:2], 0))}) == 3
+    assert (
+        len(
+            {random_experts(langs, seed=seed).fingerprint() for langs, seed in ((LANGS, 0), (LANGS, 1), (LANGS[:2], 0))}
+        )
+        == 3
+    )
     experts.layers["model.decoder.layers.1.fc2"].lora_A["zh"].data[-1, -1] += 1e-3
     assert experts.fingerprint() != random_experts().fingerprint()
     assert random_experts().to("meta").fingerprint() == 0
@@ -199,7 +207,9 @@ def test_two_whispers_share_weights_and_not_experts(speech):
     teacher = random_experts(whisper=share_weights(whisper))
     student = random_experts(("student",), seed=1, whisper=whisper)
     for experts in (teacher, student):
-        bases = {name.replace(".base.", "."): p for name, p in experts.whisper.named_parameters() if ".lora_" not in name}
+        bases = {
+            name.replace(".base.", "."): p for name, p in experts.whisper.named_parameters() if ".lora_" not in name
+        }
         assert {name: p.data_ptr() for name, p in bases.items()} == plain
     with teacher.activate([0, 1, 2, 0]):
         expected = logits(teacher.whisper, speech)

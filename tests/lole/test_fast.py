@@ -17,7 +17,9 @@ def make_linear(dtype=torch.float32, bias=True, size=24):
     generator = torch.Generator().manual_seed(0)
     base = nn.Linear(16, size, bias).to(dtype).requires_grad_(False)
     shapes = (8, 16), (size, 8)
-    a, b = (nn.ParameterDict({lang: torch.randn(shape, generator=generator) * 0.3 for lang in LANGS}) for shape in shapes)
+    a, b = (
+        nn.ParameterDict({lang: torch.randn(shape, generator=generator) * 0.3 for lang in LANGS}) for shape in shapes
+    )
     return base, a, b
 
 

@@ -109,12 +109,19 @@ def test_recorded_states_are_the_outputs_of_the_layers(speech):
         mel, _ = whisper.features(sound, torch.tensor([samples]))
         with kd.student.activate([0]):
             stock = whisper.model(input_features=mel, decoder_input_ids=TOKENS, output_hidden_states=True)
-    expected = [*stock.encoder_hidden_states[1:-1], None, stock.decoder_hidden_states[1], None]  # the last are after the norm
+    expected = [
+        *stock.encoder_hidden_states[1:-1],
+        None,
+        stock.decoder_hidden_states[1],
+        None,
+    ]  # the last are after the norm
     assert kd.layer_names == ["enc1", "enc2", "enc3", "dec1", "dec2"]
     for ours, oracle in zip(states.layers, expected, strict=True):
         if oracle is not None:
             torch.testing.assert_close(ours, oracle, atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(whisper.encoder.layer_norm(states.layers[2]), stock.encoder_last_hidden_state, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        whisper.encoder.layer_norm(states.layers[2]), stock.encoder_last_hidden_state, atol=1e-3, rtol=1e-3
+    )
     torch.testing.assert_close(whisper.decoder.layer_norm(states.layers[4]), states.states, atol=1e-4, rtol=1e-4)
 
 
@@ -158,7 +165,9 @@ def test_a_student_of_full_rank_starts_as_the_average_of_the_experts():
     for name, layer in student.layers.items():
         oracle = experts.layers[name]
         mean = sum(oracle.scale * oracle.lora_B[lang] @ oracle.lora_A[lang] for lang in ("de", "en")) / 2
-        torch.testing.assert_close(layer.scale * layer.lora_B[STUDENT] @ layer.lora_A[STUDENT], mean, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            layer.scale * layer.lora_B[STUDENT] @ layer.lora_A[STUDENT], mean, atol=1e-5, rtol=1e-4
+        )
 
 
 def test_ranks_beyond_the_experts_can_still_learn():

@@ -5,7 +5,13 @@ import torch
 from torch.nn import functional as F
 
 from espnet_lole.lole import language_classifier
-from espnet_lole.lole.language_classifier import POOLING, ClassifierConfig, LanguageClassifier, RunningNorm, StatisticsMemory
+from espnet_lole.lole.language_classifier import (
+    POOLING,
+    ClassifierConfig,
+    LanguageClassifier,
+    RunningNorm,
+    StatisticsMemory,
+)
 from espnet_lole.whisper.model import Encoded
 
 LANGS = ("de", "en", "zh")

@@ -149,9 +149,13 @@ def test_another_shape_or_a_damaged_file_is_refused(tmp_path):
     file = tmp_path / "mole.safetensors"
     make_mole().save_trained(file)
     state, _ = read_trained(file)
-    with pytest.raises(ValueError, match=r"here is no MoLE of the languages de en in this shape: classifier\.mlp\.4\.bias is "):
+    with pytest.raises(
+        ValueError, match=r"here is no MoLE of the languages de en in this shape: classifier\.mlp\.4\.bias is "
+    ):
         make_mole(langs=("de", "en")).load_trained(state, "here")
-    with pytest.raises(ValueError, match=r"fusion\.logits is torch.Size\(\[12, 2, 3\]\) instead of torch.Size\(\[18, 2, 3\]\)"):
+    with pytest.raises(
+        ValueError, match=r"fusion\.logits is torch.Size\(\[12, 2, 3\]\) instead of torch.Size\(\[18, 2, 3\]\)"
+    ):
         make_mole(shared_layers=3).load_trained(state, "here")
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(ValueError, match="mole.safetensors is damaged"):
@@ -170,7 +174,10 @@ def test_a_language_is_added_to_a_mole(tmp_path, speech):
     assert torch.equal(fusion[..., [3, 0, 1]], state["fusion.logits"])
     torch.testing.assert_close(fusion[..., 2], state["fusion.logits"].mean(-1))
     classifier = new.frontend.classifier
-    assert torch.equal(classifier.mlp[4].bias[[3, 0, 1]], state["classifier.mlp.4.bias"]) and classifier.mlp[4].bias[2] == drawn
+    assert (
+        torch.equal(classifier.mlp[4].bias[[3, 0, 1]], state["classifier.mlp.4.bias"])
+        and classifier.mlp[4].bias[2] == drawn
+    )
     assert torch.equal(classifier.mlp[1].weight, state["classifier.mlp.1.weight"])
     assert new.frontend(*speech)[1].shape == (4, 4)
     with pytest.raises(ValueError, match="of the languages de en fr zh, got one of \\['tr'\\] too"):
@@ -215,5 +222,7 @@ def test_low_precision_stays_near_float32(speech):
     for precision in (torch.float32, torch.bfloat16):
         experts = random_experts(LANGS, whisper=Whisper(tiny_whisper(), precision=precision).eval())
         torch.manual_seed(0)
-        states.append(encode(randomize(MoLE(experts, FusionConfig(2), ClassifierConfig(hidden=8)).eval()), speech, 1).float())
+        states.append(
+            encode(randomize(MoLE(experts, FusionConfig(2), ClassifierConfig(hidden=8)).eval()), speech, 1).float()
+        )
     assert 0 < (states[0] - states[1]).norm() < 0.05 * states[0].norm()
