@@ -1,4 +1,4 @@
-"""A tiny random Whisper that behaves like the real ones (vocabulary, features, positions; few, narrow layers); and faults."""
+"""A tiny random Whisper that behaves like the real ones, with few and narrow layers; and faults."""
 
 from __future__ import annotations
 
@@ -81,11 +81,12 @@ def openai_model(model: WhisperForConditionalGeneration) -> openai_whisper.Whisp
     )  # fmt: skip
     names = [
         ("layers", "blocks"), ("fc1", "mlp.0"), ("fc2", "mlp.2"), ("final_layer_norm", "mlp_ln"),
-        ("encoder_attn_layer_norm", "cross_attn_ln"), ("encoder_attn", "cross_attn"), ("self_attn_layer_norm", "attn_ln"),
-        ("self_attn", "attn"), ("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"), ("out_proj", "out"),
+        ("encoder_attn_layer_norm", "cross_attn_ln"), ("encoder_attn", "cross_attn"),
+        ("self_attn_layer_norm", "attn_ln"), ("self_attn", "attn"),
+        ("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"), ("out_proj", "out"),
         ("encoder.embed_positions.weight", "encoder.positional_embedding"),
-        ("decoder.embed_positions.weight", "decoder.positional_embedding"),
-        ("embed_tokens", "token_embedding"), ("encoder.layer_norm", "encoder.ln_post"), ("decoder.layer_norm", "decoder.ln"),
+        ("decoder.embed_positions.weight", "decoder.positional_embedding"), ("embed_tokens", "token_embedding"),
+        ("encoder.layer_norm", "encoder.ln_post"), ("decoder.layer_norm", "decoder.ln"),
     ]  # fmt: skip
     state = {}
     for name, value in model.model.state_dict().items():
