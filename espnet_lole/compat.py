@@ -42,6 +42,7 @@ def rename_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
             continue
         value = rename_config(value, where) if isinstance(value, dict) else value
         renamed[KEYS.get(key, key)] = pad_to(value) if key == "window" and value else "none" if value == "free" else value
-    if renamed.get("system") == "student" and renamed.get("student_init") == "random":
+    without_kd = renamed.get("kd_conf", {}).get("kd") == "none"
+    if renamed.get("system") == "student" and renamed.get("student_init") == "random" and without_kd:
         renamed["system"] = "multilingual"
     return renamed

@@ -119,7 +119,7 @@ class ExpertLinear(nn.Module):
         super().__init__()
         self.base = base
         self.active = active
-        self.scale = config.alpha / config.rank
+        self.rank, self.scale = config.rank, config.alpha / config.rank
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
         shape_a, shape_b = (config.rank, base.in_features), (base.out_features, config.rank)
         device = base.weight.device
@@ -141,7 +141,7 @@ class ExpertLinear(nn.Module):
         selection = self.active.selection
         if selection is None:
             return self.base(x)
-        product = fast.choose(x, self.base.weight, selection) or expert_linear
+        product = fast.choose(x, self.base.weight, self.rank, selection) or expert_linear
         return product(x, self.dropout(x), self.base, self.lora_A, self.lora_B, selection, self.scale)
 
     @torch.no_grad()
