@@ -1,4 +1,4 @@
-"""LoRA MoLE: shallow layers whose experts are merged, the language predicted from them, its expert above (section 2.2)."""
+"""LoRA MoLE: shallow layers whose experts are merged, the language predicted from them, its expert above."""
 
 from __future__ import annotations
 
