@@ -63,7 +63,9 @@ class Study:
         pattern = f"exp/lole_train_experts_*_seed{seed}/adapters/*/adapter_config.json"
         if not any(RECIPE.glob(pattern)):
             subprocess.run(
-                [*self.recipe(seed), "--stage", "11", "--stop_stage", "11", "--systems", "experts"], cwd=RECIPE, check=True
+                [*self.recipe(seed), "--stage", "11", "--stop_stage", "11", "--systems", "experts"],
+                cwd=RECIPE,
+                check=True,
             )
         return next(RECIPE.glob(pattern)).parents[2]
 
@@ -90,7 +92,15 @@ class Study:
 
     def score(self, variant: str, seed: int, decoded: Mapping[str, Path]) -> None:
         """Score the decodings of a variant, one a scenario."""
-        command = [sys.executable, "-m", "espnet_lole.bin.lole_score", "--expdir", str(self.folder), "--dumpdir", "dump/raw"]
+        command = [
+            sys.executable,
+            "-m",
+            "espnet_lole.bin.lole_score",
+            "--expdir",
+            str(self.folder),
+            "--dumpdir",
+            "dump/raw",
+        ]
         command += ["--test_sets", " ".join(folder.name for folder in test_sets()), "--seed", str(seed)]
         for scenario, folder in decoded.items():
             command += ["--decoded", f"{self.system}_{variant}:{scenario}:{folder}"]

@@ -80,7 +80,12 @@ def test_commands_have_targets_and_options_that_exist(file):
 
 
 def test_messages_in_troubleshooting_are_those_of_the_code():
-    files = [*ROOT.glob("espnet_lole/**/*.py"), *ROOT.glob("examples/*.py"), *RECIPE.glob("*.sh"), *RECIPE.glob("utils/*.sh")]
+    files = [
+        *ROOT.glob("espnet_lole/**/*.py"),
+        *ROOT.glob("examples/*.py"),
+        *RECIPE.glob("*.sh"),
+        *RECIPE.glob("utils/*.sh"),
+    ]
     code = re.sub(r'"\s+f?"', "", " ".join(file.read_text() for file in files))  # strings that go over several lines
     rows = [line for line in (ROOT / "docs" / "troubleshooting.md").read_text().splitlines() if line.startswith("| `")]
     quoted = [message for row in rows for message in re.findall(r"`([^`]+)`", row.split("|")[1])]

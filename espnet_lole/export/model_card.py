@@ -85,7 +85,9 @@ def _results(error_rates: dict[str, dict[str, float]]) -> str:
     rows = [["language", *(SCENARIOS[scenario] for scenario in error_rates)]]
     for lang in dict.fromkeys(lang for rates in error_rates.values() for lang in rates):
         rows.append([lang, *(f"{rates[lang]:.1f}" if lang in rates else "" for rates in error_rates.values())])
-    return "CER of languages written without spaces, WER of the others, in percent, on the test sets.\n\n" + _table(rows)
+    return "CER of languages written without spaces, WER of the others, in percent, on the test sets.\n\n" + _table(
+        rows
+    )
 
 
 def _table(rows: list[list[str]]) -> str:

@@ -84,7 +84,13 @@ class Active:
 
 
 def expert_linear(
-    x: Tensor, x_lora: Tensor, base: nn.Linear, a: nn.ParameterDict, b: nn.ParameterDict, selection: Selection, scale: float
+    x: Tensor,
+    x_lora: Tensor,
+    base: nn.Linear,
+    a: nn.ParameterDict,
+    b: nn.ParameterDict,
+    selection: Selection,
+    scale: float,
 ) -> Tensor:
     """Compute ``y = W0 x + bias + s B_e A_e x`` with the expert ``e`` of each utterance.
 
@@ -230,7 +236,9 @@ class LoRAExperts(nn.Module):
     def parameters_of_experts(self) -> dict[str, list[nn.Parameter]]:
         """Return the parameters of each language's expert."""
         layers = self.layers.values()
-        return {lang: [p for layer in layers for p in (layer.lora_A[lang], layer.lora_B[lang])] for lang in self.languages}
+        return {
+            lang: [p for layer in layers for p in (layer.lora_A[lang], layer.lora_B[lang])] for lang in self.languages
+        }
 
     def cast_(self, dtype: torch.dtype) -> LoRAExperts:
         """Store the factors in the precision of the products, for decoding; training needs float32."""

@@ -37,7 +37,13 @@ def _product_dtype(weight: Tensor) -> torch.dtype:
 
 
 def grouped_expert_linear(
-    x: Tensor, x_lora: Tensor, base: nn.Linear, a: nn.ParameterDict, b: nn.ParameterDict, selection: Selection, scale: float
+    x: Tensor,
+    x_lora: Tensor,
+    base: nn.Linear,
+    a: nn.ParameterDict,
+    b: nn.ParameterDict,
+    selection: Selection,
+    scale: float,
 ) -> Tensor:
     """Multiply the utterances of all experts in two grouped products: launch overhead dominates on a GPU.
 
@@ -80,7 +86,13 @@ class Groups:
 
 
 def batched_expert_linear(
-    x: Tensor, x_lora: Tensor, base: nn.Linear, a: nn.ParameterDict, b: nn.ParameterDict, selection: Selection, scale: float
+    x: Tensor,
+    x_lora: Tensor,
+    base: nn.Linear,
+    a: nn.ParameterDict,
+    b: nn.ParameterDict,
+    selection: Selection,
+    scale: float,
 ) -> Tensor:
     """Multiply the utterances of all experts in one batched product, for decoding steps of one frame each."""
     y, groups = base(x), selection.groups

@@ -76,7 +76,9 @@ class FusionConfig:
     def __post_init__(self) -> None:
         for name, known in (("form", FORMS), ("normalize", NORMALIZE)):
             if getattr(self, name) not in known:
-                raise ValueError(f"expected {name} of fusion_conf to be one of {sorted(known)}, got {getattr(self, name)!r}")
+                raise ValueError(
+                    f"expected {name} of fusion_conf to be one of {sorted(known)}, got {getattr(self, name)!r}"
+                )
 
 
 class FusedLinear(nn.Module):
@@ -134,7 +136,9 @@ class MoLEFrontend(nn.Module):
         self.whisper = experts.whisper
         layers = self.whisper.encoder.layers
         if not 0 <= fusion.shared_layers <= len(layers):
-            raise ValueError(f"expected shared_layers from 0 to the encoder's {len(layers)} layers, got {fusion.shared_layers}")
+            raise ValueError(
+                f"expected shared_layers from 0 to the encoder's {len(layers)} layers, got {fusion.shared_layers}"
+            )
         self.shared_layers = fusion.shared_layers
         prefixes = tuple(f"model.encoder.layers.{i}." for i in range(fusion.shared_layers))
         for name, layer in experts.layers.items():
