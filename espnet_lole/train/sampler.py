@@ -19,8 +19,8 @@ def draw_utterances(
 ) -> list[str]:
     """Utterances of an epoch, whose languages have shares of the audio proportional to ``hours ** (1 / temperature)``.
 
-    The audio of an epoch is that of the data. A language is gone through in whole random passes before one of its utterances
-    comes again.
+    The audio of an epoch is that of the data. A language is gone through in whole random passes before one of its
+    utterances comes again.
 
     Args:
         samples: length of each utterance.
