@@ -1,4 +1,4 @@
-"""LoRA language experts: one LoRA per language on every linear layer of a frozen Whisper (section 2.1 of the paper)."""
+"""LoRA language experts: one LoRA per language on every linear layer of a frozen Whisper."""
 
 from __future__ import annotations
 

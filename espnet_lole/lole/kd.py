@@ -1,4 +1,4 @@
-"""LoRA KD: all experts distilled into one student (section 2.3 of the paper)."""
+"""LoRA KD: all experts distilled into one student."""
 
 from __future__ import annotations
 

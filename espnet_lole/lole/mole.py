@@ -1,4 +1,4 @@
-"""LoRA MoLE: shallow layers whose experts are merged, the language predicted from them, its expert above (section 2.2)."""
+"""LoRA MoLE: shallow layers whose experts are merged, the language predicted from them, its expert above."""
 
 from __future__ import annotations
 
@@ -258,8 +258,9 @@ def read_trained(file: Path) -> tuple[dict[str, Tensor], dict[str, int]]:
         raise ValueError(f"{file} is damaged ({error}); copy or train it again") from error
     fingerprints = {}
     for name in ("backbone", "experts"):
-        older = state.pop(f"{name}_fingerprint", None)
-        fingerprints[name] = int(metadata[name] if older is None else older)
+        value = state.pop(f"{name}_fingerprint", metadata.get(name))  # older files have a tensor
+        if value is not None:
+            fingerprints[name] = int(value)
     return state, fingerprints
 
 
