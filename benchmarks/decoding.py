@@ -70,7 +70,9 @@ def _with_peft(size: Size) -> PeftModel:
         return model.eval()
 
 
-def contenders(size: Size, lead: Callable[[ExpertBank, Tensor], AbstractContextManager]) -> dict[str, tuple[Backbone, Route]]:
+def contenders(
+    size: Size, lead: Callable[[ExpertBank, Tensor], AbstractContextManager]
+) -> dict[str, tuple[Backbone, Route]]:
     """Ways to run a batch of many languages, driven alike, so that they differ in the adapters alone.
 
     Args:
@@ -145,7 +147,11 @@ def encode(size: Size) -> Outcome:
             backbone.encode(*speech)
 
     out = Outcome()
-    out.race("encode", {name: partial(work, *parts) for name, parts in contenders(size, ExpertBank.routed).items()}, size.repeats)
+    out.race(
+        "encode",
+        {name: partial(work, *parts) for name, parts in contenders(size, ExpertBank.routed).items()},
+        size.repeats,
+    )
     claims(out, "encode", "<= 1.10")
     return out
 
@@ -176,7 +182,9 @@ def with_experts(size: Size, speech: list[Tensor]) -> Callable[[], list[list[int
     return lambda: [t.hypothesis.tokens for t in system(speech, batch_langs(size))]
 
 
-def plain(size: Size, speech: list[Tensor], model: WhisperForConditionalGeneration, bank: ExpertBank | None = None) -> Work:
+def plain(
+    size: Size, speech: list[Tensor], model: WhisperForConditionalGeneration, bank: ExpertBank | None = None
+) -> Work:
     """Our search on a Whisper without experts."""
     system = PromptTranscriber(driven(model, size), WhisperTokens(VOCAB), bank, LANGS, searching(size))
     return lambda: system(speech, batch_langs(size))
@@ -255,14 +263,18 @@ def faster(size: Size, speech: list[Tensor], folder: Path) -> Work:
     names = {i: name for name, i in get_tokenizer(True).special_tokens.items()}
     vocabulary = [names.get(i, f"token {i}") for i in range(VOCAB)]
     (folder / "converted" / "vocabulary.json").write_text(json.dumps(vocabulary))
-    model = ctranslate2.models.Whisper(str(folder / "converted"), intra_threads=torch.get_num_threads(), compute_type="float32")
+    model = ctranslate2.models.Whisper(
+        str(folder / "converted"), intra_threads=torch.get_num_threads(), compute_type="float32"
+    )
     tokens = WhisperTokens(VOCAB)
     prompts = [tokens.prompt(lang) for lang in batch_langs(size)]
     longest = len(prompts[0]) + size.tokens
 
     def work() -> None:
         features = ctranslate2.StorageView.from_array(mel30(torch.stack(speech)).numpy())
-        model.generate(features, prompts, beam_size=size.beam, max_length=longest, suppress_blank=False, suppress_tokens=[])
+        model.generate(
+            features, prompts, beam_size=size.beam, max_length=longest, suppress_blank=False, suppress_tokens=[]
+        )
 
     return work
 

@@ -89,7 +89,9 @@ class Measure:
     point: float = 0.0
 
     @classmethod
-    def of(cls, benchmark: str, contender: str, unit: str, values: list[float], axis: str = "", point: float = 0.0) -> Measure:
+    def of(
+        cls, benchmark: str, contender: str, unit: str, values: list[float], axis: str = "", point: float = 0.0
+    ) -> Measure:
         """The measure of several rounds."""
         return cls(benchmark, contender, unit, median(values), min(values), max(values), axis, point)
 
@@ -138,13 +140,17 @@ class Outcome:
         """The measures that are points of curves."""
         return [m for m in self.measures if m.axis]
 
-    def add(self, benchmark: str, contender: str, unit: str, values: list[float], axis: str = "", point: float = 0.0) -> None:
+    def add(
+        self, benchmark: str, contender: str, unit: str, values: list[float], axis: str = "", point: float = 0.0
+    ) -> None:
         """Add a measure of several rounds."""
         self.measures.append(Measure.of(benchmark, contender, unit, values, axis, point))
 
     def claim(self, benchmark: str, ours: str, peer: str, bar: str = "") -> None:
         """Compare two contenders of a benchmark."""
-        a, b = (next(m for m in self.measures if (m.benchmark, m.contender) == (benchmark, name)) for name in (ours, peer))
+        a, b = (
+            next(m for m in self.measures if (m.benchmark, m.contender) == (benchmark, name)) for name in (ours, peer)
+        )
         self.claims.append(Claim(f"{benchmark}: {ours} / {peer}", a.median, b.median, a.unit, bar))
 
     def race(self, benchmark: str, contenders: Mapping[str, Work], repeats: int) -> None:

@@ -81,11 +81,15 @@ def _table(names: Sequence[str], rows: list[dict[str, str]]) -> str:
 
 def _curve(axis: str, rows: list[dict[str, str]]) -> str:
     """A table of the points, and a bar for each as long as its time is."""
-    most = {name: max(float(r["median"]) for r in rows if r["contender"] == name) for name in {r["contender"] for r in rows}}
+    most = {
+        name: max(float(r["median"]) for r in rows if r["contender"] == name) for name in {r["contender"] for r in rows}
+    }
     lines = [f"| {axis} | contender | ms | |\n|---|---|---|---|\n"]
     for row in sorted(rows, key=lambda r: (r["contender"], float(r["point"]))):
         bar = "█" * max(1, round(30 * float(row["median"]) / most[row["contender"]]))
-        lines.append(f"| {row['point']} | {row['contender']} | {row['median']} ({row['low']} to {row['high']}) | {bar} |\n")
+        lines.append(
+            f"| {row['point']} | {row['contender']} | {row['median']} ({row['low']} to {row['high']}) | {bar} |\n"
+        )
     return "".join(lines)
 
 
@@ -98,7 +102,9 @@ def draw(measures: Sequence[Measure], path: Path) -> None:
     panels = figure.subplots(1, len(axes), sharey=True, squeeze=False)[0]
     for axis, panel in zip(axes, panels, strict=True):
         for name in dict.fromkeys(m.contender for m in measures):
-            points = sorted((m.point, m.median, m.low, m.high) for m in measures if (m.axis, m.contender) == (axis, name))
+            points = sorted(
+                (m.point, m.median, m.low, m.high) for m in measures if (m.axis, m.contender) == (axis, name)
+            )
             x, y, low, high = zip(*points, strict=True)
             panel.fill_between(x, low, high, alpha=0.2)
             panel.plot(x, y, "o-", markersize=4, label=name)

@@ -108,7 +108,9 @@ def openai_weights(model: WhisperForConditionalGeneration) -> Iterator[None]:
     made.load_state_dict({name: state[rename(name)] for name in made.state_dict()})
     with (
         patch.object(whisper, "load_model", lambda *_args, **_kwargs: made),
-        patch.object(whisper.audio, "N_MELS", config.num_mel_bins, create=True),  # ESPnet imports it; newer versions lack it
+        patch.object(
+            whisper.audio, "N_MELS", config.num_mel_bins, create=True
+        ),  # ESPnet imports it; newer versions lack it
     ):
         yield
 
@@ -121,7 +123,10 @@ def espnet(model: WhisperForConditionalGeneration) -> nn.Module:
     from espnet2.asr.espnet_model import ESPnetASRModel
 
     with openai_weights(model):
-        encoder, decoder = OpenAIWhisperEncoder(whisper_model="base"), OpenAIWhisperDecoder(VOCAB, 1, whisper_model="base")
+        encoder, decoder = (
+            OpenAIWhisperEncoder(whisper_model="base"),
+            OpenAIWhisperDecoder(VOCAB, 1, whisper_model="base"),
+        )
     tokens = [str(i) for i in range(VOCAB)]
     return ESPnetASRModel(
         VOCAB, tokens, None, None, None, None, encoder, None, decoder, CTC(VOCAB, encoder.output_size()), None,

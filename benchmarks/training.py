@@ -85,7 +85,9 @@ def peft_step(size: Size) -> Work:
 
     def loss() -> torch.Tensor:
         with mixed(size):
-            return model(input_features=mel30(data["speech"]).to(size.precision), decoder_input_ids=inputs, labels=labels).loss
+            return model(
+                input_features=mel30(data["speech"]).to(size.precision), decoder_input_ids=inputs, labels=labels
+            ).loss
 
     return stepping(model, torch.optim.AdamW(trained(model)), loss)
 
@@ -95,7 +97,11 @@ def student_step(size: Size, kd: str) -> Work:
     backbone, teacher = ours(size, len(LANGS) if kd != "none" else None)
     student = ExpertBank(backbone.model, [STUDENT], ExpertConfig(size.rank, 2.0 * size.rank))
     tokens = WhisperTokens(VOCAB)
-    model = ESPnetStudentModel(backbone, LANGS, teacher, student, tokens, DistillConfig(kd=kd), epochs=1).to(size.device).train()
+    model = (
+        ESPnetStudentModel(backbone, LANGS, teacher, student, tokens, DistillConfig(kd=kd), epochs=1)
+        .to(size.device)
+        .train()
+    )
     data = batch(size)
     return stepping(model, torch.optim.AdamW(trained(model)), lambda: model(**data)[0])
 

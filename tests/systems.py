@@ -56,7 +56,9 @@ def make_spoken_student(folder: Path) -> Path:
     for layer in experts.layers.values():
         torch.nn.init.normal_(layer.lora_B["student"], std=0.003)
     save_adapter(experts, "student", folder / "adapters" / "student", nano)
-    (folder / "config.yaml").write_text(yaml.safe_dump({"system": "student", "backbone": nano, "langs": ["de", "fr", "zh"]}))
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump({"system": "student", "backbone": nano, "langs": ["de", "fr", "zh"]})
+    )
     return folder
 
 

@@ -43,14 +43,20 @@ def test_values_become_the_fields_with_their_types() -> None:
         ("{rank: 1.0}", "part: rank: input should be a valid integer, got 1.0"),
         ("{rank: true}", "part: rank: input should be a valid integer, got True"),
         ("{rank: null}", "part: rank: input should be a valid integer, got None"),
-        ("{rank: 1, alpha: 1e-4}", "part: alpha: input should be a valid number, got '1e-4': write 1.0e-4 with its point"),
+        (
+            "{rank: 1, alpha: 1e-4}",
+            "part: alpha: input should be a valid number, got '1e-4': write 1.0e-4 with its point",
+        ),
         ("{rank: 1, alpha: true}", "part: alpha: input should be a valid number, got True"),
         ("{rank: 1, layers: '1'}", "part: layers: input should be a valid tuple, got '1'"),
         ("{rank: 1, layers: [a]}", "part: layers.0: input should be a valid integer, got 'a'"),
         ("{rank: 1, weights: {de: a}}", "part: weights.de: input should be a valid number, got 'a'"),
         ("{rank: 1, weights: {no: 1.0}}", "part: weights.0.[key]: input should be a valid string, got False"),
         ("{rank: 0}", "part: rank must be 1 or more"),
-        ("{rank: a, alpha: b}", "part: rank: input should be a valid integer, got 'a'; alpha: input should be a valid number"),
+        (
+            "{rank: a, alpha: b}",
+            "part: rank: input should be a valid integer, got 'a'; alpha: input should be a valid number",
+        ),
     ],
 )
 def test_a_mistake_is_refused_with_its_key_and_value(conf: str, message: str) -> None:

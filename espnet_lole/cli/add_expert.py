@@ -20,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("adapter", type=Path, help="folder with adapter_config.json and adapter_model.safetensors")
     parser.add_argument("--lang", required=True, help="language code of Whisper, such as pt")
-    parser.add_argument("--model", type=Path, required=True, help="folder of experts: a training, an export, or adapters")
+    parser.add_argument(
+        "--model", type=Path, required=True, help="folder of experts: a training, an export, or adapters"
+    )
     parser.add_argument("--backbone", help="folder or hub name of the Whisper; default: that of the experts")
     parser.add_argument("--replace", action="store_true", help="replace the expert that the language has")
 

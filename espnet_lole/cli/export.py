@@ -25,7 +25,9 @@ FORMATS = ("folder", "pack", "merged", "ctranslate2")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("model", type=Path, metavar="DIR", help="folder of a trained system")
-    parser.add_argument("output", type=Path, metavar="OUT", help="folder to write; with --format pack, the archive (.zip, .tgz)")
+    parser.add_argument(
+        "output", type=Path, metavar="OUT", help="folder to write; with --format pack, the archive (.zip, .tgz)"
+    )
     parser.add_argument("--format", default="folder", choices=FORMATS, help="default: folder")
     parser.add_argument("--lang", help="merged, ctranslate2: language of the expert to merge")
     parser.add_argument("--backbone", help="folder or hub name of the Whisper; default: that of the training")

@@ -15,7 +15,9 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("model", type=Path, metavar="DIR", help="folder of a trained system, of adapters, or of a Whisper")
+    parser.add_argument(
+        "model", type=Path, metavar="DIR", help="folder of a trained system, of adapters, or of a Whisper"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 

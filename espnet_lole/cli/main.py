@@ -27,7 +27,9 @@ def get_parser() -> argparse.ArgumentParser:
     for name, module in COMMANDS.items():
         summary, _, details = module.__doc__.partition("\n")
         raw = argparse.RawDescriptionHelpFormatter
-        command = commands.add_parser(name, help=summary, description=summary, epilog=details.strip(), formatter_class=raw)
+        command = commands.add_parser(
+            name, help=summary, description=summary, epilog=details.strip(), formatter_class=raw
+        )
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     return parser

@@ -12,8 +12,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 GIB = 2**30
-ROWS = ("", "trained parameters", "frozen parameters", "batch of a GPU", "weights, GiB", "gradients, GiB", "optimizer, GiB",
-        "activations, GiB", "memory of a GPU, GiB", "a model on disk, GiB", "checkpoint.pth, GiB", "a step on a GPU, TFLOP")  # fmt: skip
+ROWS = (
+    "",
+    "trained parameters",
+    "frozen parameters",
+    "batch of a GPU",
+    "weights, GiB",
+    "gradients, GiB",
+    "optimizer, GiB",
+    "activations, GiB",
+    "memory of a GPU, GiB",
+    "a model on disk, GiB",
+    "checkpoint.pth, GiB",
+    "a step on a GPU, TFLOP",
+)
 LANGUAGES = ("de", "en", "es", "fr", "it", "pt", "ru", "zh")
 
 
@@ -23,10 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpus", type=int, default=8, help="number of processes that share a batch (default: 8)")
     parser.add_argument("--langs", nargs="+", default=LANGUAGES, help="languages, one expert each (default: eight)")
     parser.add_argument("--backbone", help="published name, folder or .pt file (default: that of the configuration)")
-    parser.add_argument("--expert_rank", type=int, default=64, help="rank of the experts of MoLE and a student (default: 64)")
+    parser.add_argument(
+        "--expert_rank", type=int, default=64, help="rank of the experts of MoLE and a student (default: 64)"
+    )
     parser.add_argument("--seconds", type=float, default=10.0, help="length of an utterance (default: 10)")
     parser.add_argument("--tokens_per_second", type=float, default=4.0, help="rate of the texts (default: 4)")
-    parser.add_argument("--train_args", nargs=argparse.REMAINDER, default=[], help="options of the training; must come last")
+    parser.add_argument(
+        "--train_args", nargs=argparse.REMAINDER, default=[], help="options of the training; must come last"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -47,8 +63,21 @@ def _estimate(args: argparse.Namespace, config: Path) -> list[str]:
     from espnet_lole.tasks.lole import LoLETask
     from espnet_lole.train.estimate import Workload, build_empty, measure
 
-    system = ["--system", base_system(config.stem.partition("_")[2]), *(["--backbone", args.backbone] if args.backbone else [])]
-    options = ["--config", *map(str, config_files(config)), "--langs", *args.langs, "--output_dir", "-", *system, *args.train_args]
+    system = [
+        "--system",
+        base_system(config.stem.partition("_")[2]),
+        *(["--backbone", args.backbone] if args.backbone else []),
+    ]
+    options = [
+        "--config",
+        *map(str, config_files(config)),
+        "--langs",
+        *args.langs,
+        "--output_dir",
+        "-",
+        *system,
+        *args.train_args,
+    ]
     train = LoLETask.get_parser().parse_args(options)
     work = Workload.share(train.batch_bins, args.gpus, args.seconds, args.tokens_per_second)
     needs = measure(train, build_empty(train, args.expert_rank), work)

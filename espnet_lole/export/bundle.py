@@ -16,7 +16,13 @@ from espnet_lole.export.model_card import model_card
 from espnet_lole.inference.load import MOLE_WEIGHTS, SystemFolder
 from espnet_lole.lole.kd import STUDENT
 
-BACKBONE_FILES = ("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json", "README.md")
+BACKBONE_FILES = (
+    "config.json",
+    "generation_config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "README.md",
+)
 
 
 def save_bundle(system: SystemFolder, folder: Path, licence: str, data: str) -> None:
@@ -37,7 +43,11 @@ def save_bundle(system: SystemFolder, folder: Path, licence: str, data: str) -> 
         raise ValueError(f"{system.folder} is a whole Whisper, which needs no export: use it as it is")
     metadata = collect_metadata(system)
     with whole_folder(folder) as made:
-        conf = {"system": system.system, "langs": list(system.languages), "backbone": _copy_backbone(system.backbone, made)}
+        conf = {
+            "system": system.system,
+            "langs": list(system.languages),
+            "backbone": _copy_backbone(system.backbone, made),
+        }
         names = system.languages if system.system in ("experts", "mole") else (STUDENT,)
         for name, adapter in zip(names, adapters.values(), strict=True):
             shutil.copytree(adapter, made / "adapters" / name)
@@ -78,7 +88,7 @@ def pack_bundle(system: SystemFolder, archive: Path, licence: str, data: str) ->
 
 
 def _copy_backbone(backbone: str, folder: Path) -> str:
-    """Copy a backbone that is a folder or a file into the folder, and return its name there; a name on the hub stays."""
+    """Copy a backbone that is a folder or a file, and return its name in the copy; a name on the hub stays."""
     source = Path(backbone)
     if source.is_file():
         shutil.copyfile(source, folder / source.name)

@@ -38,8 +38,12 @@ def save_merged(system: SystemFolder, folder: Path, lang: str | None, licence: s
     name = lang if system.system == "experts" else next(iter(adapters))
     metadata = collect_metadata(system)
     languages = (lang,) if system.system == "experts" else system.languages
-    card = model_card(replace(metadata, languages=languages, ranks={name: metadata.ranks[name]}), folder.name, licence, data)
-    save_whisper_model(merge_adapter(load_whisper(system.backbone, system.pad_to), adapters[name]), folder, languages, card)
+    card = model_card(
+        replace(metadata, languages=languages, ranks={name: metadata.ranks[name]}), folder.name, licence, data
+    )
+    save_whisper_model(
+        merge_adapter(load_whisper(system.backbone, system.pad_to), adapters[name]), folder, languages, card
+    )
 
 
 def merge_adapter(whisper: Whisper, adapter: Path) -> Whisper:

@@ -85,12 +85,16 @@ class ModelMetadata:
 
 def collect_metadata(system: SystemFolder) -> ModelMetadata:
     """Collect the metadata of the system in a folder."""
-    shapes = {name: _read_shapes(folder / "adapter_model.safetensors") for name, folder in system.adapter_folders().items()}
+    shapes = {
+        name: _read_shapes(folder / "adapter_model.safetensors") for name, folder in system.adapter_folders().items()
+    }
     return ModelMetadata(
         system=system.system,
         backbone=system.backbone,
         languages=system.languages,
-        ranks={name: max(rank for key, (rank, _) in found.items() if ".lora_A." in key) for name, found in shapes.items()},
+        ranks={
+            name: max(rank for key, (rank, _) in found.items() if ".lora_A." in key) for name, found in shapes.items()
+        },
         parameters={name: sum(rows * columns for rows, columns in found.values()) for name, found in shapes.items()},
         shared_layers=system.conf.get("fusion_conf", {}).get("shared_layers"),
         history=History.read(system.folder),

@@ -36,7 +36,9 @@ def save_whisper_model(whisper: Whisper, folder: Path, languages: Sequence[str],
             (made / "README.md").write_text(card, encoding="utf-8")
 
 
-def generation_config(tokenizer: WhisperTokenizer, languages: Sequence[str], max_length: int) -> transformers.GenerationConfig:
+def generation_config(
+    tokenizer: WhisperTokenizer, languages: Sequence[str], max_length: int
+) -> transformers.GenerationConfig:
     """Configure the generation of transformers: any text token may follow, and the language is one of these."""
     return transformers.GenerationConfig(
         is_multilingual=True,

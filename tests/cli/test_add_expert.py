@@ -19,7 +19,9 @@ NOISE = np.random.default_rng(0).normal(0, 0.1, 480_000).astype(np.float32)
 @pytest.fixture
 def made(tmp_path):
     """A recipe's folder, and an adapter of stock peft of another rank and other targets than its experts."""
-    config = peft.LoraConfig(r=6, lora_alpha=9, target_modules=["q_proj", "fc1"], use_rslora=True, init_lora_weights=False)
+    config = peft.LoraConfig(
+        r=6, lora_alpha=9, target_modules=["q_proj", "fc1"], use_rslora=True, init_lora_weights=False
+    )
     stock = peft.get_peft_model(tiny_whisper(), config).eval()
     stock.save_pretrained(tmp_path / "foreign")
     return make_recipe(tmp_path), stock

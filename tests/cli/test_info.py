@@ -19,6 +19,10 @@ def test_json_has_ranks_and_parameters(recipe, capsys):
     assert main(["info", str(recipe / "exp" / "student"), "--json"]) == 0
     metadata = json.loads(capsys.readouterr().out)
     assert metadata["system"] == "student" and metadata["ranks"] == {"student": 6}
-    linears = [module for name, module in tiny_whisper().named_modules() if isinstance(module, nn.Linear) and "proj_out" != name]
+    linears = [
+        module
+        for name, module in tiny_whisper().named_modules()
+        if isinstance(module, nn.Linear) and "proj_out" != name
+    ]
     size = sum(6 * (layer.in_features + layer.out_features) for layer in linears)
     assert metadata["parameters"] == {"student": size}

@@ -59,11 +59,20 @@ def test_usage_errors_exit_with_2(capsys):
         ("info nowhere", "nowhere"),
         ("export {mole} out --format merged", "{mole} holds a system of kind mole, which has no adapter to merge"),
         ("export {merged} out", "{merged} is a whole Whisper, which needs no export"),
-        ("export {experts} out --format merged --lang tr", "expected --lang with the expert to merge, one of de en fr zh, got tr"),
+        (
+            "export {experts} out --format merged --lang tr",
+            "expected --lang with the expert to merge, one of de en fr zh, got tr",
+        ),
         ("export {experts} out --format merged", "one of de en fr zh, got None"),
-        ("add-expert {experts}/adapters/de --lang fr --model {experts}", "fr has an expert already, {experts}/adapters/fr"),
+        (
+            "add-expert {experts}/adapters/de --lang fr --model {experts}",
+            "fr has an expert already, {experts}/adapters/fr",
+        ),
         ("add-expert {experts}/adapters/de --lang xx --model {experts}", "'xx'"),
-        ("add-expert {experts}/adapters/de --lang it --model {mole}", "{mole} holds a system of kind mole, not experts"),
+        (
+            "add-expert {experts}/adapters/de --lang it --model {mole}",
+            "{mole} holds a system of kind mole, not experts",
+        ),
         ("score --ref nowhere --hyp nowhere --lang de", "No such file"),
     ],
 )

@@ -50,7 +50,16 @@ def test_each_output_has_the_same_texts(recipe, audio, short, capsys, monkeypatc
 
 
 def test_timestamps_go_to_every_form(recipe, audio, short, capsys):
-    options = ["transcribe", audio[1], "--model", str(recipe / "exp" / "student"), "--lang", "de", *short, "--timestamps"]
+    options = [
+        "transcribe",
+        audio[1],
+        "--model",
+        str(recipe / "exp" / "student"),
+        "--lang",
+        "de",
+        *short,
+        "--timestamps",
+    ]
     assert main([*options, "--output", "json"]) == 0
     segments = json.loads(capsys.readouterr().out)["segments"]
     assert segments[0]["start"] > 0 and segments[-1]["end"] <= 3.0 and "<|" not in segments[0]["text"]
@@ -69,13 +78,17 @@ def read_subtitles(file: Path) -> list[tuple[float, float, bytes]]:
     """Start, duration and text of the subtitles as FFmpeg reads them."""
     av = pytest.importorskip("av", reason="needs PyAV, FFmpeg's reader of subtitles: pip install faster-whisper")
     with av.open(str(file)) as subtitles:
-        return [(float(p.pts * p.time_base), float(p.duration * p.time_base), bytes(p)) for p in subtitles.demux() if p.size]
+        return [
+            (float(p.pts * p.time_base), float(p.duration * p.time_base), bytes(p)) for p in subtitles.demux() if p.size
+        ]
 
 
 @pytest.mark.parametrize("form", ["srt", "vtt"])
 def test_a_player_reads_subtitles_split_at_timestamps(recipe, audio, short, tmp_path, form):
     model = ["--model", str(recipe / "exp" / "student"), "--lang", "de", *short, "--timestamps"]
-    (result,) = Speech2Text.from_pretrained(model[1], config=short[1], device="cpu", timestamps=True).transcribe(audio[1], "de")
+    (result,) = Speech2Text.from_pretrained(model[1], config=short[1], device="cpu", timestamps=True).transcribe(
+        audio[1], "de"
+    )
     assert main(["transcribe", audio[1], *model, "--output", form, "--output_dir", str(tmp_path)]) == 0
     shown = read_subtitles(tmp_path / f"b.{form}")
     with_text = [segment for segment in result.segments if segment.text]

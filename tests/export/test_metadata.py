@@ -20,7 +20,9 @@ def training(tmp_path):
     folder = made / "exp" / "mole"
     (folder / "train.log").write_text("x 1epoch results: [train] loss=1, [valid] loss=0.5, acc=0.75, time=1 minute\n")
     (folder / "greedy_aware").mkdir()
-    rows = "mole_l3,aware,test_de,de,wer_or_cer,1.0\nmole_l3,aware,all,de,wer_or_cer,12.5\nmole_l3,aware,all,de,wer,13.0\n"
+    rows = (
+        "mole_l3,aware,test_de,de,wer_or_cer,1.0\nmole_l3,aware,all,de,wer_or_cer,12.5\nmole_l3,aware,all,de,wer,13.0\n"
+    )
     (folder / "greedy_aware" / "results.csv").write_text(HEADER + rows)
     (made / "exp" / "results.csv").write_text(HEADER + "mole,aware,all,de,wer_or_cer,99.0\n")
     raw = made / "dump" / "raw" / "train"

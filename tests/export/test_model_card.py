@@ -15,5 +15,12 @@ def test_the_card_needs_no_edit(tmp_path):
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.language == ["de", "zh"] and card.data.license == "mit"
     assert card.data.base_model == "openai/whisper-medium" and card.data.pipeline_tag == "automatic-speech-recognition"
-    for part in ("| de | 7.2 | 8.5 |", "| zh | 5.0 |  |", "Common Voice", "| de | 1.50 |", "layers 1 to 20", "5 epochs"):
+    for part in (
+        "| de | 7.2 | 8.5 |",
+        "| zh | 5.0 |  |",
+        "Common Voice",
+        "| de | 1.50 |",
+        "layers 1 to 20",
+        "5 epochs",
+    ):
         assert part in card.text

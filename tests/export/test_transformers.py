@@ -42,7 +42,14 @@ def test_the_tokenizer_of_transformers_has_whispers_tokens(size):
     tokenizer = WhisperTokenizer(size)
     converted = transformers_tokenizer(tokenizer)
     special = ["<|endoftext|>", "<|startoftranscript|>", "<|de|>", "<|transcribe|>", "<|notimestamps|>", "<|30.00|>"]
-    ids = [tokenizer.eot, tokenizer.sot, tokenizer.language("de"), tokenizer.transcribe, tokenizer.no_timestamps, size - 1]
+    ids = [
+        tokenizer.eot,
+        tokenizer.sot,
+        tokenizer.language("de"),
+        tokenizer.transcribe,
+        tokenizer.no_timestamps,
+        size - 1,
+    ]
     assert converted.convert_tokens_to_ids(special) == ids and len(converted) == size
     for text in ("siebenundachtzig Kilometer", "四米 九十二克", "it's 100% naïve", "привет, мир", "ค่า"):
         ids = tokenizer.encode(text, "zh")
@@ -54,7 +61,12 @@ def test_adapters_follow_the_rules_of_vllm(recipe):
     linears = {name for name, module in tiny_whisper().named_modules() if isinstance(module, torch.nn.Linear)}
     for folder in (recipe / "exp" / "experts" / "adapters").iterdir():
         config = json.loads((folder / "adapter_config.json").read_text())
-        assert config["r"] <= 320 and config["bias"] == "none" and not config["use_dora"] and config["modules_to_save"] is None
+        assert (
+            config["r"] <= 320
+            and config["bias"] == "none"
+            and not config["use_dora"]
+            and config["modules_to_save"] is None
+        )
         assert isinstance(config["lora_alpha"], int | float) and isinstance(config["target_modules"], list)
         with safe_open(folder / "adapter_model.safetensors", "pt") as weights:
             for key in weights.keys():  # noqa: SIM118  # not a dict
@@ -68,8 +80,9 @@ def test_adapters_follow_the_rules_of_vllm(recipe):
 def test_the_pipeline_of_transformers_finds_the_same_texts(tmp_path):
     student = make_spoken_student(tmp_path / "student")
     assert main(["export", str(student), str(tmp_path / "merged"), "--format", "merged"]) == 0
-    s2t, stock = Speech2Text.from_pretrained(student, device="cpu"), pipeline(
-        "automatic-speech-recognition", str(tmp_path / "merged"), dtype=torch.float32
+    s2t, stock = (
+        Speech2Text.from_pretrained(student, device="cpu"),
+        pipeline("automatic-speech-recognition", str(tmp_path / "merged"), dtype=torch.float32),
     )
     for lang, speech in speak():
         text = s2t(speech, lang)[0][0]
