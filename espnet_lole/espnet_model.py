@@ -14,7 +14,7 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch import Tensor
 from torch.nn import functional as F
 
-from espnet_lole.export.whisper import save_model
+from espnet_lole.export.transformers import save_whisper_model
 from espnet_lole.lole.adapters import save_adapter
 from espnet_lole.lole.experts import LoRAExperts
 from espnet_lole.lole.kd import STUDENT, Student, js_divergence
@@ -371,7 +371,7 @@ class ESPnetFullModel(AbsLoLEModel):
 
     def save_trained(self, folder: Path, langs: Sequence[str], backbone: str) -> None:
         """Write ``whisper/``, a Whisper of ``transformers``."""
-        save_model(self.whisper.model, folder / "whisper", self.languages)
+        save_whisper_model(self.whisper, folder / "whisper", self.languages)
 
 
 def sum_by_language(values: Tensor, owner: Tensor, num_languages: int) -> tuple[Tensor, Tensor]:

@@ -20,13 +20,17 @@ def make_model(seed=0) -> ESPnetFullModel:
 def test_loss_is_that_of_stock_whisper(speech):
     """On an utterance of 30 s, where the stock model has the same input."""
     model = make_model()
-    batch = make_batch(model, [0], (torch.nn.functional.pad(speech[0], (0, 480_000 - 16_000)), torch.full((4,), 480_000)))
+    batch = make_batch(
+        model, [0], (torch.nn.functional.pad(speech[0], (0, 480_000 - 16_000)), torch.full((4,), 480_000))
+    )
     loss, stats, weight = model(**batch)
     ids = torch.tensor([[*model.tokens.prompt("de"), *batch["text"][0].tolist(), model.tokens.end]])
     mel, _ = model.backbone.features(batch["speech"], batch["speech_lengths"])
     labels = ids[:, 1:].clone()
     labels[:, 1:3] = -100
-    stock = WhisperForConditionalGeneration.forward(model.backbone.model, mel, decoder_input_ids=ids[:, :-1], labels=labels)
+    stock = WhisperForConditionalGeneration.forward(
+        model.backbone.model, mel, decoder_input_ids=ids[:, :-1], labels=labels
+    )
     torch.testing.assert_close(loss, stock.loss, atol=1e-3, rtol=1e-4)
     assert weight == 1 and stats["lid_acc"] in (0, 1)
 
@@ -47,7 +51,16 @@ def test_low_precision_is_refused():
 
 def test_export_is_a_stock_whisper(tmp_path):
     tiny_whisper().save_pretrained(tmp_path / "tiny")
-    options = ["--system", "full", "--backbone", str(tmp_path / "tiny"), "--langs", *CODES, "--output_dir", str(tmp_path)]
+    options = [
+        "--system",
+        "full",
+        "--backbone",
+        str(tmp_path / "tiny"),
+        "--langs",
+        *CODES,
+        "--output_dir",
+        str(tmp_path),
+    ]
     args = LoLETask.get_parser().parse_args([*options, "--optim", "adamw"])
     model = LoLETask.build_model(args)
     with torch.no_grad():

@@ -39,7 +39,9 @@ def test_loss_is_cross_entropy_on_text_and_end(speech):
         hits.setdefault(LANGS[i], []).append((logits[3:].argmax(1) == torch.tensor(ids[4:])).float())
     means = {lang: torch.cat(c).mean() for lang, c in costs.items()}
     torch.testing.assert_close(loss, sum(means.values()), atol=1e-3, rtol=1e-4)
-    torch.testing.assert_close(stats["loss"], torch.cat([c for cs in costs.values() for c in cs]).mean(), atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(
+        stats["loss"], torch.cat([c for cs in costs.values() for c in cs]).mean(), atol=1e-3, rtol=1e-4
+    )
     for lang, mean in means.items():
         torch.testing.assert_close(stats[f"loss_{lang}"], mean.detach(), atol=1e-3, rtol=1e-4)
         torch.testing.assert_close(stats[f"acc_{lang}"], torch.cat(hits[lang]).mean())
@@ -131,7 +133,10 @@ def test_preprocessor_refuses_what_cannot_train(tokens):
 
 
 def test_utterances_of_a_language_follow_one_another_in_a_batch():
-    rows = [(f"u{i}", {"speech": np.full(i + 2, i, np.float32), "lang": np.array([lang])}) for i, lang in enumerate([1, 0, 1, 0])]
+    rows = [
+        (f"u{i}", {"speech": np.full(i + 2, i, np.float32), "lang": np.array([lang])})
+        for i, lang in enumerate([1, 0, 1, 0])
+    ]
     names, batch = LoLETask.build_collate_fn(None, True)(rows)
     assert names == ["u1", "u3", "u0", "u2"]
     assert batch["lang"][:, 0].tolist() == [0, 0, 1, 1] and batch["speech_lengths"].tolist() == [3, 5, 2, 4]

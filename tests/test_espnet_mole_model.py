@@ -104,7 +104,9 @@ def test_what_is_replayed_counts_in_the_loss(speech, monkeypatch):
     languages = batch["lang"][:, 0]
     scores = model.eval().classifier(model.mole.shallow(*speech))
     own = torch.arange(4)
-    plain, replayed = (torch.nn.functional.cross_entropy(scores[i], languages[i]) for i in (own, torch.cat([own, rows])))
+    plain, replayed = (
+        torch.nn.functional.cross_entropy(scores[i], languages[i]) for i in (own, torch.cat([own, rows]))
+    )
     torch.testing.assert_close(cost, replayed)
     assert (cost - plain).abs() > 0.01
 

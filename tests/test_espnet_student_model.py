@@ -19,7 +19,9 @@ CODES = ("de", "en", "fr", "zh")
 
 def make_model(with_experts=True, rank=4, epochs=5, **distill) -> ESPnetStudentModel:
     backbone = Backbone(tiny_whisper()).eval().requires_grad_(False)
-    experts = random_experts(ExpertBank(backbone.model, CODES, ExpertConfig(rank=4, alpha=8.0))) if with_experts else None
+    experts = (
+        random_experts(ExpertBank(backbone.model, CODES, ExpertConfig(rank=4, alpha=8.0))) if with_experts else None
+    )
     student = ExpertBank(backbone.model, [STUDENT], ExpertConfig(rank=rank, alpha=2.0 * rank))
     return ESPnetStudentModel(backbone, CODES, experts, student, WhisperTokens(51865), DistillConfig(**distill), epochs)
 
@@ -105,7 +107,9 @@ def test_student_finds_languages_and_its_merged_checkpoint_is_a_stock_whisper(tm
         assert ours.lang in CODES and ours.confidence == pytest.approx(theirs.confidence, abs=1e-4)
     padded = torch.nn.functional.pad(speech[0][:1], (0, 480_000 - 16_000))
     mel, _ = merged.features(padded, torch.tensor([480_000]))
-    whole = PromptTranscriber(Backbone(merged.model, "30s").eval(), model.tokens, None, CODES, SearchConfig(maxlenratio=0.01))
+    whole = PromptTranscriber(
+        Backbone(merged.model, "30s").eval(), model.tokens, None, CODES, SearchConfig(maxlenratio=0.01)
+    )
     (ours,) = whole(rows[:1], ["de"])
     stock = WhisperForConditionalGeneration.from_pretrained(tmp_path / "merged")
     ids = torch.tensor([model.tokens.prompt("de")])

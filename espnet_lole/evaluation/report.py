@@ -97,8 +97,12 @@ def write_result_txt(score: SystemScore) -> None:
     for test_set in score.sets:
         for metric in METRICS:
             excluded = sum(counts.excluded for counts in test_set.counts[metric].values())
-            text = f"{_espnet_table([(decode_dir.name, test_set)], metric)}\nnot scored (empty reference): {excluded}\n\n"
-            write_whole(decode_dir / test_set.name / f"score_{metric}" / "result.txt", text + test_set.alignments[metric])
+            text = (
+                f"{_espnet_table([(decode_dir.name, test_set)], metric)}\nnot scored (empty reference): {excluded}\n\n"
+            )
+            write_whole(
+                decode_dir / test_set.name / f"score_{metric}" / "result.txt", text + test_set.alignments[metric]
+            )
 
 
 def environments() -> dict[str, str]:

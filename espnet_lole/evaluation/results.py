@@ -109,7 +109,8 @@ def csv_rows(score: SystemScore, seed: int) -> list[Row]:
     """Return a system's rows of results.csv: figures of each set, then of set ``all``."""
     figures = (figure for part in (*map(_set_figures, score.sets), _overall_figures(score)) for figure in part)
     return [
-        dict(zip(CSV_FIELDS, (*score.decoded.key, *where, f"{value:.6g}", str(seed)), strict=True)) for *where, value in figures
+        dict(zip(CSV_FIELDS, (*score.decoded.key, *where, f"{value:.6g}", str(seed)), strict=True))
+        for *where, value in figures
     ]
 
 
@@ -146,7 +147,9 @@ def read_csv(path: Path) -> list[Row]:
     with path.open(encoding="utf-8", newline="") as lines:
         reader = csv.DictReader(lines)
         if tuple(reader.fieldnames or ()) != CSV_FIELDS:
-            raise ValueError(f"{path}: expected the columns {','.join(CSV_FIELDS)}, got {reader.fieldnames}: move the file away")
+            raise ValueError(
+                f"{path}: expected the columns {','.join(CSV_FIELDS)}, got {reader.fieldnames}: move the file away"
+            )
         return list(reader)
 
 

@@ -13,15 +13,21 @@ if TYPE_CHECKING:
     from espnet_lole.lole.experts import Selection
 
 
-def choose(x: Tensor, weight: Tensor, selection: Selection) -> Callable[..., Tensor] | None:
+def choose(x: Tensor, weight: Tensor, rank: int, selection: Selection) -> Callable[..., Tensor] | None:
     """Return the fastest form for an input (B, T, D_in) of a linear with this weight, or None for the plain one."""
     if len(selection.runs) == 1:
         return None
     if x.shape[1] == 1 and not torch.is_grad_enabled():
         return batched_expert_linear
-    if x.is_cuda and selection.sorted and _product_dtype(weight) == torch.bfloat16 and hasattr(F, "grouped_mm"):
+    if x.is_cuda and selection.sorted and _can_be_grouped(weight, rank):
         return grouped_expert_linear
     return None
+
+
+def _can_be_grouped(weight: Tensor, rank: int) -> bool:
+    """Return whether a GPU has grouped products of these factors: in bfloat16, of rows of whole 16 bytes."""
+    whole = all(size % 8 == 0 for size in (*weight.shape, rank))
+    return whole and _product_dtype(weight) == torch.bfloat16 and hasattr(F, "grouped_mm")
 
 
 def _product_dtype(weight: Tensor) -> torch.dtype:
@@ -31,11 +37,17 @@ def _product_dtype(weight: Tensor) -> torch.dtype:
 
 
 def grouped_expert_linear(
-    x: Tensor, x_lora: Tensor, base: nn.Linear, a: nn.ParameterDict, b: nn.ParameterDict, selection: Selection, scale: float
+    x: Tensor,
+    x_lora: Tensor,
+    base: nn.Linear,
+    a: nn.ParameterDict,
+    b: nn.ParameterDict,
+    selection: Selection,
+    scale: float,
 ) -> Tensor:
     """Multiply the utterances of all experts in two grouped products: launch overhead dominates on a GPU.
 
-    Each expert's utterances lie together; products are in bfloat16, which wants dimensions that are multiples of 8.
+    Each expert's utterances lie together.
     """
     y = base(x)
     ends = selection.ends(x.shape[1], x.device)
@@ -74,7 +86,13 @@ class Groups:
 
 
 def batched_expert_linear(
-    x: Tensor, x_lora: Tensor, base: nn.Linear, a: nn.ParameterDict, b: nn.ParameterDict, selection: Selection, scale: float
+    x: Tensor,
+    x_lora: Tensor,
+    base: nn.Linear,
+    a: nn.ParameterDict,
+    b: nn.ParameterDict,
+    selection: Selection,
+    scale: float,
 ) -> Tensor:
     """Multiply the utterances of all experts in one batched product, for decoding steps of one frame each."""
     y, groups = base(x), selection.groups

@@ -1,4 +1,4 @@
-"""LoRA KD: all experts distilled into one student (section 2.3 of the paper)."""
+"""LoRA KD: all experts distilled into one student."""
 
 from __future__ import annotations
 
@@ -43,7 +43,11 @@ class KDConfig:
     final_factor: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.kd not in KINDS or min(self.layer_weight, self.logit_weight, self.final_factor) < 0 or self.temperature <= 0:
+        if (
+            self.kd not in KINDS
+            or min(self.layer_weight, self.logit_weight, self.final_factor) < 0
+            or self.temperature <= 0
+        ):
             raise ValueError(f"expected kd of {sorted(KINDS)}, weights >= 0 and temperature > 0, got {self}")
 
 
@@ -120,7 +124,9 @@ class Student(nn.Module):
             last = experts.whisper.decode(tokens, experts.whisper.finish(embedded))
         return Pass(states, last)
 
-    def layer_losses(self, student: Pass, teacher: Pass, masks: Mapping[str, Tensor | None]) -> dict[str, tuple[Tensor, Tensor]]:
+    def layer_losses(
+        self, student: Pass, teacher: Pass, masks: Mapping[str, Tensor | None]
+    ) -> dict[str, tuple[Tensor, Tensor]]:
         """Compute sum and count of each layer's loss over the valid positions.
 
         Args:

@@ -1,4 +1,4 @@
-"""MoLE's language classifier: pooling over the frames of speech, standardization, and an MLP (section 2.2)."""
+"""MoLE's language classifier: pooling over the frames of speech, standardization, and an MLP."""
 
 from __future__ import annotations
 

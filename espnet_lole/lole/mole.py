@@ -1,4 +1,4 @@
-"""LoRA MoLE: shallow layers whose experts are merged, the language predicted from them, its expert above (section 2.2)."""
+"""LoRA MoLE: shallow layers whose experts are merged, the language predicted from them, its expert above."""
 
 from __future__ import annotations
 
@@ -76,7 +76,9 @@ class FusionConfig:
     def __post_init__(self) -> None:
         for name, known in (("form", FORMS), ("normalize", NORMALIZE)):
             if getattr(self, name) not in known:
-                raise ValueError(f"expected {name} of fusion_conf to be one of {sorted(known)}, got {getattr(self, name)!r}")
+                raise ValueError(
+                    f"expected {name} of fusion_conf to be one of {sorted(known)}, got {getattr(self, name)!r}"
+                )
 
 
 class FusedLinear(nn.Module):
@@ -134,7 +136,9 @@ class MoLEFrontend(nn.Module):
         self.whisper = experts.whisper
         layers = self.whisper.encoder.layers
         if not 0 <= fusion.shared_layers <= len(layers):
-            raise ValueError(f"expected shared_layers from 0 to the encoder's {len(layers)} layers, got {fusion.shared_layers}")
+            raise ValueError(
+                f"expected shared_layers from 0 to the encoder's {len(layers)} layers, got {fusion.shared_layers}"
+            )
         self.shared_layers = fusion.shared_layers
         prefixes = tuple(f"model.encoder.layers.{i}." for i in range(fusion.shared_layers))
         for name, layer in experts.layers.items():
@@ -258,8 +262,9 @@ def read_trained(file: Path) -> tuple[dict[str, Tensor], dict[str, int]]:
         raise ValueError(f"{file} is damaged ({error}); copy or train it again") from error
     fingerprints = {}
     for name in ("backbone", "experts"):
-        older = state.pop(f"{name}_fingerprint", None)
-        fingerprints[name] = int(metadata[name] if older is None else older)
+        value = state.pop(f"{name}_fingerprint", metadata.get(name))  # older files have a tensor
+        if value is not None:
+            fingerprints[name] = int(value)
     return state, fingerprints
 
 

@@ -26,7 +26,12 @@ STUDENT_INITS = ("average", "random")
 MOLE_WEIGHTS = "mole.safetensors"
 """MoLE's fusion weights and classifier in the folder of a training or an export."""
 
-_PARTS = {"expert_conf": ExpertConfig, "fusion_conf": FusionConfig, "classifier_conf": ClassifierConfig, "kd_conf": KDConfig}
+_PARTS = {
+    "expert_conf": ExpertConfig,
+    "fusion_conf": FusionConfig,
+    "classifier_conf": ClassifierConfig,
+    "kd_conf": KDConfig,
+}
 
 
 @dataclass(frozen=True)

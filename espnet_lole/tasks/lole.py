@@ -110,7 +110,9 @@ class LoLECollateFn(CommonCollateFn):
     def __init__(self) -> None:
         super().__init__(float_pad_value=0.0, int_pad_value=IGNORE)
 
-    def __call__(self, data: Collection[tuple[str, dict[str, np.ndarray]]]) -> tuple[list[str], dict[str, torch.Tensor]]:
+    def __call__(
+        self, data: Collection[tuple[str, dict[str, np.ndarray]]]
+    ) -> tuple[list[str], dict[str, torch.Tensor]]:
         """Return the ids and the tensors of a batch."""
         return super().__call__(sorted(data, key=lambda item: int(item[1]["lang"][0])))
 
@@ -183,7 +185,9 @@ class LoLETask(AbsTask):
         return LoLEPreprocessor(train, args.langs, WhisperTokenizer(load_config(args.backbone).vocab_size))
 
     @classmethod
-    def build_task_iter_factory(cls, args: argparse.Namespace, iter_options: IteratorOptions, mode: str) -> BalancedIterFactory:
+    def build_task_iter_factory(
+        cls, args: argparse.Namespace, iter_options: IteratorOptions, mode: str
+    ) -> BalancedIterFactory:
         """Return, for ``iterator_type: task``, batches balanced over the languages."""
         (shape_file,) = iter_options.shape_files
         lang_file = next(path for path, name, _ in iter_options.data_path_and_name_and_type if name == "lang")

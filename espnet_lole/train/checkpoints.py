@@ -18,7 +18,11 @@ from espnet2.train.reporter import Reporter
 from espnet_lole.atomic_io import whole_file
 
 CHECKPOINT, PREVIOUS = "checkpoint.pth", "previous.pth"
-_PLAIN = [timedelta, np.dtype, *(kind for x in (np.float32(0), np.float64(0)) for kind in (type(x.dtype), x.__reduce__()[0]))]
+_PLAIN = [
+    timedelta,
+    np.dtype,
+    *(kind for x in (np.float32(0), np.float64(0)) for kind in (type(x.dtype), x.__reduce__()[0])),
+]
 """What ESPnet's reporter stores besides tensors and plain values; none of it runs code."""
 
 

@@ -41,5 +41,9 @@ def distributed_means(sums: Mapping[str, tuple[Tensor, Tensor]], utterances: int
         ranks = distributed.get_world_size()
     all_totals, all_counts = everything[:-1].chunk(2)
     losses, stats = ranks * totals / all_counts.where(all_counts > 0, 1), all_totals / all_counts
-    each = list(enumerate(sums))  # not unbind: ESPnet's trainer scales the loss in place, which autograd forbids for its views
-    return DistributedMeans({name: losses[i] for i, name in each}, {name: stats[i] for i, name in each}, everything[-1] / ranks)
+    each = list(
+        enumerate(sums)
+    )  # not unbind: ESPnet's trainer scales the loss in place, which autograd forbids for its views
+    return DistributedMeans(
+        {name: losses[i] for i, name in each}, {name: stats[i] for i, name in each}, everything[-1] / ranks
+    )

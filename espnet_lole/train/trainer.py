@@ -35,7 +35,11 @@ class LoLETrainer(Trainer):
             languages = sorted(set(read_table(Path(lang_file)).values()))
             options.best_model_criterion = [
                 *options.best_model_criterion,
-                *((phase, f"{key}_{lang}", mode) for phase, key, mode in options.best_model_criterion for lang in languages),
+                *(
+                    (phase, f"{key}_{lang}", mode)
+                    for phase, key, mode in options.best_model_criterion
+                    for lang in languages
+                ),
             ]
             # ExpertAdamW clips. A norm of order 0 counts tensors with a gradient: always finite, so that one expert's broken
             # gradient does not make ESPnet skip the step of all.
@@ -44,7 +48,12 @@ class LoLETrainer(Trainer):
 
     @classmethod
     def run(
-        cls, *, model: AbsLoLEModel, trainer_options: TrainerOptions, distributed_option: DistributedOption, **others: Any
+        cls,
+        *,
+        model: AbsLoLEModel,
+        trainer_options: TrainerOptions,
+        distributed_option: DistributedOption,
+        **others: Any,
     ) -> None:
         """Train, from the last intact checkpoint on, and write adapters and ``resources.json``.
 
@@ -69,7 +78,12 @@ class LoLETrainer(Trainer):
 
     @classmethod
     def train_one_epoch(
-        cls, *, model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer], reporter: SubReporter, **others: Any
+        cls,
+        *,
+        model: torch.nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        reporter: SubReporter,
+        **others: Any,
     ) -> bool:
         """Call ``model.start_epoch(epoch)``, counted from 1, train, and report which updates of experts were left out."""
         getattr(model, "module", model).start_epoch(reporter.get_epoch())
@@ -80,7 +94,9 @@ class LoLETrainer(Trainer):
         return invalid
 
     @classmethod
-    def validate_one_epoch(cls, *, options: TrainerOptions, distributed_option: DistributedOption, **others: Any) -> None:
+    def validate_one_epoch(
+        cls, *, options: TrainerOptions, distributed_option: DistributedOption, **others: Any
+    ) -> None:
         """Validate; then make room for ESPnet's next checkpoint, so that a kill during its writing loses no epoch."""
         super().validate_one_epoch(options=options, distributed_option=distributed_option, **others)
         if distributed_option.dist_rank in (None, 0):
@@ -91,13 +107,17 @@ class KDTrainer(LoLETrainer):
     """Trains a student: its teacher does not change, its losses have a schedule, and their means are logged."""
 
     @classmethod
-    def train_one_epoch(cls, *, model: torch.nn.Module, options: TrainerOptions, reporter: SubReporter, **others: Any) -> bool:
+    def train_one_epoch(
+        cls, *, model: torch.nn.Module, options: TrainerOptions, reporter: SubReporter, **others: Any
+    ) -> bool:
         """Set the weights of the losses for the epoch, train, and log the mean of each loss."""
         student = getattr(model, "module", model)
         progress = (reporter.get_epoch() - 1) / max(options.max_epoch - 1, 1)
         student.schedule = 1.0 + progress * (student.kd.config.final_factor - 1.0)
         invalid = super().train_one_epoch(model=model, options=options, reporter=reporter, **others)
-        losses = {name: reporter.stats[name] for name in ("loss_asr", "loss_layers", "loss_logits") if name in reporter.stats}
+        losses = {
+            name: reporter.stats[name] for name in ("loss_asr", "loss_layers", "loss_logits") if name in reporter.stats
+        }
         means = ", ".join(f"{name} {sum(v.value for v in values) / len(values):.4f}" for name, values in losses.items())
         logging.info(f"distillation, weights times {student.schedule:g}: {means}")
         return invalid

@@ -70,7 +70,11 @@ def load_whisper(name: str, pad_to: str | None = None, precision: str = "float32
     config = load_config(name)
     if config.model_type != "whisper":
         raise ValueError(f"expected a Whisper, got a checkpoint of {config.model_type!r} in {name}")
-    return Whisper(_read_model(name), pad_to or trained_pad_to(config), precision_dtype(precision)).requires_grad_(False).eval()
+    return (
+        Whisper(_read_model(name), pad_to or trained_pad_to(config), precision_dtype(precision))
+        .requires_grad_(False)
+        .eval()
+    )
 
 
 def trained_pad_to(config: WhisperConfig) -> str:

@@ -81,9 +81,13 @@ def _load(file: Path) -> dict[str, Mapping[str, int] | Mapping[str, Tensor]]:
     try:
         found = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, pickle.UnpicklingError) as error:
-        raise ValueError(f"expected a checkpoint of openai/whisper, got in {file}: {str(error).splitlines()[0]}") from error
+        raise ValueError(
+            f"expected a checkpoint of openai/whisper, got in {file}: {str(error).splitlines()[0]}"
+        ) from error
     if not isinstance(found, dict) or not {"dims", "model_state_dict"} <= found.keys():
-        raise ValueError(f"expected dims and model_state_dict, as openai/whisper saves them, got another file in {file}")
+        raise ValueError(
+            f"expected dims and model_state_dict, as openai/whisper saves them, got another file in {file}"
+        )
     return found
 
 

@@ -49,7 +49,9 @@ class WhisperTokenizer:
             ValueError: Whisper does not know the code.
         """
         if lang not in self.languages:
-            raise ValueError(f"expected a language code of Whisper, got {lang!r}: one of {' '.join(sorted(self.languages))}")
+            raise ValueError(
+                f"expected a language code of Whisper, got {lang!r}: one of {' '.join(sorted(self.languages))}"
+            )
         return self.languages[lang]
 
     def prompt(self, lang: str, timestamps: bool = False) -> list[int]:
