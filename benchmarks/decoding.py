@@ -54,7 +54,9 @@ def contenders(size: Size) -> dict[str, Contender]:
 
 
 @torch.no_grad()
-def decode_steps(whisper: Whisper, activate: Callable[[], AbstractContextManager], encoded: Encoded, token: Tensor) -> None:
+def decode_steps(
+    whisper: Whisper, activate: Callable[[], AbstractContextManager], encoded: Encoded, token: Tensor
+) -> None:
     """Run cached steps of the decoder, one token (B, 1) each."""
     with activate():
         cache = whisper.new_cache()

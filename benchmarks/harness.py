@@ -84,7 +84,12 @@ class Measure:
 
     def row(self) -> dict[str, object]:
         """Return a row of the table of measures."""
-        row = {"benchmark": self.benchmark, "contender": self.contender, "unit": self.unit, "median": median(self.values)}
+        row = {
+            "benchmark": self.benchmark,
+            "contender": self.contender,
+            "unit": self.unit,
+            "median": median(self.values),
+        }
         return row | {"low": min(self.values), "high": max(self.values), "axis": self.axis, "point": self.point}
 
 

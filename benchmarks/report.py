@@ -84,7 +84,9 @@ def draw(measures: Sequence[Measure], path: Path) -> None:
     panels = figure.subplots(1, len(axes), sharey=True, squeeze=False)[0]
     for axis, panel in zip(axes, panels, strict=True):
         for name in dict.fromkeys(m.contender for m in measures):
-            rows = sorted((m.row() for m in measures if (m.axis, m.contender) == (axis, name)), key=lambda row: row["point"])
+            rows = sorted(
+                (m.row() for m in measures if (m.axis, m.contender) == (axis, name)), key=lambda row: row["point"]
+            )
             x, y, low, high = ([row[key] for row in rows] for key in ("point", "median", "low", "high"))
             panel.fill_between(x, low, high, alpha=0.2)
             panel.plot(x, y, "o-", markersize=4, label=name)

@@ -103,7 +103,9 @@ def batch_langs(count: int) -> list[str]:
 
 def texts(size: Size, count: int) -> Tensor:
     """Draw token ids of texts, shape (B, U)."""
-    return torch.randint(0, TOKENIZER.eot, (count, size.tokens), generator=torch.Generator().manual_seed(3)).to(size.device)
+    return torch.randint(0, TOKENIZER.eot, (count, size.tokens), generator=torch.Generator().manual_seed(3)).to(
+        size.device
+    )
 
 
 def mel30(speech: Tensor) -> Tensor:
