@@ -12,6 +12,7 @@ REQUIRES = [
     "kaldiio",
     "soxr",
     "numpy",
+    "pydantic>=2",
     "pyyaml",
     "tqdm",
 ]

@@ -137,12 +137,15 @@ def held(folder: str | Path) -> Iterator[None]:
         lock = file.open("w")
     with lock:
         try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, of this process alone and not of its children
+            fcntl.lockf(
+                lock, fcntl.LOCK_EX | fcntl.LOCK_NB
+            )  # unlike flock's, of this process alone and not of its children
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN):  # file systems without locks
                 logging.warning(f"a second process would not be kept from {folder}: {os.strerror(error.errno)}")
             else:
                 raise BlockingIOError(
-                    error.errno, f"expected {folder} for this process alone, got another that runs: wait for its end, or end it"
+                    error.errno,
+                    f"expected {folder} for this process alone, got another that runs: wait for its end, or end it",
                 ) from error
         yield

@@ -85,7 +85,8 @@ def measure(experts: Path, student: Path | None, config: dict) -> dict[str, floa
         bank = load_bank(backbone.model, student.parent, [student.name])
     tokens, dev = WhisperTokens(backbone.model.config.vocab_size), RECIPE / "dump" / "raw" / "dev"
     models = {
-        kd: ESPnetStudentModel(backbone, teacher.languages, teacher, bank, tokens, DistillConfig(kd=kd), 1).eval() for kd in PARTS
+        kd: ESPnetStudentModel(backbone, teacher.languages, teacher, bank, tokens, DistillConfig(kd=kd), 1).eval()
+        for kd in PARTS
     }
     return compare_outputs(models["none"], dev) | gradient_norms(models, dev)
 
@@ -126,7 +127,9 @@ def main() -> None:
     kept = energies(study, args.ranks, args.seeds)
     lines = []
     for rank in args.ranks:
-        lines.append([str(rank), *map(spread, [kept[rank], *(study.figures(f"r{rank}", *curve) for curve in CURVES.values())])])
+        lines.append(
+            [str(rank), *map(spread, [kept[rank], *(study.figures(f"r{rank}", *curve) for curve in CURVES.values())])]
+        )
     head = ["rank", "energy kept, %", *CURVES]
     print(write_lines(head, lines, study.folder / "rank.md"))
     draw(study, kept, study.folder / "rank.png")

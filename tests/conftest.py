@@ -1,13 +1,14 @@
-"""A tiny random Whisper that behaves like the real ones (vocabulary, features, positions; few, narrow layers); and faults."""
+"""A tiny random Whisper that behaves like the real ones, with few and narrow layers; and faults."""
 
 from __future__ import annotations
 
 import errno
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -80,11 +81,12 @@ def openai_model(model: WhisperForConditionalGeneration) -> openai_whisper.Whisp
     )  # fmt: skip
     names = [
         ("layers", "blocks"), ("fc1", "mlp.0"), ("fc2", "mlp.2"), ("final_layer_norm", "mlp_ln"),
-        ("encoder_attn_layer_norm", "cross_attn_ln"), ("encoder_attn", "cross_attn"), ("self_attn_layer_norm", "attn_ln"),
-        ("self_attn", "attn"), ("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"), ("out_proj", "out"),
+        ("encoder_attn_layer_norm", "cross_attn_ln"), ("encoder_attn", "cross_attn"),
+        ("self_attn_layer_norm", "attn_ln"), ("self_attn", "attn"),
+        ("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"), ("out_proj", "out"),
         ("encoder.embed_positions.weight", "encoder.positional_embedding"),
-        ("decoder.embed_positions.weight", "decoder.positional_embedding"),
-        ("embed_tokens", "token_embedding"), ("encoder.layer_norm", "encoder.ln_post"), ("decoder.layer_norm", "decoder.ln"),
+        ("decoder.embed_positions.weight", "decoder.positional_embedding"), ("embed_tokens", "token_embedding"),
+        ("encoder.layer_norm", "encoder.ln_post"), ("decoder.layer_norm", "decoder.ln"),
     ]  # fmt: skip
     state = {}
     for name, value in model.model.state_dict().items():
@@ -96,9 +98,17 @@ def openai_model(model: WhisperForConditionalGeneration) -> openai_whisper.Whisp
     return whisper.eval()
 
 
-def random_experts(langs: tuple[str, ...] = ("de", "en", "zh"), rank: int = 4, alpha: float = 8.0, seed: int = 0) -> LoRAExperts:
-    """Return experts on the tiny Whisper that change its outputs: B is not zero."""
-    experts = LoRAExperts(Whisper(tiny_whisper()).eval(), langs, ExpertConfig(rank=rank, alpha=alpha))
+def random_experts(
+    langs: Sequence[str] = ("de", "en", "zh"),
+    rank: int = 4,
+    alpha: float = 8.0,
+    seed: int = 0,
+    whisper: Whisper | None = None,
+    **config: Any,
+) -> LoRAExperts:
+    """Return experts, by default on the tiny Whisper, that change its outputs: B is not zero."""
+    whisper = Whisper(tiny_whisper()).eval() if whisper is None else whisper
+    experts = LoRAExperts(whisper, langs, ExpertConfig(rank=rank, alpha=alpha, **config))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for layer in experts.layers.values():

@@ -19,7 +19,10 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
     write_whole(tmp_path / "a.txt", "old")
 
     for step in ("os.replace", "os.fsync", "pathlib.Path.write_text"):
-        with monkeypatch.context() as patched, pytest.raises(OSError, match="a.txt, got: No space left on device: check"):
+        with (
+            monkeypatch.context() as patched,
+            pytest.raises(OSError, match="a.txt, got: No space left on device: check"),
+        ):
             patched.setattr(step, full_disk)
             write_whole(tmp_path / "a.txt", "new")
         assert [p.name for p in tmp_path.iterdir()] == ["a.txt"] and (tmp_path / "a.txt").read_text() == "old"
@@ -54,9 +57,15 @@ def test_a_disk_without_room_is_named_whichever_library_writes(tmp_path: Path, n
     (tmp_path / "d").mkdir()
     told = f"got: {os.strerror(errno.EFBIG)}: check the disk's free space"
     with room_for(5000):
-        with pytest.raises(OSError, match=f"expected to write {tmp_path / name}, {told}"), whole_file(tmp_path / name) as made:
+        with (
+            pytest.raises(OSError, match=f"expected to write {tmp_path / name}, {told}"),
+            whole_file(tmp_path / name) as made,
+        ):
             WRITERS[name](made)
-        with pytest.raises(OSError, match=f"expected to write {tmp_path / 'd'}, {told}"), whole_folder(tmp_path / "d") as made:
+        with (
+            pytest.raises(OSError, match=f"expected to write {tmp_path / 'd'}, {told}"),
+            whole_folder(tmp_path / "d") as made,
+        ):
             WRITERS[name](made / name)
     assert (tmp_path / name).read_text() == "old" and sorted(p.name for p in tmp_path.iterdir()) == sorted([name, "d"])
 
@@ -82,7 +91,9 @@ def test_an_error_of_another_kind_passes_through(tmp_path: Path, whole: Callable
 
 
 @pytest.mark.parametrize("stop", [1, 2])
-def test_a_folder_killed_between_its_renames_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
+def test_a_folder_killed_between_its_renames_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
     """Killed before the first rename the old folder is there, before the second the next writer brings it back."""
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "a").write_text("old")
@@ -103,9 +114,7 @@ def test_a_folder_killed_between_its_renames_comes_back(tmp_path: Path, monkeypa
 
 
 def test_a_folder_is_held_by_one_process_and_free_when_it_is_killed(tmp_path: Path) -> None:
-    code = (
-        f"from espnet_lole.atomic_io import held\nwith held({str(tmp_path / 'a')!r}):\n    print('held', flush=True)\n    input()"
-    )
+    code = f"from espnet_lole.atomic_io import held\nwith held({str(tmp_path / 'a')!r}):\n    print('held', flush=True)\n    input()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout.readline() == b"held\n"
         with (

@@ -1,61 +1,62 @@
-"""Turns Kaldi directories into the recipe's data: `python -m espnet_lole.bin.lole_data {collect,perturb,format,filter}`."""
+"""Prepare the recipe's data from Kaldi directories: `python -m espnet_lole.bin.lole_data COMMAND`."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from espnet_lole.data.corpora import collect
+from espnet_lole.data.collecting import collect
 from espnet_lole.data.filtering import filter_dir
 from espnet_lole.data.formatting import FORMATS, format_dir
 from espnet_lole.data.perturbation import perturb_dir
-from espnet_lole.data.summary import Tally, summary
+from espnet_lole.data.summary import Tally, format_summary
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Returns the command line's parser."""
-    parser = argparse.ArgumentParser(description="Turns any set of Kaldi directories into the recipe's data.")
+    """Build the parser of the command line."""
+    parser = argparse.ArgumentParser(description="Prepare the recipe's data from Kaldi directories.")
     commands = parser.add_subparsers(dest="command", required=True)
 
-    one = commands.add_parser("collect", help="bring a corpus file's directories together in data/{train,dev,test_<lang>}")
-    one.add_argument("--corpus", required=True, help="YAML file, see conf/corpora/example.yaml")
-    one.add_argument("--datadir", default="data", help="where to write")
-    one.add_argument("--langs", default="", help='languages to take, "de en"; all by default')
+    command = commands.add_parser("collect", help="collect the corpora of a file in data/{train,dev,test_<lang>}")
+    command.add_argument("--corpus", required=True, help="YAML file, see conf/corpora/example.yaml")
+    command.add_argument("--datadir", default="data", help="folder to write into")
+    command.add_argument("--langs", default="", help='languages to collect, e.g. "de en"; default: all')
 
-    copies = commands.add_parser("perturb", help="name utterances again, to be played faster and slower when they are formatted")
-    copies.add_argument("--src", nargs="+", required=True, help="Kaldi directories")
-    copies.add_argument("--dst", nargs="+", required=True, help="directory to write for each")
-    copies.add_argument("--factors", required=True, help='how many times as fast, "0.9 1.0 1.1"')
+    command = _add_command(commands, "perturb", "repeat utterances with speed factors, which `format` applies")
+    command.add_argument("--factors", required=True, help='speed factors, e.g. "0.9 1.0 1.1"')
 
-    two = commands.add_parser("format", help="write the audio of directories as 16 kHz mono files")
-    two.add_argument("--src", nargs="+", required=True, help="Kaldi directories")
-    two.add_argument("--dst", nargs="+", required=True, help="directory to write for each")
-    two.add_argument("--audio_format", default="flac", choices=FORMATS, help="format of the files")
-    two.add_argument("--nj", type=int, default=4, help="recordings read at once")
+    command = _add_command(commands, "format", "write the audio of directories as 16 kHz mono files")
+    command.add_argument("--audio_format", default="flac", choices=FORMATS, help="format of the files")
+    command.add_argument("--nj", type=int, default=4, help="number of recordings to read at once")
 
-    three = commands.add_parser("filter", help="drop too short and too long utterances (training and development sets only)")
-    three.add_argument("--src", nargs="+", required=True, help="directories that format wrote")
-    three.add_argument("--dst", nargs="+", required=True, help="directory to write for each")
-    three.add_argument("--min_wav_duration", type=float, default=0.1, help="shortest, in seconds")
-    three.add_argument("--max_wav_duration", type=float, default=30.0, help="longest, in seconds")
-    three.add_argument("--langs", default="", help='languages to keep, "de en"; all by default')
+    command = _add_command(commands, "filter", "drop utterances of train and dev by duration and language")
+    command.add_argument("--min_wav_duration", type=float, default=0.1, help="shortest duration, in seconds")
+    command.add_argument("--max_wav_duration", type=float, default=30.0, help="longest duration, in seconds")
+    command.add_argument("--langs", default="", help='languages to select, e.g. "de en"; default: all')
     return parser
 
 
+def _add_command(commands: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
+    """Add a subcommand that reads directories and writes as many."""
+    command = commands.add_parser(name, help=text)
+    command.add_argument("--src", nargs="+", required=True, help="Kaldi directories to read")
+    command.add_argument("--dst", nargs="+", required=True, help="directory to write for each of --src")
+    return command
+
+
 def run(args: argparse.Namespace) -> list[Tally]:
-    """Runs one subcommand.
+    """Run a subcommand.
 
     Args:
-        args: what the parser gave.
+        args: the parsed command line.
 
     Returns:
-        What it kept and dropped of each language and set.
+        The counts of each language and set.
 
     Raises:
-        ValueError: not a `--dst` for each `--src`, or the data are refused.
+        ValueError: the numbers of `--src` and `--dst` differ, or the data are malformed.
     """
-    langs = args.langs.split() if "langs" in args else []
     if args.command == "collect":
-        return collect(args.corpus, args.datadir, langs)
+        return collect(args.corpus, args.datadir, args.langs.split())
     if len(args.src) != len(args.dst):
         raise ValueError(f"expected a --dst for each --src, got {len(args.dst)} for {len(args.src)}; name as many")
     tallies = []
@@ -65,19 +66,19 @@ def run(args: argparse.Namespace) -> list[Tally]:
         elif args.command == "format":
             tallies += format_dir(src, dst, args.audio_format, args.nj)
         else:
-            tallies += filter_dir(src, dst, args.min_wav_duration, args.max_wav_duration, langs)
+            tallies += filter_dir(src, dst, args.min_wav_duration, args.max_wav_duration, args.langs.split())
     return tallies
 
 
 def main(cmd: Sequence[str] | None = None) -> None:
-    """Parses the command line, runs it and prints its summary; a user's mistake becomes one line and exit status 1.
+    """Run the command line and print its summary; a user's mistake is one line and exit status 1.
 
     Args:
-        cmd: the arguments; the process's by default.
+        cmd: the arguments; default: those of the process.
     """
     args = get_parser().parse_args(cmd)
     try:
-        print("\n".join(summary(run(args))))
+        print("\n".join(format_summary(run(args))))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Decode with ESPnet's own ``asr_inference``, and leave hypotheses and resources where those of the other systems are."""
+"""Decode with ESPnet's own ``asr_inference``; write hypotheses and resources as those of the other systems."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from espnet_lole.inference.transcriber import count_parameters
 def get_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--asr_model_file", type=Path, required=True, help="checkpoint of asr_train; config.yaml is beside it")
+    parser.add_argument(
+        "--asr_model_file", type=Path, required=True, help="checkpoint of asr_train; config.yaml is beside it"
+    )
     parser.add_argument("--config", type=Path, required=True, help="YAML of asr_inference")
     parser.add_argument("--test_dirs", type=Path, nargs="+", required=True, help="formatted test sets, dump/raw/<set>")
     parser.add_argument("--output_dir", type=Path, required=True, help="gets a folder for each test set")
@@ -41,7 +43,12 @@ def decode(args: argparse.Namespace) -> None:
 
     work = args.output_dir / "asr_inference"
     join_sets(args.test_dirs, work / "wav.scp")
-    options = ["--asr_train_config", args.asr_model_file.parent / "config.yaml", "--asr_model_file", args.asr_model_file]
+    options = [
+        "--asr_train_config",
+        args.asr_model_file.parent / "config.yaml",
+        "--asr_model_file",
+        args.asr_model_file,
+    ]
     options += ["--config", args.config, "--ngpu", args.ngpu, "--output_dir", work]
     options += ["--key_file", work / "wav.scp", "--data_path_and_name_and_type", f"{work / 'wav.scp'},speech,sound"]
     started = time.perf_counter()
@@ -71,7 +78,9 @@ def join_sets(folders: Sequence[Path], file: Path) -> None:
 
 def seconds_of(folders: Sequence[Path]) -> float:
     """Seconds of audio of formatted sets."""
-    return sum(int(samples) for folder in folders for samples in read_table(folder / "utt2num_samples").values()) / 16000
+    return (
+        sum(int(samples) for folder in folders for samples in read_table(folder / "utt2num_samples").values()) / 16000
+    )
 
 
 def split_sets(text: Path, folders: Sequence[Path], output: Path, rtf: float) -> None:

@@ -18,7 +18,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--expdir", type=Path, required=True, help="gets RESULTS.md and results.csv")
     parser.add_argument("--dumpdir", type=Path, required=True, help="holds <test_set>/{text,utt2lang}")
-    parser.add_argument("--decoded", action="append", required=True, help="system:scenario:decode_dir; repeat for each system")
+    parser.add_argument(
+        "--decoded", action="append", required=True, help="system:scenario:decode_dir; repeat for each system"
+    )
     parser.add_argument("--test_sets", required=True, help="names of the test sets, separated by spaces")
     parser.add_argument("--seed", type=int, default=0, help="seed of the training, a column of results.csv")
     parser.add_argument("--command", help="the user's command, for RESULTS.md; default: this command")

@@ -1,1 +1,1 @@
-"""Kaldi directories become the recipe's data."""
+"""Data preparation: from Kaldi directories of any languages to formatted training and test sets."""

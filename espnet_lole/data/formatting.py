@@ -1,40 +1,44 @@
-"""Formatting a Kaldi directory's audio as 16 kHz mono files, in the layout of ESPnet's dump/raw."""
+"""Formatting: write the audio of a Kaldi directory as 16 kHz mono files, in the layout of ESPnet's dump/raw."""
 
 import os
-import sys
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 
-from espnet_lole.data.audio import SAMPLE_RATE, WHISPER_SECONDS, AudioError, cut, read_audio, to_16k, write_audio
-from espnet_lole.data.kaldi import KaldiDir, atomic_dir, write_table
-from espnet_lole.data.summary import NO_LANGUAGE, Tally, reasons, set_name
+from tqdm import tqdm
+
+from espnet_lole.data.audio import (
+    SAMPLE_RATE,
+    WHISPER_SECONDS,
+    AudioError,
+    cut,
+    read_audio,
+    resample,
+    to_int16,
+    write_audio,
+)
+from espnet_lole.data.kaldi import NO_LANGUAGE, KaldiDir, atomic_dir, write_table
+from espnet_lole.data.summary import Tally, format_reasons
 
 FORMATS = ("flac", "wav")
 PROGRESS_SECONDS = 5.0
 
 
-def audio_name(utt: str, audio_format: str) -> str:
-    """Returns the file name of an utterance's audio; a slash in the id does not make a folder."""
-    return f"{utt.replace('/', '%2F')}.{audio_format}"
-
-
 def format_dir(src: str | Path, dst: str | Path, audio_format: str = "flac", nj: int = 4) -> list[Tally]:
-    """Writes a Kaldi directory's audio as 16 kHz mono 16 bit files, in the layout of ESPnet's dump/raw.
+    """Write the audio of a Kaldi directory as 16 kHz mono 16-bit files.
 
     Args:
         src: the Kaldi directory.
         dst: the directory to write, whole or not at all.
         audio_format: "flac" or "wav".
-        nj: how many recordings to read at once.
+        nj: number of recordings to read at once.
 
     Returns:
-        What was written and dropped of each language.
+        The counts of each language.
 
     Raises:
-        ValueError: an option is out of range, `src` is `dst`, or no utterance of a language could be read.
+        ValueError: an option is out of range, `src` is `dst`, or no utterance of a language can be used.
     """
     if audio_format not in FORMATS:
         raise ValueError(f"expected an audio format of {', '.join(FORMATS)}, got '{audio_format}'; choose one of these")
@@ -46,108 +50,84 @@ def format_dir(src: str | Path, dst: str | Path, audio_format: str = "flac", nj:
     kaldi = KaldiDir.read(src)
     with atomic_dir(final) as folder:
         (folder / "data").mkdir()
-        lengths, skipped = _convert(kaldi, folder / "data", audio_format, nj)
-        tallies = _tally(kaldi, Path(dst), lengths, skipped)
-        _write_dump(kaldi, folder, final, audio_format, lengths)
-        write_table(folder / "skipped", skipped)
+        samples, dropped = _write_data(kaldi, folder / "data", audio_format, nj)
+        tallies = _count(kaldi, Path(dst), samples, dropped)
+        wav = {utt: str(final / "data" / audio_name(utt, audio_format)) for utt in samples}
+        replace(kaldi.subset(samples), wav=wav, segments=None, utt2speed={}).write(folder)
+        write_table(folder / "utt2num_samples", samples)
+        write_table(folder / "skipped", dropped)
+        (folder / "feats_type").write_text("raw\n", encoding="utf-8")
+        (folder / "audio_format").write_text(f"{audio_format}\n", encoding="utf-8")
     return tallies
 
 
-def _tally(kaldi: KaldiDir, dst: Path, lengths: dict[str, int], skipped: dict[str, str]) -> list[Tally]:
-    """Returns what was written and dropped of each language; raises if a language has nothing left."""
-    split, (shortest, longest) = set_name(dst), WHISPER_SECONDS
-    groups: dict[str, list[str]] = defaultdict(list)
-    for utt in kaldi.utterances():
-        groups[kaldi.utt2lang.get(utt) or NO_LANGUAGE].append(utt)
+def audio_name(utt: str, audio_format: str) -> str:
+    """Return the file name of an utterance's audio; slashes in the id are escaped."""
+    return f"{utt.replace('/', '%2F')}.{audio_format}"
+
+
+def _count(kaldi: KaldiDir, dst: Path, samples: dict[str, int], dropped: dict[str, str]) -> list[Tally]:
+    """Count what was written and dropped of each language; a language of which nothing was written is an error."""
+    groups = kaldi.by_language()
     if not groups:
-        raise ValueError(f"{kaldi.path}: expected utterances, got none: wav.scp and text are empty; prepare the data again")
+        raise ValueError(f"{kaldi.path}: expected utterances, but wav.scp and text are empty; prepare the data again")
     tallies = []
-    for language, utts in sorted(groups.items()):
-        kept = [utt for utt in utts if utt in lengths]
-        dropped = {utt: skipped[utt] for utt in utts if utt in skipped}
-        if not kept and not (language == NO_LANGUAGE and lengths):
+    for language, utts in groups.items():
+        written = [utt for utt in utts if utt in samples]
+        reasons = {utt: dropped[utt] for utt in utts if utt in dropped}
+        if not written and not (language == NO_LANGUAGE and samples):
             raise ValueError(
-                f"{kaldi.path}: expected audio in '{language}', none of {len(utts)} utterances can be used: {reasons(dropped)}; "
-                f"first: {' '.join(min(dropped.items()))}; mend its source, or leave the language out with --langs"
+                f"{kaldi.path}: expected audio in '{language}', none of {len(utts)} utterances can be used: "
+                f"{format_reasons(reasons)}; first: {' '.join(min(reasons.items()))}; "
+                "correct its source, or leave the language out with --langs"
             )
-        seconds, speakers = sum(lengths[utt] for utt in kept) / SAMPLE_RATE, len({kaldi.speaker(utt) for utt in kept})
-        unfit = tuple(utt for utt in kept if not shortest <= lengths[utt] / SAMPLE_RATE <= longest) if split == "test" else ()
-        tallies.append(Tally(split, language, len(kept), speakers, seconds, dropped, dst / "skipped", unfit))
+        is_test = dst.name.startswith("test")
+        too_short = tuple(utt for utt in written if is_test and samples[utt] < WHISPER_SECONDS[0] * SAMPLE_RATE)
+        tallies.append(Tally.count(kaldi, dst, language, written, samples, reasons, too_short))
     return tallies
 
 
-def _write_dump(kaldi: KaldiDir, folder: Path, final: Path, audio_format: str, lengths: dict[str, int]) -> None:
-    """Writes the tables of a formatted directory that will lie at `final`."""
-    dump = KaldiDir(
-        final,
-        wav={utt: str(final / "data" / audio_name(utt, audio_format)) for utt in lengths},
-        text={utt: kaldi.text[utt] for utt in lengths},
-        utt2spk={utt: kaldi.speaker(utt) for utt in lengths},
-        utt2lang={utt: kaldi.utt2lang[utt] for utt in lengths},
-    )
-    dump.write(folder)
-    write_table(folder / "utt2num_samples", lengths)
-    (folder / "feats_type").write_text("raw\n", encoding="utf-8")
-    (folder / "audio_format").write_text(f"{audio_format}\n", encoding="utf-8")
+def _write_data(kaldi: KaldiDir, folder: Path, audio_format: str, nj: int) -> tuple[dict[str, int], dict[str, str]]:
+    """Write the audio of every usable utterance.
 
-
-def _convert(kaldi: KaldiDir, folder: Path, audio_format: str, nj: int) -> tuple[dict[str, int], dict[str, str]]:
-    """Converts every usable utterance; returns utterance -> samples written, and utterance -> why it was skipped."""
-    skipped: dict[str, str] = {}
+    Returns:
+        The length of each utterance written, in samples, and why each of the others was dropped.
+    """
+    dropped: dict[str, str] = {}
     recordings: dict[str, list[str]] = defaultdict(list)
     for utt in kaldi.utterances():
         problem = kaldi.problem(utt) or (None if kaldi.utt2lang.get(utt) else "not in utt2lang")
         if problem is None:
             recordings[kaldi.recording(utt)].append(utt)
         else:
-            skipped[utt] = problem
+            dropped[utt] = problem
 
-    def job(recording: str) -> dict[str, int | str]:
-        return _convert_recording(kaldi, recordings[recording], folder, audio_format)
-
-    lengths: dict[str, int] = {}
-    for results in _parallel(job, list(recordings), nj, kaldi.path):
-        for utt, result in results.items():
-            if isinstance(result, int):
-                lengths[utt] = result
-            else:
-                skipped[utt] = result
-    return lengths, skipped
+    samples: dict[str, int] = {}
+    pool = ThreadPoolExecutor(nj)
+    try:
+        jobs = [pool.submit(_convert_recording, kaldi, utts, folder, audio_format) for utts in recordings.values()]
+        bar = tqdm(as_completed(jobs), str(kaldi.path), len(jobs), unit="recording", mininterval=PROGRESS_SECONDS)
+        for utt, result in (item for job in bar for item in job.result().items()):
+            (samples if isinstance(result, int) else dropped)[utt] = result
+    finally:  # an error cancels the jobs that have not begun
+        pool.shutdown(wait=True, cancel_futures=True)
+    return samples, dropped
 
 
 def _convert_recording(kaldi: KaldiDir, utts: list[str], folder: Path, audio_format: str) -> dict[str, int | str]:
-    """Converts one recording's utterances; returns utterance -> samples written, or why it was skipped."""
+    """Write the utterances of one recording; return utterance -> samples written, or the reason for dropping it."""
     try:
-        samples, rate = read_audio(kaldi.wav[kaldi.recording(utts[0])])
+        recording, rate = read_audio(kaldi.wav[kaldi.recording(utts[0])])
     except AudioError as error:
         return dict.fromkeys(utts, " ".join(str(error).split()))
     results: dict[str, int | str] = {}
     for utt in utts:
         try:
-            own = samples if kaldi.segments is None else cut(samples, rate, kaldi.segments[utt])
-            out = to_16k(own, rate * kaldi.utt2speed.get(utt, 1.0))
+            speech = recording if kaldi.segments is None else cut(recording, rate, kaldi.segments[utt])
+            speech = resample(speech, rate * kaldi.utt2speed.get(utt, 1.0))
         except AudioError as error:
             results[utt] = str(error)
             continue
-        write_audio(folder / audio_name(utt, audio_format), out)
-        results[utt] = len(out)
+        write_audio(folder / audio_name(utt, audio_format), to_int16(speech))
+        results[utt] = len(speech)
     return results
-
-
-def _parallel(
-    job: Callable[[str], dict[str, int | str]], items: list[str], nj: int, name: Path
-) -> Iterator[dict[str, int | str]]:
-    """Yields the results of `job` over items as they come, with progress on stderr; an error cancels what has not begun."""
-    began = shown = time.monotonic()
-    pool = ThreadPoolExecutor(nj)
-    try:
-        futures: list[Future[dict[str, int | str]]] = [pool.submit(job, item) for item in items]
-        for count, future in enumerate(as_completed(futures), start=1):
-            yield future.result()
-            now = time.monotonic()
-            if now - shown >= PROGRESS_SECONDS:
-                left = (now - began) / count * (len(items) - count)
-                print(f"{name}: {count}/{len(items)} recordings, about {left:.0f} s left", file=sys.stderr, flush=True)
-                shown = now
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)

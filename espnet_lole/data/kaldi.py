@@ -1,21 +1,22 @@
-"""Kaldi data directories: reading with checks, writing sorted, and replacing a directory whole or not at all."""
+"""Kaldi data directories: checked reading, sorted writing, and replacement of a whole directory at once."""
 
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from espnet_lole.atomic_io import whole_folder, write_whole
 
-SEPARATOR = re.compile(r"[ \t]+")
+NO_LANGUAGE = "?"  # stands for the language of utterances that utt2lang does not list
 
 
-class Segment(NamedTuple):
-    """A piece of a recording, in seconds; `end` -1 means the recording's end."""
+class KaldiSegment(NamedTuple):
+    """A part of a recording, in seconds; an end of -1 is the end of the recording."""
 
     recording: str
     start: float
@@ -27,32 +28,26 @@ class KaldiDir:
     """The tables of one Kaldi data directory.
 
     Attributes:
-        path: where it was read from, or will be written to.
+        path: where it was read from, or where it will be.
         wav: recording (utterance, without segments) -> path, ark offset or command.
         text: utterance -> transcript.
         utt2spk: utterance -> speaker.
         utt2lang: utterance -> language code; empty where the directory has no such file.
         segments: utterance -> segment, or None where each recording is an utterance.
-        utt2speed: utterance -> how many times as fast it is to be played; those not in it, once.
+        utt2speed: utterance -> speed factor of speed perturbation; 1 for utterances that are not listed.
     """
 
     path: Path
-    wav: dict[str, str]
-    text: dict[str, str]
-    utt2spk: dict[str, str]
-    utt2lang: dict[str, str]
-    segments: dict[str, Segment] | None = None
+    wav: dict[str, str] = field(default_factory=dict)
+    text: dict[str, str] = field(default_factory=dict)
+    utt2spk: dict[str, str] = field(default_factory=dict)
+    utt2lang: dict[str, str] = field(default_factory=dict)
+    segments: dict[str, KaldiSegment] | None = None
     utt2speed: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: str | Path) -> "KaldiDir":
-        """Reads a directory; `utt2spk`, `utt2lang`, `segments` and `utt2speed` are optional.
-
-        Args:
-            path: the Kaldi directory.
-
-        Returns:
-            Its tables.
+        """Read a directory; only `wav.scp` and `text` are required.
 
         Raises:
             FileNotFoundError: the directory, its wav.scp or its text does not exist.
@@ -61,30 +56,37 @@ class KaldiDir:
         path = Path(path)
         if not path.is_dir():
             raise FileNotFoundError(
-                f"expected a Kaldi directory at {path}, found none; check the path or prepare the corpus first"
+                f"expected a Kaldi directory at {path}, but there is none; check the path or prepare the corpus first"
             )
-        tables = {name: read_table(path / name) for name in ("wav.scp", "text")}
-        optional = {name: read_table(path / name) if (path / name).exists() else {} for name in ("utt2spk", "utt2lang")}
+        required = [read_table(path / name) for name in ("wav.scp", "text")]
+        names = ("utt2spk", "utt2lang", "utt2speed")
+        utt2spk, utt2lang, speeds = (read_table(path / name) if (path / name).exists() else {} for name in names)
         segments = read_segments(path / "segments") if (path / "segments").exists() else None
-        speeds = read_table(path / "utt2speed") if (path / "utt2speed").exists() else {}
-        speeds = {utt: check_speed(value, path / "utt2speed") for utt, value in speeds.items()}
-        return cls(path, tables["wav.scp"], tables["text"], optional["utt2spk"], optional["utt2lang"], segments, speeds)
+        utt2speed = {utt: parse_speed(value, path / "utt2speed") for utt, value in speeds.items()}
+        return cls(path, *required, utt2spk, utt2lang, segments, utt2speed)
 
     def utterances(self) -> list[str]:
-        """Returns every utterance any table names, sorted."""
-        heard = self.wav if self.segments is None else self.segments
-        return sorted({*heard, *self.text, *self.utt2spk})
+        """List all utterances of the tables (utt2lang aside), sorted."""
+        with_audio = self.wav if self.segments is None else self.segments
+        return sorted({*with_audio, *self.text, *self.utt2spk})
+
+    def by_language(self) -> dict[str, list[str]]:
+        """Group the utterances by their language in utt2lang, or NO_LANGUAGE; languages and utterances are sorted."""
+        groups: dict[str, list[str]] = defaultdict(list)
+        for utt in self.utterances():
+            groups[self.utt2lang.get(utt) or NO_LANGUAGE].append(utt)
+        return dict(sorted(groups.items()))
 
     def recording(self, utt: str) -> str:
-        """Returns the recording an utterance is in."""
+        """Return the recording that contains an utterance."""
         return utt if self.segments is None else self.segments[utt].recording
 
     def speaker(self, utt: str) -> str:
-        """Returns an utterance's speaker: the utterance itself where utt2spk does not say."""
+        """Return the speaker of an utterance: the utterance itself where utt2spk does not list it."""
         return self.utt2spk.get(utt) or utt
 
     def problem(self, utt: str) -> str | None:
-        """Returns why an utterance cannot be used, or None if it can."""
+        """Return why an utterance cannot be used, or None if it can."""
         if utt not in self.text:
             return "not in text"
         if not self.text[utt].strip():
@@ -93,127 +95,134 @@ class KaldiDir:
             return "not in segments"
         return None if self.wav.get(self.recording(utt)) else "not in wav.scp"
 
-    def usable(self, utts: Iterable[str] | None = None) -> tuple[list[str], dict[str, str]]:
-        """Splits utterances into those with audio and a transcript, and the rest.
-
-        Args:
-            utts: the utterances to look at; all by default.
-
-        Returns:
-            The usable ones in the given order, and each other one's reason.
-        """
-        problems = {utt: self.problem(utt) for utt in (self.utterances() if utts is None else utts)}
-        kept = [utt for utt, problem in problems.items() if problem is None]
-        return kept, {utt: problem for utt, problem in problems.items() if problem is not None}
+    def subset(self, utts: Collection[str]) -> "KaldiDir":
+        """Select usable utterances and their recordings; each has a speaker."""
+        recordings = {self.recording(utt) for utt in utts}
+        return replace(
+            self,
+            wav={recording: self.wav[recording] for recording in recordings},
+            text={utt: self.text[utt] for utt in utts},
+            utt2spk={utt: self.speaker(utt) for utt in utts},
+            utt2lang={utt: self.utt2lang[utt] for utt in utts if utt in self.utt2lang},
+            segments=None if self.segments is None else {utt: self.segments[utt] for utt in utts},
+            utt2speed={utt: self.utt2speed[utt] for utt in utts if utt in self.utt2speed},
+        )
 
     def write(self, folder: Path) -> None:
-        """Writes the tables, sorted, with spk2utt.
-
-        Args:
-            folder: an existing directory.
-        """
+        """Write the tables, sorted, and spk2utt into an existing folder."""
+        spk2utt: dict[str, list[str]] = defaultdict(list)
+        for utt in sorted(self.utt2spk):
+            spk2utt[self.utt2spk[utt]].append(utt)
         write_table(folder / "wav.scp", self.wav)
         write_table(folder / "text", self.text)
         write_table(folder / "utt2spk", self.utt2spk)
-        write_table(folder / "spk2utt", spk2utt(self.utt2spk))
+        write_table(folder / "spk2utt", {speaker: " ".join(utts) for speaker, utts in spk2utt.items()})
         write_table(folder / "utt2lang", self.utt2lang)
         if self.segments is not None:
-            write_table(folder / "segments", {utt: f"{s.recording} {s.start} {s.end}" for utt, s in self.segments.items()})
+            lines = {utt: f"{s.recording} {s.start} {s.end}" for utt, s in self.segments.items()}
+            write_table(folder / "segments", lines)
         if self.utt2speed:
-            write_table(folder / "utt2speed", {utt: str(speed) for utt, speed in self.utt2speed.items()})
+            write_table(folder / "utt2speed", self.utt2speed)
 
 
-def iter_table(path: Path) -> Iterator[tuple[int, str, str]]:
-    """Yields the lines of a `key value` file.
+def read_table(path: str | Path, *, allow_empty: bool = True, ids_are_paths: bool = False) -> dict[str, str]:
+    """Read a table with one `id value` per line: wav.scp, text, utt2lang, hypotheses and the like.
+
+    An id ends at the first space or tab; the rest of the line is the value. Blank lines are skipped.
 
     Args:
-        path: the file.
+        path: the file, in UTF-8; a byte-order mark and carriage returns are accepted.
+        allow_empty: accept ids without a value, as the value ""; otherwise such a line is an error.
+        ids_are_paths: ids name audio files, as in the output of `lole transcribe`: on a line with a tab the id ends
+            there and may contain spaces, and the file's name without folder and suffix is the id.
 
-    Yields:
-        The line's number from 1, its key and its value ("" if there is none); blank lines are passed over.
+    Returns:
+        id -> value, in the order of the file.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a line is not UTF-8 or its key came before.
+        FileNotFoundError: the file does not exist.
+        ValueError: a line is not UTF-8, repeats an id or lacks its value; the message names file and line.
     """
+    table = {}
+    for where, key, value in _parse_lines(Path(path), ids_are_paths):
+        if not (value or allow_empty):
+            raise ValueError(f"{where}: expected a value after '{key}', got none; complete or remove the line")
+        table[key] = value
+    return table
+
+
+def _parse_lines(path: Path, ids_are_paths: bool = False) -> Iterator[tuple[str, str, str]]:
+    """Yield `file:line`, id and value of each line of a table that is not blank."""
     if not path.is_file():
-        raise FileNotFoundError(f"expected a file {path}, found none; a Kaldi directory needs at least wav.scp and text")
+        raise FileNotFoundError(
+            f"expected a file {path}, but there is none; check the path or run the stage that writes it"
+        )
     seen: dict[str, int] = {}
     with path.open("rb") as lines:
         for number, raw in enumerate(lines, start=1):
+            where = f"{path}:{number}"
             try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").replace("\r", " ").lstrip(" \t").rstrip("\n")
             except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"{path}:{number}: expected UTF-8 text, got {raw[:40]!r}; convert the file with iconv"
-                ) from error
-            line = line.replace("\r", " ").strip(" \t\n")
+                raise ValueError(f"{where}: expected UTF-8, got {raw[:40]!r}; convert the file with iconv") from error
             if not line:
                 continue
-            key, _, value = SEPARATOR.sub(" ", line, count=1).partition(" ")
+            separator = "\t" if ids_are_paths and "\t" in line else "[ \t]+"
+            key, value = [*re.split(separator, line, maxsplit=1), ""][:2]
+            key, value = Path(key).stem if ids_are_paths else key, value.strip(" \t")
             if key in seen:
-                raise ValueError(f"{path}:{number}: expected one line per id, got '{key}' again (line {seen[key]}); remove one")
+                raise ValueError(f"{where}: expected one line per id, got '{key}' again (line {seen[key]}); remove one")
             seen[key] = number
-            yield number, key, value
+            yield where, key, value
 
 
-def read_table(path: str | Path) -> dict[str, str]:
-    """Reads a `key value` file.
-
-    Args:
-        path: the file.
-
-    Returns:
-        key -> value, in the file's order.
+def read_lengths(path: str | Path) -> dict[str, int]:
+    """Read utt2num_samples: utterance -> number of samples.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a line is not UTF-8 or its key came before.
+        FileNotFoundError: the file does not exist.
+        ValueError: a value is not a number of samples, or `read_table` would refuse the line.
     """
-    return {key: value for _, key, value in iter_table(Path(path))}
+    lengths = {}
+    for where, utt, value in _parse_lines(Path(path)):
+        if not value.isdecimal():
+            raise ValueError(f"{where}: expected a number of samples, got '{value}'; format the directory again")
+        lengths[utt] = int(value)
+    return lengths
 
 
-def read_segments(path: str | Path) -> dict[str, Segment]:
-    """Reads a `segments` file: utterance, recording, start and end in seconds.
-
-    Args:
-        path: the file.
-
-    Returns:
-        utterance -> segment.
+def read_segments(path: str | Path) -> dict[str, KaldiSegment]:
+    """Read a `segments` file: utterance, recording, start and end in seconds.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a line has not these four fields with finite times, or is refused by `iter_table`.
+        FileNotFoundError: the file does not exist.
+        ValueError: a line lacks one of the four fields or a finite time, or `read_table` would refuse it.
     """
     segments = {}
-    for number, utt, value in iter_table(Path(path)):
+    for where, utt, value in _parse_lines(Path(path)):
         try:
             recording, *times = value.split()
             start, end = map(float, times)
             if not (math.isfinite(start) and math.isfinite(end)):
                 raise ValueError(times)
-            segments[utt] = Segment(recording, start, end)
         except ValueError as error:
             raise ValueError(
-                f"{path}:{number}: expected 'utterance recording start end' with times in seconds, "
-                f"got '{utt} {value}'; correct the line"
+                f"{where}: expected 'utterance recording start end' with times in seconds, got '{utt} {value}'; "
+                "correct the line"
             ) from error
+        segments[utt] = KaldiSegment(recording, start, end)
     return segments
 
 
-def check_speed(value: str, where: str | Path) -> float:
-    """Reads how many times as fast audio is to be played.
+def parse_speed(value: str, where: str | Path) -> float:
+    """Parse a speed factor.
 
     Args:
         value: the number.
-        where: what says so, for the message.
-
-    Returns:
-        The number.
+        where: the option or file it comes from, for the message.
 
     Raises:
-        ValueError: it is none between 0.5 and 2.
+        ValueError: it is not a number from 0.5 to 2.
     """
     try:
         speed = float(value)
@@ -224,38 +233,17 @@ def check_speed(value: str, where: str | Path) -> float:
     return speed
 
 
-def write_table(path: str | Path, table: Mapping[str, str | int]) -> None:
-    """Writes a `key value` file, sorted as `LC_ALL=C sort` does.
-
-    Args:
-        path: the file.
-        table: key -> value.
-    """
-    lines = (f"{key} {table[key]}".rstrip(" ") + "\n" for key in sorted(table))
-    write_whole(path, "".join(lines))
-
-
-def spk2utt(utt2spk: Mapping[str, str]) -> dict[str, str]:
-    """Turns utt2spk around.
-
-    Args:
-        utt2spk: utterance -> speaker.
-
-    Returns:
-        speaker -> its utterances, sorted, separated by spaces.
-    """
-    speakers: dict[str, list[str]] = {}
-    for utt in sorted(utt2spk):
-        speakers.setdefault(utt2spk[utt], []).append(utt)
-    return {speaker: " ".join(utts) for speaker, utts in speakers.items()}
+def write_table(path: str | Path, table: Mapping[str, object]) -> None:
+    """Write a table with one `id value` per line, sorted as by `LC_ALL=C sort`."""
+    write_whole(path, "".join(f"{key} {table[key]}".rstrip(" ") + "\n" for key in sorted(table)))
 
 
 @contextmanager
 def atomic_dir(dst: str | Path) -> Iterator[Path]:
-    """Gives an empty directory that takes the place of `dst` when the block ends well, and goes if it does not.
+    """Provide an empty directory that replaces `dst` when the block succeeds and is removed when it fails.
 
     Args:
-        dst: the directory to make or to replace.
+        dst: the Kaldi directory to create or to replace.
 
     Yields:
         The directory to write into, a sibling of `dst`.
@@ -265,8 +253,6 @@ def atomic_dir(dst: str | Path) -> Iterator[Path]:
     """
     dst = Path(os.path.realpath(dst))
     if dst.exists() and not (dst.is_dir() and ((dst / "wav.scp").exists() or not any(dst.iterdir()))):
-        raise ValueError(
-            f"expected {dst} to be new, empty or a Kaldi directory, found something else; choose another or remove it"
-        )
+        raise ValueError(f"expected {dst} to be new, empty or a Kaldi directory; choose another name or remove it")
     with whole_folder(dst) as folder:
         yield folder

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from espnet_lole.data.audio import read_file, to_16k
+from espnet_lole.data.audio import read_file, resample
 from espnet_lole.inference.batching import Audio, transcribe
 from espnet_lole.inference.load import SystemFolder, find_system, load_transcriber, read_decoding_config
 from espnet_lole.inference.longform import join
@@ -192,7 +192,7 @@ def load_speech(item: Input) -> np.ndarray:
         samples = samples / -float(np.iinfo(samples.dtype).min)
     samples = samples.astype(np.float32)
     mono = samples if samples.ndim == 1 else samples.mean(axis=1)
-    return np.ascontiguousarray(mono) if rate == SAMPLE_RATE else to_16k(mono, rate).astype(np.float32) / 32768
+    return np.ascontiguousarray(mono) if rate == SAMPLE_RATE else resample(mono, rate)
 
 
 def _pairs(

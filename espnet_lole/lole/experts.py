@@ -1,4 +1,4 @@
-"""LoRA language experts: one LoRA per language on every linear layer of a frozen Whisper (section 2.1 of the paper)."""
+"""LoRA language experts: one LoRA per language on every linear layer of a frozen Whisper."""
 
 from __future__ import annotations
 
@@ -84,7 +84,13 @@ class Active:
 
 
 def expert_linear(
-    x: Tensor, x_lora: Tensor, base: nn.Linear, a: nn.ParameterDict, b: nn.ParameterDict, selection: Selection, scale: float
+    x: Tensor,
+    x_lora: Tensor,
+    base: nn.Linear,
+    a: nn.ParameterDict,
+    b: nn.ParameterDict,
+    selection: Selection,
+    scale: float,
 ) -> Tensor:
     """Compute ``y = W0 x + bias + s B_e A_e x`` with the expert ``e`` of each utterance.
 
@@ -119,7 +125,7 @@ class ExpertLinear(nn.Module):
         super().__init__()
         self.base = base
         self.active = active
-        self.scale = config.alpha / config.rank
+        self.rank, self.scale = config.rank, config.alpha / config.rank
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
         shape_a, shape_b = (config.rank, base.in_features), (base.out_features, config.rank)
         device = base.weight.device
@@ -128,7 +134,7 @@ class ExpertLinear(nn.Module):
 
     @torch.no_grad()
     def reset(self, name: str, seed: int) -> None:
-        """Draw A (Kaiming uniform) and zero B; an expert's start depends on its language, not on the other languages."""
+        """Draw A (Kaiming uniform) and zero B; an expert's start depends on its language alone."""
         bound = 1 / math.sqrt(self.base.in_features)
         for lang, a in self.lora_A.items():
             if not a.is_meta:
@@ -141,7 +147,7 @@ class ExpertLinear(nn.Module):
         selection = self.active.selection
         if selection is None:
             return self.base(x)
-        product = fast.choose(x, self.base.weight, selection) or expert_linear
+        product = fast.choose(x, self.base.weight, self.rank, selection) or expert_linear
         return product(x, self.dropout(x), self.base, self.lora_A, self.lora_B, selection, self.scale)
 
     @torch.no_grad()
@@ -205,7 +211,8 @@ class LoRAExperts(nn.Module):
         """Within the context, utterance ``i`` of a batch uses expert ``index[i]``; with None, the backbone alone.
 
         Args:
-            index: expert of each utterance, shape (B,). Fewest products are computed if an expert's utterances lie together.
+            index: expert of each utterance, shape (B,). Fewest products are computed if an expert's utterances lie
+                together.
         """
         before = self._active.selection
         if index is None:
@@ -230,7 +237,9 @@ class LoRAExperts(nn.Module):
     def parameters_of_experts(self) -> dict[str, list[nn.Parameter]]:
         """Return the parameters of each language's expert."""
         layers = self.layers.values()
-        return {lang: [p for layer in layers for p in (layer.lora_A[lang], layer.lora_B[lang])] for lang in self.languages}
+        return {
+            lang: [p for layer in layers for p in (layer.lora_A[lang], layer.lora_B[lang])] for lang in self.languages
+        }
 
     def cast_(self, dtype: torch.dtype) -> LoRAExperts:
         """Store the factors in the precision of the products, for decoding; training needs float32."""

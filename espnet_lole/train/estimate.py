@@ -40,7 +40,9 @@ _ATEN = torch.ops.aten
 UNCOUNTED = {
     **dict.fromkeys((_ATEN.addmm_, _ATEN.baddbmm_), lambda onto, left, _right, **_: 2 * math.prod(onto) * left[-1]),
     _ATEN._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3]),
-    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: lambda *shapes, **_: sdpa_backward_flop_count(*shapes[:4]),
+    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: lambda *shapes, **_: sdpa_backward_flop_count(
+        *shapes[:4]
+    ),
 }
 """Operations that torch does not count by itself."""
 
@@ -70,7 +72,9 @@ class Workload:
             raise ValueError(
                 f"expected at least one GPU, 0.025 to 30 s an utterance and tokens, got {gpus}, {seconds} and {tokens_per_second}"
             )
-        return cls(max(int(batch_bins / gpus / SAMPLE_RATE / seconds), 1), seconds, math.ceil(seconds * tokens_per_second))
+        return cls(
+            max(int(batch_bins / gpus / SAMPLE_RATE / seconds), 1), seconds, math.ceil(seconds * tokens_per_second)
+        )
 
 
 @dataclass(frozen=True)
@@ -155,16 +159,24 @@ def _experts(args: argparse.Namespace, backbone: Backbone, tokens: WhisperTokens
     return ESPnetExpertModel(backbone, ExpertBank(backbone.model, args.langs, conf), tokens)
 
 
-def _mole(args: argparse.Namespace, backbone: Backbone, tokens: WhisperTokens, experts: ExpertConfig) -> ESPnetMoLEModel:
+def _mole(
+    args: argparse.Namespace, backbone: Backbone, tokens: WhisperTokens, experts: ExpertConfig
+) -> ESPnetMoLEModel:
     bank = ExpertBank(backbone.model, args.langs, experts)
     fusion = read_conf(FusionConfig, args.fusion_conf, "fusion_conf")
     classifier = read_conf(ClassifierConfig, args.classifier_conf, "classifier_conf")
     return ESPnetMoLEModel(MoLE(backbone, bank, fusion, classifier), tokens, args.lid_weight)
 
 
-def _student(args: argparse.Namespace, backbone: Backbone, tokens: WhisperTokens, experts: ExpertConfig) -> ESPnetStudentModel:
+def _student(
+    args: argparse.Namespace, backbone: Backbone, tokens: WhisperTokens, experts: ExpertConfig
+) -> ESPnetStudentModel:
     conf = read_conf(DistillConfig, args.distill_conf, "distill_conf")
-    teacher = None if conf.kd == "none" and args.student_start != "average" else ExpertBank(backbone.model, args.langs, experts)
+    teacher = (
+        None
+        if conf.kd == "none" and args.student_start != "average"
+        else ExpertBank(backbone.model, args.langs, experts)
+    )
     student = ExpertBank(backbone.model, [STUDENT], read_conf(ExpertConfig, args.expert_conf, "expert_conf"))
     return ESPnetStudentModel(backbone, args.langs, teacher, student, tokens, conf, args.max_epoch)
 

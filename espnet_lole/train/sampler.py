@@ -9,14 +9,18 @@ from espnet2.iterators.abs_iter_factory import AbsIterFactory
 from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
 from espnet2.train.dataset import AbsDataset
 
-JITTER = 0.1  # lengths are sorted after a random change by at most this share, so that batches differ from epoch to epoch
+JITTER = (
+    0.1  # lengths are sorted after a random change by at most this share, so that batches differ from epoch to epoch
+)
 
 
-def draw_utterances(samples: Mapping[str, int], langs: Mapping[str, str], temperature: float, rng: random.Random) -> list[str]:
+def draw_utterances(
+    samples: Mapping[str, int], langs: Mapping[str, str], temperature: float, rng: random.Random
+) -> list[str]:
     """Utterances of an epoch, whose languages have shares of the audio proportional to ``hours ** (1 / temperature)``.
 
-    The audio of an epoch is that of the data. A language is gone through in whole random passes before one of its utterances
-    comes again.
+    The audio of an epoch is that of the data. A language is gone through in whole random passes before one of its
+    utterances comes again.
 
     Args:
         samples: length of each utterance.
@@ -60,7 +64,9 @@ def make_batches(
         ValueError: there are fewer utterances.
     """
     if len(utts) < least:
-        raise ValueError(f"expected an utterance for each of {least} processes, got {len(utts)} in all: start fewer processes")
+        raise ValueError(
+            f"expected an utterance for each of {least} processes, got {len(utts)} in all: start fewer processes"
+        )
     batches: list[list[str]] = []
     longest = 0
     order = sorted((samples[utt] * rng.uniform(1 - JITTER, 1 + JITTER), utt) for utt in utts)

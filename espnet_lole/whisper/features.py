@@ -25,7 +25,9 @@ class LogMel(nn.Module):
 
     def __init__(self, num_mels: int = 80) -> None:
         super().__init__()
-        bank = mel_filter_bank(1 + WINDOW // 2, num_mels, 0.0, SAMPLE_RATE / 2, SAMPLE_RATE, norm="slaney", mel_scale="slaney")
+        bank = mel_filter_bank(
+            1 + WINDOW // 2, num_mels, 0.0, SAMPLE_RATE / 2, SAMPLE_RATE, norm="slaney", mel_scale="slaney"
+        )
         self.register_buffer("filters", torch.from_numpy(bank.T).float(), persistent=False)  # (M, 201)
         self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
 

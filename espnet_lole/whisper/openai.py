@@ -13,7 +13,7 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 from espnet_lole.whisper.sizes import Size
 
 SUFFIX = ".pt"
-_NAMES = (  # what a name there holds -> what it is called in transformers; the first of two that begin alike comes first
+_NAMES = (  # part of a name there -> in transformers; the order matters
     ("blocks.", "layers."),
     ("cross_attn_ln.", "encoder_attn_layer_norm."),
     ("attn_ln.", "self_attn_layer_norm."),
@@ -59,8 +59,8 @@ def read_model(file: Path) -> WhisperForConditionalGeneration:
     got = {name: value.shape for name, value in state.items() if value is not None}
     if wrong := sorted(n for n in expected | got if expected.get(n) != got.get(n)):
         raise ValueError(
-            f"expected in {file} the tensors of its dims, got {len(wrong)} that differ, e.g. {wrong[0]}: {got.get(wrong[0])} "
-            f"instead of {expected.get(wrong[0])}: fetch the file again"
+            f"expected in {file} the tensors of its dims, got {len(wrong)} that differ, e.g. {wrong[0]}: "
+            f"{got.get(wrong[0])} instead of {expected.get(wrong[0])}: fetch the file again"
         )
     model.load_state_dict(state, assign=True)
     model.tie_weights()
@@ -81,9 +81,13 @@ def _load(file: Path) -> dict[str, Mapping[str, int] | Mapping[str, Tensor]]:
     try:
         found = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, pickle.UnpicklingError) as error:
-        raise ValueError(f"expected a checkpoint of openai/whisper, got in {file}: {str(error).splitlines()[0]}") from error
+        raise ValueError(
+            f"expected a checkpoint of openai/whisper, got in {file}: {str(error).splitlines()[0]}"
+        ) from error
     if not isinstance(found, dict) or not {"dims", "model_state_dict"} <= found.keys():
-        raise ValueError(f"expected dims and model_state_dict, as openai/whisper saves them, got another file in {file}")
+        raise ValueError(
+            f"expected dims and model_state_dict, as openai/whisper saves them, got another file in {file}"
+        )
     return found
 
 

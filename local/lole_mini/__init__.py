@@ -1,1 +1,1 @@
-"""The embedded corpora, spoken by eSpeak NG, and the training of the embedded backbone."""
+"""Synthetic corpora spoken by eSpeak NG, and the training of the small backbone on one of them."""

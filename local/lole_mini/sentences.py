@@ -1,9 +1,8 @@
-"""Sentences of the embedded corpus: locale data of Babel, numbers spelled out.
+"""Sentences of the synthetic corpora: locale data of Babel, with numbers spelled out.
 
-Two domains share the numbers and little else. ``atlas`` (the backbone's training) has places,
-languages, dates and rare currencies; ``market`` (the fine-tuning corpus) has prices in common
-currencies and quantities in common units. The backbone heard half of these words, never after a
-number, and the other half not at all.
+Two domains share the numbers and little else. `atlas`, on which the backbone is trained, has places, languages, dates
+and rare currencies; `market`, the fine-tuning corpus, has prices in common currencies and quantities in common units.
+The backbone is trained on half of these currencies and units, never after a number, and not on the other half.
 """
 
 from __future__ import annotations
@@ -26,15 +25,15 @@ MARKET_UNITS = (
     "mass-ton volume-liter volume-milliliter duration-hour duration-minute duration-second duration-week "
     "temperature-celsius area-hectare power-watt speed-kilometer-per-hour"
 ).split()
-HEARD = slice(None, None, 2)
-"""Of the market's currencies and units, those that occur in the atlas too."""
+SHARED = slice(None, None, 2)
+"""The market's currencies and units that occur in the atlas too."""
 
 _ZH_DIGITS = "零一二三四五六七八九"
 _ZH_PLACES = ((1000, "千"), (100, "百"), (10, "十"))
 
 
 def spell_zh(number: int) -> str:
-    """Spell a number below 10,000 in Mandarin, which ``num2words`` does not know."""
+    """Spell a number below 10,000 in Mandarin, which `num2words` does not support."""
     if not 0 <= number < 10_000:
         raise ValueError(f"expected a number from 0 to 9999, got {number}")
     if number < 10:
@@ -51,14 +50,14 @@ def spell_zh(number: int) -> str:
 
 
 def spell(number: int, lang: str) -> str:
-    """Spell a whole number out in the language."""
+    """Spell out a whole number in a language."""
     words = spell_zh(number) if lang == "zh" else num2words(number, lang=lang)
     return words.replace(",", "")
 
 
 @cache
 def _names(lang: str, table: str) -> tuple[str, ...]:
-    """Names of a Babel table that can be spoken as they are written, in a fixed order."""
+    """List the names in a Babel table that can be spoken as they are written, in a fixed order."""
     names = getattr(Locale.parse(lang), table)
     speakable = re.compile(r"[^\W\d_]+(?:['’ -][^\W\d_]+)*")
     return tuple(sorted({n for n in names.values() if speakable.fullmatch(n) and 3 * (lang != "zh") < len(n) < 26}))
@@ -66,7 +65,7 @@ def _names(lang: str, table: str) -> tuple[str, ...]:
 
 @cache
 def _rare_currencies(lang: str) -> tuple[str, ...]:
-    """Currency codes outside the market whose names have no digits or brackets."""
+    """List the currencies outside the market whose names have no digits or brackets."""
     codes = sorted(set(Locale.parse(lang).currencies) - {*MARKET_CURRENCIES, "XXX", "XTS"})
     names = ((code, get_currency_name(code, 7, locale=lang)) for code in codes)
     return tuple(code for code, name in names if not re.search(r"[\d()–/.]", name) and len(name) < 26)
@@ -117,13 +116,10 @@ def _price(rng: random.Random, lang: str) -> str:
 
 @cache
 def _units(lang: str) -> tuple[tuple[str, str], ...]:
-    """(unit, length of its name) for each market unit; the long name, unless Babel lacks it."""
+    """List (unit, length of its name) for each market unit: the long name, unless Babel lacks it."""
     speakable = re.compile(r"[一-鿿]+" if lang == "zh" else r"[^\W\d_]+( [^\W\d_]+)*")
-    return tuple(
-        next((unit, length) for length in ("long", "short") if speakable.fullmatch(_unit_text("", 7, unit, length, lang)))
-        for unit in MARKET_UNITS
-        if any(speakable.fullmatch(_unit_text("", 7, unit, length, lang)) for length in ("long", "short"))
-    )
+    names = ((unit, length) for unit in MARKET_UNITS for length in ("short", "long"))
+    return tuple(dict(name for name in names if speakable.fullmatch(_unit_text("", 7, *name, lang))).items())
 
 
 def _unit_text(spelled: str, number: int, unit: str, length: str, lang: str) -> str:
@@ -139,9 +135,9 @@ def _quantity(rng: random.Random, lang: str) -> str:
 def _goods(rng: random.Random, lang: str) -> str:
     number = rng.randint(2, 99)
     if rng.random() < 0.5:
-        name = get_currency_name(rng.choice(MARKET_CURRENCIES[HEARD]), number, locale=lang)
+        name = get_currency_name(rng.choice(MARKET_CURRENCIES[SHARED]), number, locale=lang)
     else:
-        name = _unit_text("", number, *rng.choice(_units(lang)[HEARD]), lang)
+        name = _unit_text("", number, *rng.choice(_units(lang)[SHARED]), lang)
     return _join([name, rng.choice(_names(lang, "territories"))], lang)
 
 
@@ -157,7 +153,7 @@ DOMAINS: dict[str, tuple[tuple[Kind, ...], tuple[int, ...]]] = {
 
 
 def sentences(domain: str, lang: str, seed: int) -> Iterator[str]:
-    """Yield different sentences of a domain without end, in an order fixed by the seed.
+    """Yield distinct sentences of a domain endlessly, in an order fixed by the seed.
 
     Raises:
         ValueError: the domain or the language is unknown.

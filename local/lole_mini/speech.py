@@ -1,4 +1,4 @@
-"""Utterances of the embedded corpora: who says what, where; deterministic for a domain, a set and a language."""
+"""Utterances of the synthetic corpora, deterministic for a domain, a set and a language."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ VARIANTS = {
     "dev": "f5 m6 Henrique shelby".split(),
     "test": "m8 klatt4 aunty norbert pablo anika".split(),
 }
-"""eSpeak's voice variants of each set; no variant is in two sets."""
+"""eSpeak's voice variants for each set; no variant is in two sets."""
 
 
 @dataclass(frozen=True)
 class Conditions:
     """Ranges of the recording conditions of a domain."""
 
-    rate: tuple[int, int]  # words a minute
+    rate: tuple[int, int]  # words per minute
     snr: tuple[float, float]  # dB
-    wet: tuple[float, float]  # energy of the reflections over the direct sound
-    decay: tuple[float, float]  # seconds to fall by 60 dB
+    wet: tuple[float, float]  # energy of the reflections relative to the direct sound
+    decay: tuple[float, float]  # reverberation time in seconds
 
 
 CONDITIONS = {
@@ -49,7 +49,7 @@ CONDITIONS = {
 
 @dataclass(frozen=True)
 class Utterance:
-    """A spoken sentence: speaker's name, text and samples at 16 kHz, float32, shape (T,)."""
+    """A spoken sentence: name of the speaker, text, and samples at 16 kHz, float32 (T,)."""
 
     speaker: str
     text: str
@@ -57,35 +57,36 @@ class Utterance:
 
 
 def utterances(domain: str, split: str, lang: str, texts: list[str], speakers: int) -> Iterator[Utterance]:
-    """Speak the texts, each by one of the split's speakers.
+    """Speak the texts, each in the voice of one of the set's speakers.
 
     Args:
-        domain: ``atlas`` or ``market``: the recording conditions.
-        split: the set, whose voice variants are used.
+        domain: `atlas` or `market`, for the recording conditions.
+        split: the set, for the voice variants.
         lang: language code.
-        texts: what is said.
-        speakers: how many speakers share the texts.
+        texts: the texts to speak.
+        speakers: number of speakers who share the texts.
 
     Yields:
-        One utterance a text, speaker by speaker.
+        One utterance per text, speaker by speaker.
     """
     seed = int.from_bytes(hashlib.sha256(f"{domain} {split} {lang}".encode()).digest()[:8], "big")
     rng, noise = random.Random(seed), np.random.default_rng(seed)
-    where, voice = CONDITIONS[domain], synthesizer()
-    cast = [_speaker(rng, VARIANTS[split][i % len(VARIANTS[split])], where) for i in range(speakers)]
+    conditions, voice = CONDITIONS[domain], synthesizer()
+    cast = [_speaker(rng, VARIANTS[split][i % len(VARIANTS[split])], conditions) for i in range(speakers)]
     for i, speaker in enumerate(cast):
         for text in islice(texts, i, None, speakers):
             clean = resample_poly(voice.speak(text, lang, speaker), SAMPLE_RATE, voice.sample_rate)
-            room = reverberate(clean, noise, rng.uniform(*where.decay), rng.uniform(*where.wet))
-            noisy = add_noise(room, noise, rng.uniform(*where.snr), rng.uniform(0.0, 2.0))
+            room = reverberate(clean, noise, rng.uniform(*conditions.decay), rng.uniform(*conditions.wet))
+            noisy = add_noise(room, noise, rng.uniform(*conditions.snr), rng.uniform(0.0, 2.0))
             yield Utterance(f"{speaker.variant}{i}", text, noisy)
 
 
-def _speaker(rng: random.Random, variant: str, where: Conditions) -> Speaker:
-    return Speaker(variant, rng.randint(*where.rate), rng.randint(30, 70), rng.randint(30, 70))
+def _speaker(rng: random.Random, variant: str, conditions: Conditions) -> Speaker:
+    """Draw the rate and pitch of a speaker."""
+    return Speaker(variant, rng.randint(*conditions.rate), rng.randint(30, 70), rng.randint(30, 70))
 
 
 def split_texts(domain: str, lang: str, sizes: dict[str, int], seed: int = 0) -> dict[str, list[str]]:
-    """Different sentences for each set: ``sizes[set]`` of them, none in two sets."""
+    """Draw `sizes[set]` sentences for each set, none in two sets."""
     source = sentences(domain, lang, seed)
     return {split: list(islice(source, size)) for split, size in sizes.items()}

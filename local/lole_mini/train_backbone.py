@@ -1,9 +1,8 @@
-"""Train the embedded backbone ``whisper-nano`` from random weights on synthetic speech of the domain ``atlas``.
+"""Train the small backbone `whisper-nano` from random weights on synthetic speech of the domain `atlas`.
 
     PYTHONPATH=local:. python -m lole_mini.train_backbone --output models/whisper-nano
 
-Everything is made as it runs: speech, features, weights.
-About 70 minutes on 2 cores with bfloat16 instructions, much longer without them.
+The speech is synthesized first. Takes about 70 minutes on 2 cores with bfloat16 instructions, much longer without them.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ TEMPORAL_MASK, MEL_MASK = 25, 12  # widest masks of SpecAugment, in frames and m
 
 @dataclass(frozen=True)
 class Example:
-    """Mel features (M, F) in float16, the token ids of prompt, text and end (U,), and characters for CTC (C,)."""
+    """A training example: mel features (M, F) in float16, token ids (U,) from sot to eot, characters (C,) for CTC."""
 
     mel: Tensor
     tokens: Tensor
@@ -45,7 +44,7 @@ class Example:
 
 
 def nano_config() -> WhisperConfig:
-    """The shape of ``whisper-nano``: Whisper's vocabulary and features, a small encoder of 6 layers and decoder of 2."""
+    """Return the configuration of `whisper-nano`: Whisper's vocabulary and features, 6 + 2 narrow layers."""
     return WhisperConfig(
         d_model=192, encoder_layers=6, decoder_layers=2, encoder_attention_heads=3, decoder_attention_heads=3,
         encoder_ffn_dim=768, decoder_ffn_dim=768, vocab_size=51865, num_mel_bins=80,
@@ -55,7 +54,7 @@ def nano_config() -> WhisperConfig:
 
 
 def speak_language(job: tuple[str, int]) -> list[tuple[str, str, np.ndarray]]:
-    """Utterances (language, text, features) of one language."""
+    """Synthesize the utterances (language, text, mel features (M, F)) of one language."""
     lang, size = job
     torch.set_num_threads(1)
     features, made = LogMel(), []
@@ -68,7 +67,7 @@ def speak_language(job: tuple[str, int]) -> list[tuple[str, str, np.ndarray]]:
 
 
 def make_examples(per_language: int, tokens: WhisperTokens) -> tuple[list[Example], dict[str, int]]:
-    """All training examples, and the index of each character for CTC (0 is its blank)."""
+    """Make all training examples, and the index of each character for CTC (0 is the blank)."""
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
         made = [u for part in pool.map(speak_language, [(lang, per_language) for lang in LANGUAGES]) for u in part]
     characters = {c: i for i, c in enumerate(sorted({c for _, text, _ in made for c in text}), 1)}
@@ -83,21 +82,21 @@ def make_examples(per_language: int, tokens: WhisperTokens) -> tuple[list[Exampl
 
 
 def batches(examples: list[Example], seconds: float, rng: random.Random) -> list[list[Example]]:
-    """Batches of similar length holding at most ``seconds`` of audio, padding included, in random order."""
-    found, batch = [], []
+    """Group examples by length into batches of at most `seconds` of audio, padding included, in random order."""
+    grouped, batch = [], []
     for example in sorted(examples, key=lambda e: e.mel.shape[1] * rng.uniform(0.9, 1.1)):
         longest = max(e.mel.shape[1] for e in [*batch, example])
         if batch and longest * (len(batch) + 1) > 100 * seconds:
-            found.append(batch)
+            grouped.append(batch)
             batch = []
         batch.append(example)
-    found.append(batch)
-    rng.shuffle(found)
-    return found
+    grouped.append(batch)
+    rng.shuffle(grouped)
+    return grouped
 
 
 def mask_features(mel: Tensor, frames: Tensor, rng: random.Random) -> Tensor:
-    """SpecAugment with two masks along each axis, the same mel bins for the whole batch; mel (B, M, F)."""
+    """Mask mel (B, M, F) as in SpecAugment: two masks along each axis, the same mel bins for the whole batch."""
     for _ in range(2):
         low = rng.randrange(mel.shape[1] - MEL_MASK)
         mel[:, low : low + rng.randrange(MEL_MASK + 1)] = 0.0
@@ -110,7 +109,7 @@ def mask_features(mel: Tensor, frames: Tensor, rng: random.Random) -> Tensor:
 def batch_loss(
     model: Backbone, ctc: nn.Linear, vocabulary: SampledVocabulary, batch: list[Example], rng: random.Random
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of language and text tokens, and the helper CTC loss, each a mean."""
+    """Compute the mean cross-entropy of language and text tokens, and the auxiliary CTC loss."""
     frames = torch.tensor([e.mel.shape[1] for e in batch])
     mel = pad_sequence([e.mel.T for e in batch], batch_first=True).transpose(1, 2).float()  # (B, M, F)
     tokens = pad_sequence([e.tokens for e in batch], batch_first=True, padding_value=-100)  # (B, U)
@@ -129,23 +128,23 @@ def batch_loss(
 
 
 class SampledVocabulary:
-    """Cross-entropy over the tokens of the corpus and a sample of the others, which stands for all of them.
+    """Cross-entropy over the tokens of the corpus and a random sample of the others (importance sampling).
 
     Args:
         examples: the corpus.
         size: V.
-        sample: how many of the tokens that never occur are drawn each time.
+        sample: number of tokens to draw from those that never occur.
     """
 
     def __init__(self, examples: list[Example], size: int, sample: int = 1024) -> None:
         self.used = torch.unique(torch.cat([e.tokens for e in examples]))
         occurs = torch.zeros(size, dtype=torch.bool).index_fill(0, self.used, True)
         self.unused = (~occurs).nonzero()[:, 0]
-        self.place = occurs.cumsum(0) - 1  # of a used token among the used
+        self.place = occurs.cumsum(0) - 1  # index of a used token among the used ones
         self.sample = sample
 
     def loss(self, states: Tensor, embeddings: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy of states (N, D) against used tokens (N,), with embeddings (V, D)."""
+        """Compute the mean cross-entropy of states (N, D) against used tokens (N,), with embeddings (V, D)."""
         drawn = self.unused[torch.randint(len(self.unused), (self.sample,))]
         logits = states @ embeddings[torch.cat([self.used, drawn])].T.to(states.dtype)
         weight = torch.zeros(logits.shape[1]).index_fill(0, torch.arange(len(self.used), logits.shape[1]), 1.0)
@@ -154,7 +153,7 @@ class SampledVocabulary:
 
 
 def train(args: argparse.Namespace) -> None:
-    """Make the corpus, train, and save the backbone in ``args.output``."""
+    """Synthesize the corpus, train, and save the backbone in `args.output`."""
     torch.manual_seed(args.seed)
     rng = random.Random(args.seed)
     tokens = WhisperTokens(51865)
@@ -186,12 +185,13 @@ def train(args: argparse.Namespace) -> None:
             if step % 25 == 0:
                 left = (time.perf_counter() - started) / step * max(steps - step, 0) / 60
                 mean = np.mean(losses[-100:], axis=0)
-                logging.info(f"epoch {epoch}, step {step}/{steps}: loss {mean[0]:.3f}, CTC {mean[1]:.3f}; {left:.0f} min left")
+                losses_text = f"loss {mean[0]:.3f}, CTC {mean[1]:.3f}"
+                logging.info(f"epoch {epoch}, step {step}/{steps}: {losses_text}; {left:.0f} min left")
         save(model, args.output)
 
 
 def save(model: Backbone, output: Path) -> None:
-    """Write the weights in float16."""
+    """Save the weights in float16."""
     state = {name: value.half() for name, value in model.model.state_dict().items()}
     copy = WhisperForConditionalGeneration(nano_config()).half()
     copy.load_state_dict(state)
@@ -199,19 +199,19 @@ def save(model: Backbone, output: Path) -> None:
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="folder of the backbone")
-    parser.add_argument("--utterances", type=int, default=2500, help="utterances a language")
+    parser.add_argument("--output", type=Path, required=True, help="folder to save the backbone in")
+    parser.add_argument("--utterances", type=int, default=2500, help="utterances per language")
     parser.add_argument("--epochs", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=60.0, help="audio of a batch, in seconds")
+    parser.add_argument("--seconds", type=float, default=60.0, help="seconds of audio in a batch")
     parser.add_argument("--lr", type=float, default=1.5e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 
 
 def main(cmd: list[str] | None = None) -> None:
-    """Entry point."""
+    """Run the command line."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     train(get_parser().parse_args(cmd))
 

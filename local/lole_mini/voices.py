@@ -1,4 +1,4 @@
-"""eSpeak NG from the ``espeakng-loader`` wheel, driven through ctypes: text and voice to samples."""
+"""Speech synthesis by eSpeak NG from the `espeakng-loader` wheel, through ctypes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import espeakng_loader
 import numpy as np
 
 VOICES = {"de": "de", "en": "en-us", "es": "es", "fr": "fr", "it": "it", "ru": "ru", "tr": "tr", "zh": "cmn"}
-"""eSpeak's voice of each language of the corpus."""
+"""eSpeak's voice for each language of the corpus."""
 
-_SYNCHRONOUS, _UTF8, _RATE, _PITCH, _RANGE = 2, 1, 1, 3, 4  # espeak_AUDIO_OUTPUT, flags and espeak_PARAMETER of speak_lib.h
+# espeak_AUDIO_OUTPUT, flags and espeak_PARAMETER of speak_lib.h
+_SYNCHRONOUS, _UTF8, _RATE, _PITCH, _RANGE = 2, 1, 1, 3, 4
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
 
 @dataclass(frozen=True)
 class Speaker:
-    """One speaker: a voice variant of eSpeak (``f1``, ``klatt2``, ...), words a minute, pitch and its range (0-100)."""
+    """A speaker: a voice variant of eSpeak (`f1`, `klatt2`, ...), words per minute, pitch and pitch range (0-100)."""
 
     variant: str
     rate: int
@@ -28,7 +29,7 @@ class Speaker:
 
 
 class Synthesizer:
-    """The synthesiser; eSpeak keeps global state and hangs when it is started twice: take ``synthesizer()``.
+    """The synthesizer. eSpeak has global state and hangs when it is started twice: use `synthesizer()`.
 
     Raises:
         RuntimeError: the library cannot start.
@@ -38,10 +39,11 @@ class Synthesizer:
         self._lib = ctypes.CDLL(espeakng_loader.get_library_path())
         self.sample_rate = self._lib.espeak_Initialize(_SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), 0)
         if self.sample_rate <= 0:
-            raise RuntimeError(f"eSpeak NG cannot start from {espeakng_loader.get_library_path()}: reinstall espeakng-loader")
+            library = espeakng_loader.get_library_path()
+            raise RuntimeError(f"eSpeak NG cannot start from {library}: reinstall espeakng-loader")
         self._chunks: list[np.ndarray] = []
         self._voice = ""
-        self._callback = _CALLBACK(self._collect)  # kept: the library holds only a bare pointer
+        self._callback = _CALLBACK(self._collect)  # a reference, as the library has only a bare pointer
         self._lib.espeak_SetSynthCallback(self._callback)
 
     def _collect(self, samples: ctypes._Pointer, count: int, _events: int) -> int:
@@ -50,14 +52,14 @@ class Synthesizer:
         return 0
 
     def speak(self, text: str, lang: str, speaker: Speaker) -> np.ndarray:
-        """Speak a text.
+        """Synthesize a text.
 
         Returns:
-            Samples at ``sample_rate``, float32 in [-1, 1], shape (T,).
+            Samples at `sample_rate`, float32 in [-1, 1], (T,).
 
         Raises:
             ValueError: eSpeak has no such voice.
-            RuntimeError: eSpeak made no sound of the text.
+            RuntimeError: eSpeak returned no samples.
         """
         voice = f"{VOICES[lang]}+{speaker.variant}"
         if voice != self._voice and self._lib.espeak_SetVoiceByName(voice.encode()) != 0:
@@ -67,15 +69,16 @@ class Synthesizer:
             self._lib.espeak_SetParameter(parameter, value, 0)
         self._chunks.clear()
         data = text.encode()
-        self._lib.espeak_ng_SetRandSeed(ctypes.c_long(zlib.crc32(data)))  # breathy voices; the default seed is the time
+        # Seed the noise of breathy voices; the default seed is the time
+        self._lib.espeak_ng_SetRandSeed(ctypes.c_long(zlib.crc32(data)))
         self._lib.espeak_Synth(data, len(data) + 1, 0, 0, 0, _UTF8, None, None)
         self._lib.espeak_Synchronize()
         if not self._chunks:
-            raise RuntimeError(f"eSpeak NG made no sound of {text!r} in voice {voice!r}")
+            raise RuntimeError(f"eSpeak NG returned no samples for {text!r} in voice {voice!r}")
         return np.concatenate(self._chunks).astype(np.float32) / 32768
 
 
 @lru_cache(maxsize=1)
 def synthesizer() -> Synthesizer:
-    """The one synthesiser of this process."""
+    """Return the only synthesizer of this process."""
     return Synthesizer()

@@ -1,4 +1,4 @@
-"""Any audio becomes 16 kHz mono; what cannot is skipped with its reason."""
+"""Any audio becomes 16 kHz mono; what cannot is dropped with its reason."""
 
 from pathlib import Path
 
@@ -9,28 +9,27 @@ import soundfile
 from conftest import room_for
 
 from espnet_lole.data.formatting import format_dir
-from espnet_lole.data.kaldi import KaldiDir, Segment, read_table
+from espnet_lole.data.kaldi import KaldiDir, KaldiSegment, read_table
 
 HZ = 440.0
 
 
 def sine(seconds: float, rate: int, level: float = 0.5) -> np.ndarray:
-    """Returns a sine (T,)."""
+    """Return a sine (T,)."""
     return level * np.sin(2 * np.pi * HZ * np.arange(round(seconds * rate)) / rate)
 
 
-def make(folder: Path, wav: dict[str, str], segments: dict[str, Segment] | None = None) -> Path:
-    """Writes a Kaldi directory in German with these entries."""
+def make(folder: Path, wav: dict[str, str], segments: dict[str, KaldiSegment] | None = None) -> Path:
+    """Write a Kaldi directory in German with these entries."""
     folder.mkdir()
     utts = list(wav if segments is None else segments)
-    KaldiDir(folder, wav, dict.fromkeys(utts, "hallo"), dict.fromkeys(utts, "s"), dict.fromkeys(utts, "de"), segments).write(
-        folder
-    )
+    text, utt2spk, utt2lang = (dict.fromkeys(utts, value) for value in ("hallo", "s", "de"))
+    KaldiDir(folder, wav, text, utt2spk, utt2lang, segments).write(folder)
     return folder
 
 
 def check_sine(path: str, seconds: float, level: float = 0.5, slack: float = 0.0) -> None:
-    """Checks a formatted file: 16 kHz, mono, 16 bit, of this length, with a sine of this level at HZ."""
+    """Check a formatted file: 16 kHz, mono, 16 bit, of this length, with a sine of this level at HZ."""
     info = soundfile.info(path)
     assert (info.samplerate, info.channels, info.subtype) == (16000, 1, "PCM_16")
     samples, _ = soundfile.read(path)
@@ -40,12 +39,9 @@ def check_sine(path: str, seconds: float, level: float = 0.5, slack: float = 0.0
     assert abs(np.sqrt(2 * np.mean(samples**2)) - level) < 0.05
 
 
-@pytest.mark.parametrize(
-    ("name", "rate", "options"),
-    [("a.wav", 44100, {}), ("a.flac", 8000, {}), ("a.ogg", 48000, {"format": "OGG", "subtype": "VORBIS"}), ("a.mp3", 44100, {})],
-)
-def test_formats_and_rates(tmp_path: Path, name: str, rate: int, options: dict[str, str]) -> None:
-    soundfile.write(tmp_path / name, sine(0.5, rate), rate, **options)
+@pytest.mark.parametrize(("name", "rate"), [("a.wav", 44100), ("a.flac", 8000), ("a.ogg", 48000), ("a.mp3", 44100)])
+def test_every_format_and_rate_becomes_16_khz_flac(tmp_path: Path, name: str, rate: int) -> None:
+    soundfile.write(tmp_path / name, sine(0.5, rate), rate)
     (tally,) = format_dir(make(tmp_path / "src", {"u": str(tmp_path / name)}), tmp_path / "dst")
     assert (tally.language, tally.utterances, tally.speakers, tally.dropped) == ("de", 1, 1, {})
     assert tally.seconds == pytest.approx(0.5, abs=0.06)
@@ -65,17 +61,17 @@ def test_stereo_is_averaged_and_tables_are_written(tmp_path: Path) -> None:
     assert (tmp_path / "dst/spk2utt").read_text() == "s u/1\n"
 
 
-def test_sixteen_bit_samples_are_kept_exactly(tmp_path: Path) -> None:
+def test_16_bit_samples_stay_as_they_are(tmp_path: Path) -> None:
     samples = np.random.default_rng(0).integers(-32768, 32768, 4000).astype(np.int16)
     kaldiio.save_ark(str(tmp_path / "a.ark"), {"u": (16000, samples)}, scp=str(tmp_path / "a.scp"))
     soundfile.write(tmp_path / "a.wav", samples, 16000)
-    wav = {"ark": read_table(tmp_path / "a.scp")["u"], "file": str(tmp_path / "a.wav"), "pipe": f"cat {tmp_path}/a.wav |"}
+    wav = {"file": f"{tmp_path}/a.wav", "pipe": f"cat {tmp_path}/a.wav |", "ark": read_table(tmp_path / "a.scp")["u"]}
     assert format_dir(make(tmp_path / "src", wav), tmp_path / "dst")[0].utterances == 3
     for entry in read_table(tmp_path / "dst/wav.scp").values():
         np.testing.assert_array_equal(soundfile.read(entry, dtype="int16")[0], samples)
 
 
-def test_stereo_and_flac_arks(tmp_path: Path) -> None:
+def test_arks_of_stereo_or_flac_are_read(tmp_path: Path) -> None:
     tone = sine(0.5, 16000)
     ints = (np.stack([tone, tone], axis=1) * 32767).astype(np.int16)
     kaldiio.save_ark(str(tmp_path / "a.ark"), {"x": (16000, ints), "u": (16000, ints)}, scp=str(tmp_path / "a.scp"))
@@ -87,10 +83,10 @@ def test_stereo_and_flac_arks(tmp_path: Path) -> None:
         check_sine(entry, 0.5)
 
 
-def test_segments_are_cut_clipped_or_skipped(tmp_path: Path) -> None:
+def test_segments_are_cut_clipped_or_dropped(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.concatenate([np.zeros(8000), sine(1.0, 8000)]), 8000)
-    segments = {"in": Segment("r", 1.2, 1.7), "over": Segment("r", 1.5, 2.4), "rest": Segment("r", 1, -1)}
-    segments |= {"out": Segment("r", 5, 6), "past": Segment("r", 1, 2.6), "none": Segment("r", 1, 1)}
+    times = {"in": (1.2, 1.7), "over": (1.5, 2.4), "rest": (1, -1), "out": (5, 6), "past": (1, 2.6), "none": (1, 1)}
+    segments = {utt: KaldiSegment("r", start, end) for utt, (start, end) in times.items()}
     (tally,) = format_dir(make(tmp_path / "src", {"r": str(tmp_path / "a.wav")}, segments), tmp_path / "dst")
     assert tally.dropped == {
         "none": "no samples: the audio or the segment is empty",
@@ -102,7 +98,7 @@ def test_segments_are_cut_clipped_or_skipped(tmp_path: Path) -> None:
     assert not (tmp_path / "dst/segments").exists()
 
 
-def test_what_cannot_be_read_is_skipped_with_its_reason(tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_dropped_with_its_reason(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "good.wav", sine(0.1, 16000), 16000)
     soundfile.write(tmp_path / "nosamples.wav", np.zeros(0), 16000)
     soundfile.write(tmp_path / "nan.wav", np.full(100, np.nan), 16000, subtype="FLOAT")
@@ -110,7 +106,8 @@ def test_what_cannot_be_read_is_skipped_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "empty.wav").write_text("")
     names = ("good", "nosamples", "nan", "junk", "empty", "missing")
     wav = {name: str(tmp_path / f"{name}.wav") for name in names}
-    wav |= {"ark": f"{tmp_path}/junk.wav:2", "noark": "/nowhere.ark:2", "pipe": "echo why >&2; exit 3 |", "noaudio": "true |"}
+    wav |= {"ark": f"{tmp_path}/junk.wav:2", "noark": "/nowhere.ark:2"}
+    wav |= {"pipe": "echo why >&2; exit 3 |", "noaudio": "true |"}
     src = make(tmp_path / "src", wav)
     with (src / "text").open("a") as text:
         text.write("extra hallo\n")
@@ -141,15 +138,15 @@ def test_paths_with_spaces_are_read(tmp_path: Path) -> None:
     assert format_dir(make(tmp_path / "my data/src", wav), tmp_path / "my data/dst")[0].utterances == 2
 
 
-def test_test_audio_that_whisper_cannot_take_is_kept_and_told(tmp_path: Path) -> None:
+def test_test_audio_that_is_too_short_is_written_and_reported(tmp_path: Path) -> None:
     wav = {}
     for name, samples in (("short", 399), ("least", 400), ("most", 480000), ("long", 480001)):
         wav[name] = str(tmp_path / f"{name}.wav")
         soundfile.write(wav[name], np.zeros(samples), 16000)
     src = make(tmp_path / "src", wav)
     (tally,) = format_dir(src, tmp_path / "test_de")
-    assert (tally.split, tally.utterances, tally.unfit) == ("test", 4, ("long", "short"))
-    assert format_dir(src, tmp_path / "train")[0].unfit == ()
+    assert (tally.split, tally.utterances, tally.too_short) == ("test", 4, ("short",))
+    assert format_dir(src, tmp_path / "train")[0].too_short == ()
 
 
 def test_a_language_without_readable_audio_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
@@ -157,8 +154,8 @@ def test_a_language_without_readable_audio_is_an_error_and_leaves_nothing(tmp_pa
     src = make(tmp_path / "src", {"u": str(tmp_path / "a.wav"), "v": "/nowhere.wav", "w": "/nowhere.wav"})
     (src / "utt2lang").write_text("u de\nv en\nw en\n")
     message = (
-        r"src: expected audio in 'en', none of 2 utterances can be used: 2 missing file \(v, ...\); first: v missing file: "
-        r"/nowhere.wav; mend its source, or leave the language out with --langs"
+        r"src: expected audio in 'en', none of 2 utterances can be used: 2 missing file \(v, ...\); "
+        r"first: v missing file: /nowhere.wav; correct its source, or leave the language out with --langs"
     )
     with pytest.raises(ValueError, match=message):
         format_dir(src, tmp_path / "dst")
@@ -179,12 +176,12 @@ def test_no_utterance_or_no_language_is_an_error(tmp_path: Path) -> None:
 
 def test_audio_that_cannot_be_written_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).uniform(-1, 1, 1600), 16000)
-    with room_for(1000), pytest.raises(OSError, match=f"expected to write {tmp_path / 'dst'}, got: File too large: check"):
+    with room_for(1000), pytest.raises(OSError, match=f"expected to write {tmp_path / 'dst'}, got: File too large"):
         format_dir(make(tmp_path / "src", {"u": str(tmp_path / "a.wav")}), tmp_path / "dst")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav", "src"]
 
 
-def test_options_out_of_range(tmp_path: Path) -> None:
+def test_options_out_of_range_are_refused(tmp_path: Path) -> None:
     src = make(tmp_path / "src", {"u": "/nowhere.wav"})
     with pytest.raises(ValueError, match="expected an audio format of flac, wav, got 'mp3'"):
         format_dir(src, tmp_path / "dst", audio_format="mp3")
@@ -194,8 +191,7 @@ def test_options_out_of_range(tmp_path: Path) -> None:
         format_dir(src, src)
 
 
-def test_progress_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("espnet_lole.data.formatting.PROGRESS_SECONDS", 0.0)
+def test_progress_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     soundfile.write(tmp_path / "a.wav", sine(0.1, 16000), 16000)
     format_dir(make(tmp_path / "src", {"u": str(tmp_path / "a.wav")}), tmp_path / "dst")
-    assert "src: 1/1 recordings, about 0 s left" in capsys.readouterr().err
+    assert "1/1" in capsys.readouterr().err

@@ -1,56 +1,107 @@
-"""Tables and directories in Kaldi's form."""
+"""Tables and directories are read completely, or refused with file and line."""
 
 from pathlib import Path
 
 import pytest
 
-from espnet_lole.data.kaldi import KaldiDir, Segment, atomic_dir, read_segments, read_table, write_table
+from espnet_lole.data.kaldi import (
+    KaldiDir,
+    KaldiSegment,
+    atomic_dir,
+    read_lengths,
+    read_segments,
+    read_table,
+    write_table,
+)
 
 
-def test_table_round_trip_is_sorted_and_keeps_text(tmp_path: Path) -> None:
+def test_a_written_table_is_sorted_and_reads_as_it_was(tmp_path: Path) -> None:
     table = {"b": "zwei  Wörter", "a": "一 二", "B": ""}
     write_table(tmp_path / "text", table)
     assert (tmp_path / "text").read_text(encoding="utf-8") == "B\na 一 二\nb zwei  Wörter\n"
     assert read_table(tmp_path / "text") == table
 
 
-def test_table_takes_tabs_carriage_returns_and_blank_lines(tmp_path: Path) -> None:
+def test_tabs_carriage_returns_and_blank_lines_are_accepted(tmp_path: Path) -> None:
     (tmp_path / "text").write_bytes(b"\xef\xbb\xbfa\tx y\r\n\n b z\n")
     assert read_table(tmp_path / "text") == {"a": "x y", "b": "z"}
 
 
-def test_duplicate_names_file_and_line(tmp_path: Path) -> None:
+def test_a_missing_value_is_empty_or_refused(tmp_path: Path) -> None:
+    (tmp_path / "utt2lang").write_text("a de\nb\nc \n")
+    assert read_table(tmp_path / "utt2lang") == {"a": "de", "b": "", "c": ""}
+    with pytest.raises(ValueError, match="utt2lang:2: expected a value after 'b', got none"):
+        read_table(tmp_path / "utt2lang", allow_empty=False)
+
+
+def test_ids_that_are_paths_end_at_a_tab_and_count_by_their_stem(tmp_path: Path) -> None:
+    (tmp_path / "hyp").write_text("x/my talk.wav\teins zwei\nb drei\tvier\nempty file.flac\t\nc.wav fünf\n")
+    expected = {"my talk": "eins zwei", "b drei": "vier", "empty file": "", "c": "fünf"}
+    assert read_table(tmp_path / "hyp", ids_are_paths=True) == expected
+    (tmp_path / "hyp").write_text("x/a.wav\teins\ny/a.flac\tzwei\n")
+    with pytest.raises(ValueError, match=r"hyp:2: expected one line per id, got 'a' again \(line 1\)"):
+        read_table(tmp_path / "hyp", ids_are_paths=True)
+
+
+def test_a_repeated_id_is_refused_with_file_and_line(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("a x\nb y\na z\n")
     with pytest.raises(ValueError, match=r"text:3: expected one line per id, got 'a' again \(line 1\)"):
         read_table(tmp_path / "text")
 
 
-def test_other_encoding_names_file_and_line(tmp_path: Path) -> None:
+def test_another_encoding_is_refused_with_file_and_line(tmp_path: Path) -> None:
     (tmp_path / "text").write_bytes("a x\nb ü\n".encode("latin-1"))
     with pytest.raises(ValueError, match="text:2: expected UTF-8"):
         read_table(tmp_path / "text")
 
 
+@pytest.mark.parametrize("length", ["", "1.5", "-1", "1 2", "many"])
+def test_a_malformed_length_is_refused_with_file_and_line(tmp_path: Path, length: str) -> None:
+    (tmp_path / "utt2num_samples").write_text(f"a 1600\nb {length}\n")
+    with pytest.raises(ValueError, match=f"utt2num_samples:2: expected a number of samples, got '{length}'"):
+        read_lengths(tmp_path / "utt2num_samples")
+    write_table(tmp_path / "utt2num_samples", {"a": 1600, "b": 0})
+    assert read_lengths(tmp_path / "utt2num_samples") == {"a": 1600, "b": 0}
+
+
 @pytest.mark.parametrize("line", ["a rec 0", "a rec zero 1", "a rec 0 1 2", "a rec 0 nan", "a rec 0 inf"])
-def test_malformed_segment_names_file_and_line(tmp_path: Path, line: str) -> None:
+def test_a_malformed_segment_is_refused_with_file_and_line(tmp_path: Path, line: str) -> None:
     (tmp_path / "segments").write_text(f"b rec 0 -1\n{line}\n")
     with pytest.raises(ValueError, match="segments:2: expected 'utterance recording start end'"):
         read_segments(tmp_path / "segments")
 
 
-def test_missing_directory_and_file(tmp_path: Path) -> None:
+def test_a_missing_directory_or_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="expected a Kaldi directory at"):
         KaldiDir.read(tmp_path / "none")
     with pytest.raises(FileNotFoundError, match=r"expected a file .*wav\.scp"):
         KaldiDir.read(tmp_path)
 
 
-def test_every_problem_is_told(tmp_path: Path) -> None:
-    segments = {"a": Segment("r", 0, 1), "b": Segment("r", 0, 1), "c": Segment("q", 0, 1), "e": Segment("r", 1, 2)}
+def test_every_problem_of_an_utterance_is_named(tmp_path: Path) -> None:
+    segments = {utt: KaldiSegment("q" if utt == "c" else "r", 0, 1) for utt in "abce"}
     text = {"a": "x", "b": "\u3000", "c": "x", "d": "x"}
-    kept, skipped = KaldiDir(tmp_path, {"r": "r.wav"}, text, {}, {}, segments).usable()
-    assert kept == ["a"]
-    assert skipped == {"b": "empty transcript", "c": "not in wav.scp", "d": "not in segments", "e": "not in text"}
+    kaldi = KaldiDir(tmp_path, {"r": "r.wav"}, text, segments=segments)
+    problems = ["empty transcript", "not in wav.scp", "not in segments", "not in text"]
+    assert [kaldi.problem(utt) for utt in kaldi.utterances()] == [None, *problems]
+
+
+def test_a_subset_of_all_utterances_is_the_directory_itself(tmp_path: Path) -> None:
+    segments = {"a": KaldiSegment("r", 0, 1), "b": KaldiSegment("r", 1, 2), "c": KaldiSegment("q", 0, 1)}
+    text, speakers, langs = ({utt: name + utt for utt in segments} for name in ("text", "spk", "lang"))
+    kaldi = KaldiDir(tmp_path, {"r": "r.wav", "q": "q.wav"}, text, speakers, langs, segments, {"a": 1.1})
+    assert kaldi.subset("abc") == kaldi
+    part = kaldi.subset("b")
+    assert part.wav == {"r": "r.wav"} and part.segments == {"b": segments["b"]} and part.utt2speed == {}
+    assert part.by_language() == {"langb": ["b"]}
+
+
+def test_what_a_directory_writes_it_reads(tmp_path: Path) -> None:
+    segments = {"a": KaldiSegment("r", 0.0, 1.5), "b": KaldiSegment("r", 1.0, -1.0)}
+    text = {"a": "x y", "b": ""}
+    kaldi = KaldiDir(tmp_path, {"r": "cat r.wav |"}, text, {"a": "s"}, {"a": "de"}, segments, {"b": 0.9})
+    kaldi.write(tmp_path)
+    assert KaldiDir.read(tmp_path) == kaldi
 
 
 def test_failure_leaves_the_old_directory_and_nothing_else(tmp_path: Path) -> None:

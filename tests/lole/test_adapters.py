@@ -1,21 +1,33 @@
+"""Adapters on disk: peft is the oracle in both directions."""
+
 import json
 
 import peft
 import pytest
 import torch
-from conftest import tiny_whisper
-from test_experts import CONFIG, LANGS, TOKENS, run, with_experts
+from conftest import random_experts, tiny_whisper
+from safetensors.torch import load_file, save_file
 
-from espnet_lole.lole.adapters import Adapter, load_bank, load_expert, save_expert
-from espnet_lole.lole.bank import ExpertBank, ExpertConfig
-from espnet_lole.whisper.model import Backbone
+from espnet_lole.lole.adapters import Adapter, adapters_in, load_adapter, load_adapters, save_adapter, trained_pad_to
+from espnet_lole.whisper.model import Whisper
+
+LANGS = ("de", "en", "zh")
+TOKENS = torch.tensor([[50258, 50259, 50359, 50363, 11, 22, 33]])
+LAYER = "model.encoder.layers.0.fc1"
 
 
 @torch.no_grad()
 def stock_logits(model, speech):
-    """Logits of a stock transformers model for 30 seconds of audio."""
-    mel, _ = Backbone(tiny_whisper()).features(*speech)
+    """Return the logits of a stock transformers model for 30 seconds of audio."""
+    mel, _ = Whisper(tiny_whisper()).features(*speech)
     return model(input_features=mel, decoder_input_ids=TOKENS).logits
+
+
+@torch.no_grad()
+def logits(experts, speech, lang):
+    whisper = experts.whisper
+    with experts.activate([experts.index(lang)]):
+        return whisper.logits(whisper.decode(TOKENS, whisper.encode(*speech)))
 
 
 @pytest.fixture
@@ -24,89 +36,119 @@ def half_minute():
 
 
 def test_peft_loads_our_experts(tmp_path, half_minute):
-    backbone, bank = with_experts()
+    experts = random_experts()
     for lang in LANGS:
-        save_expert(bank, lang, tmp_path / lang, "tiny")
-    for row, lang in enumerate(LANGS):
+        save_adapter(experts, lang, tmp_path / lang, "tiny")
         stock = peft.PeftModel.from_pretrained(tiny_whisper(), tmp_path / lang).eval()
-        with bank.routed(torch.tensor([row])):
-            ours = run(backbone, half_minute)
-        torch.testing.assert_close(ours, stock_logits(stock, half_minute), atol=2e-3, rtol=1e-3)
-
-
-def test_we_load_adapters_of_peft(tmp_path, half_minute):
-    config = peft.LoraConfig(r=2, lora_alpha=6, target_modules=["q_proj", "fc1"], use_rslora=True, init_lora_weights=False)
-    stock = peft.get_peft_model(tiny_whisper(), config).eval()
-    stock.save_pretrained(tmp_path)
-    backbone, bank = with_experts()
-    load_expert(bank, "en", Adapter.read(tmp_path))
-    with bank.routed(torch.tensor([1])):
-        torch.testing.assert_close(run(backbone, half_minute), stock_logits(stock, half_minute), atol=2e-3, rtol=1e-3)
-
-
-def test_save_and_load_is_exact(tmp_path):
-    _, bank = with_experts()
-    save_expert(bank, "de", tmp_path / "de", "tiny")
-    save_expert(bank, "de", tmp_path / "de", "tiny")  # replaces it
-    _, fresh = with_experts(trained=False)
-    load_expert(fresh, "zh", Adapter.read(tmp_path / "de"))
-    for name, layer in bank.layers.items():
-        assert torch.equal(fresh.layers[name].lora_A[2], layer.lora_A[0])
-        assert torch.equal(fresh.layers[name].lora_B[2], layer.lora_B[0])
-    assert [p.name for p in tmp_path.iterdir()] == ["de"]
+        oracle = stock_logits(stock, half_minute)
+        torch.testing.assert_close(logits(experts, half_minute, lang), oracle, atol=2e-3, rtol=1e-3)
+    config = peft.PeftConfig.from_pretrained(tmp_path / "de")
+    assert config.base_model_name_or_path == "tiny" and set(config.target_modules) == set(experts.config.targets)
 
 
 @pytest.mark.parametrize(
-    ("bank_config", "message"),
-    [
-        (ExpertConfig(rank=2), "expected rank 2 at most, got 4"),
-        (ExpertConfig(rank=4, targets=("fc1",)), "expected an adapter of targets"),
-    ],
+    "options", [{"use_rslora": True}, {"alpha_pattern": {"fc1": 3}, "rank_pattern": {"encoder_attn.q_proj": 1}}]
 )
-def test_misfits_are_refused(tmp_path, bank_config, message):
-    _, bank = with_experts()
-    save_expert(bank, "de", tmp_path / "de", "tiny")
-    _, other = with_experts(config=bank_config, trained=False)
+def test_adapters_of_peft_are_loaded(tmp_path, half_minute, options):
+    """Of smaller rank, of fewer targets, with a scale of their own."""
+    config = peft.LoraConfig(r=2, lora_alpha=6, target_modules=["q_proj", "fc1"], init_lora_weights=False, **options)
+    stock = peft.get_peft_model(tiny_whisper(), config).eval()
+    stock.save_pretrained(tmp_path)
+    experts = random_experts()
+    load_adapter(experts, "en", Adapter.read(tmp_path))
+    torch.testing.assert_close(
+        logits(experts, half_minute, "en"), stock_logits(stock, half_minute), atol=2e-3, rtol=1e-3
+    )
+
+
+def test_save_and_load_is_exact(tmp_path):
+    experts, fresh = random_experts(), random_experts(seed=1)
+    save_adapter(experts, "en", tmp_path / "de", "tiny")
+    save_adapter(experts, "de", tmp_path / "de", "tiny")  # replaces it
+    assert [p.name for p in tmp_path.iterdir()] == ["de"]
+    before = {name: layer.lora_B["en"].clone() for name, layer in fresh.layers.items()}
+    load_adapter(fresh, "zh", Adapter.read(tmp_path / "de"))
+    for name, layer in experts.layers.items():
+        assert torch.equal(fresh.layers[name].lora_A["zh"], layer.lora_A["de"])
+        assert torch.equal(fresh.layers[name].lora_B["zh"], layer.lora_B["de"])
+        assert torch.equal(fresh.layers[name].lora_B["en"], before[name])
+
+
+def test_an_adapter_notes_the_padding_of_its_training(tmp_path):
+    for pad_to in ("none", "+1s", "30s"):
+        save_adapter(random_experts(whisper=Whisper(tiny_whisper(), pad_to)), "de", tmp_path / "de", "tiny")
+        assert trained_pad_to(tmp_path / "de") == pad_to
+    file = tmp_path / "de" / "adapter_model.safetensors"
+    for metadata, expected in (({"window": "short"}, "none"), ({"window": "short+1s"}, "+1s"), ({}, None)):
+        save_file(load_file(file), file, metadata)
+        assert trained_pad_to(tmp_path / "de") == expected
+    file.write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="expected whole safetensors in"):
+        trained_pad_to(tmp_path / "de")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"rank": 2}, "expected rank 2 at most, got 4"), ({"targets": ("fc1",)}, "expected an adapter of targets")],
+)
+def test_adapters_that_do_not_fit_are_refused(tmp_path, options, message):
+    save_adapter(random_experts(), "de", tmp_path / "de", "tiny")
     with pytest.raises(ValueError, match=message):
-        load_expert(other, "de", Adapter.read(tmp_path / "de"))
+        load_adapter(random_experts(**options), "de", Adapter.read(tmp_path / "de"))
 
 
-def test_missing_and_foreign_adapters(tmp_path):
-    _, bank = with_experts()
+@pytest.mark.parametrize("extra", [{"use_dora": True}, {"modules_to_save": ["conv1"]}, {"bias": "all"}])
+def test_adapters_that_are_no_plain_lora_are_refused(tmp_path, extra):
     with pytest.raises(FileNotFoundError, match="adapter_config.json is not there"):
-        load_expert(bank, "de", Adapter.read(tmp_path))
-    save_expert(bank, "de", tmp_path / "de", "tiny")
+        Adapter.read(tmp_path)
+    save_adapter(random_experts(), "de", tmp_path / "de", "tiny")
     file = tmp_path / "de" / "adapter_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"use_dora": True}))
-    with pytest.raises(ValueError, match="expected a plain LoRA adapter, got one with"):
-        load_expert(bank, "de", Adapter.read(tmp_path / "de"))
+    file.write_text(json.dumps(json.loads(file.read_text()) | extra))
+    with pytest.raises(ValueError, match=rf"expected a plain LoRA adapter, got one with \['{next(iter(extra))}'\]"):
+        Adapter.read(tmp_path / "de")
 
 
-def test_wider_backbone_is_refused(tmp_path):
-    _, bank = with_experts()
-    save_expert(bank, "de", tmp_path / "de", "tiny")
+def test_a_wider_backbone_is_refused_and_nothing_is_changed(tmp_path):
+    save_adapter(random_experts(), "de", tmp_path / "de", "tiny")
     wide = tiny_whisper()
     for layer in wide.model.encoder.layers:
         layer.fc1 = torch.nn.Linear(16, 48)
-    other = ExpertBank(wide, LANGS, CONFIG)
-    before = {name: layer.lora_A.detach().clone() for name, layer in other.layers.items()}
+    other = random_experts(whisper=Whisper(wide))
+    before = {name: layer.lora_A["de"].detach().clone() for name, layer in other.layers.items()}
     with pytest.raises(ValueError, match="made for another backbone"):
-        load_expert(other, "de", Adapter.read(tmp_path / "de"))
-    assert all(torch.equal(layer.lora_A, before[name]) for name, layer in other.layers.items())
+        load_adapter(other, "de", Adapter.read(tmp_path / "de"))
+    assert all(torch.equal(layer.lora_A["de"], before[name]) for name, layer in other.layers.items())
 
 
-def test_a_folder_of_adapters_becomes_a_bank(tmp_path):
-    _, bank = with_experts()
-    for lang in ("de", "zh"):
-        save_expert(bank, lang, tmp_path / lang, "tiny")
-    whisper = tiny_whisper()
-    loaded = load_bank(whisper, tmp_path, ["zh", "de"])
-    assert loaded.languages == ("zh", "de") and loaded.config.rank == bank.config.rank
-    for name, layer in bank.layers.items():
-        assert torch.equal(loaded.layers[name].lora_B[1], layer.lora_B[bank.index("de")])
-        assert loaded.layers[name].scale == layer.scale
-    with pytest.raises(FileNotFoundError, match="expected adapters of de en in .*, got \\['de', 'zh'\\]"):
-        load_bank(tiny_whisper(), tmp_path, ["de", "en"])
+def test_a_folder_of_adapters_becomes_experts(tmp_path):
+    """Of the largest rank among them, in the given order of languages; each computes what it did."""
+    small, large = (
+        random_experts(("zh",), rank=2, alpha=6.0, targets=("fc1",)),
+        random_experts(("de",), rank=4, alpha=2.0),
+    )
+    save_adapter(small, "zh", tmp_path / "zh", "tiny")
+    save_adapter(large, "de", tmp_path / "de", "tiny")
+    assert adapters_in(tmp_path) == ["de", "zh"]
+    loaded = load_adapters(Whisper(tiny_whisper()), tmp_path, ["zh", "de"])
+    assert loaded.languages == ("zh", "de") and loaded.config.rank == 4
+    for name, layer in loaded.layers.items():
+        for lang, experts in (("zh", small), ("de", large)):
+            update = layer.scale * layer.lora_B[lang] @ layer.lora_A[lang]
+            oracle = experts.layers.get(name)
+            expected = torch.zeros(()) if oracle is None else oracle.scale * oracle.lora_B[lang] @ oracle.lora_A[lang]
+            torch.testing.assert_close(update, expected.expand_as(update))
+    assert load_adapters(Whisper(tiny_whisper()), tmp_path).languages == ("de", "zh")
+
+
+def test_missing_adapters_are_named(tmp_path):
+    save_adapter(random_experts(), "de", tmp_path / "de", "tiny")
+    with pytest.raises(FileNotFoundError, match="expected adapters of de en in .*, got \\['de'\\]"):
+        load_adapters(Whisper(tiny_whisper()), tmp_path, ["de", "en"])
     with pytest.raises(FileNotFoundError, match="expected adapters of some languages"):
-        load_bank(tiny_whisper(), tmp_path / "nowhere")
-    assert load_bank(tiny_whisper(), tmp_path).languages == ("de", "zh")
+        load_adapters(Whisper(tiny_whisper()), tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="there is no expert for 'fr'"):
+        save_adapter(random_experts(), "fr", tmp_path / "fr", "tiny")
+    (tmp_path / "de").rename(tmp_path.parent / "outside")
+    (tmp_path / "in").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"expected adapters of \.\./outside"):
+        load_adapters(Whisper(tiny_whisper()), tmp_path / "in", ["../outside"])

@@ -1,238 +1,229 @@
-from dataclasses import replace
+"""Experts against each expert alone: merged into the plain linears of transformers, or by peft."""
 
+import peft
 import pytest
 import torch
 from conftest import random_experts, tiny_whisper
+from peft import LoraConfig
 
-from espnet_lole.lole.bank import ExpertBank, ExpertConfig
-from espnet_lole.lole.experts import Chosen
-from espnet_lole.lole.fast import Batched, Spans
-from espnet_lole.whisper.model import Backbone
+from espnet_lole.lole.experts import ExpertConfig, LoRAExperts, expert_linear, share_weights
+from espnet_lole.whisper.model import Whisper
 
 LANGS = ("de", "en", "zh")
-CONFIG = ExpertConfig(rank=4, alpha=8.0)
 TOKENS = torch.tensor([[50258, 50259, 50359, 50363, 11, 22, 33]])
-
-
-def with_experts(langs=LANGS, config=CONFIG, trained=True):
-    """A backbone with experts whose B is not zero."""
-    backbone = Backbone(tiny_whisper()).eval()
-    bank = ExpertBank(backbone.model, langs, config)
-    for name, layer in bank.layers.items() if trained else ():
-        for row, lang in enumerate(langs):
-            generator = torch.Generator().manual_seed(hash((name, LANGS.index(lang))) % 2**31)
-            layer.lora_B.data[row] = torch.randn(layer.lora_B.shape[1:], generator=generator) * 0.1
-    return backbone, bank
+INDICES = [[0, 1, 2, 1], [2, 2, 2, 0], [1, 1, 1, 1], [0, 0, 2, 2], [0, 2, 2, 1, 0, 0, 2]]
 
 
 @torch.no_grad()
-def run(backbone, speech):
-    encoded = backbone.encode(*speech)
-    return backbone.logits(backbone.decode(TOKENS.expand(len(speech[1]), -1), encoded))
+def logits(whisper, speech):
+    """Return the logits of the same tokens for each utterance."""
+    encoded = whisper.encode(*speech)
+    return whisper.logits(whisper.decode(TOKENS.expand(len(speech[1]), -1), encoded))
 
 
-def test_fresh_experts_and_no_route_are_the_backbone(speech):
-    expected = run(Backbone(tiny_whisper()).eval(), speech)
-    backbone, bank = with_experts(trained=False)
-    with bank.routed(torch.tensor([0, 1, 2, 1])):
-        torch.testing.assert_close(run(backbone, speech), expected)
-    backbone, bank = with_experts()
-    torch.testing.assert_close(run(backbone, speech), expected)
+def first_layer(**options):
+    """Return experts and one of their linears."""
+    experts = random_experts(**options)
+    return experts, experts.layers["model.encoder.layers.0.fc1"]
 
 
-def test_mixed_batch_is_each_expert_alone(speech):
-    """The oracle: each expert's product merged into plain linears, an utterance at a time."""
-    backbone, bank = with_experts()
-    index = torch.tensor([2, 0, 1, 2])
-    with bank.routed(index):
-        mixed = run(backbone, speech)
-    for row, expert in enumerate(index.tolist()):
-        merged = Backbone(tiny_whisper()).eval()
-        for name, layer in bank.layers.items():
-            weight = merged.model.get_submodule(name).weight
-            weight.data += CONFIG.alpha / CONFIG.rank * layer.lora_B[expert].detach() @ layer.lora_A[expert].detach()
+def test_fresh_experts_and_no_selection_are_the_backbone(whisper, speech):
+    expected = logits(whisper, speech)
+    fresh = LoRAExperts(Whisper(tiny_whisper()).eval(), LANGS, ExpertConfig(rank=4))
+    with fresh.activate([0, 1, 2, 1]):
+        torch.testing.assert_close(logits(fresh.whisper, speech), expected)
+    trained = random_experts()
+    assert torch.equal(logits(trained.whisper, speech), expected)
+    with trained.activate(torch.tensor([0, 1, 2, 1])):
+        assert not torch.allclose(logits(trained.whisper, speech), expected, atol=1e-2)
+        with trained.activate(None):
+            assert torch.equal(logits(trained.whisper, speech), expected)
+
+
+def test_a_mixed_batch_is_each_expert_alone(speech):
+    """The oracle: an expert's product merged into plain linears, an utterance at a time."""
+    experts, index = random_experts(), [2, 0, 1, 2]
+    with experts.activate(torch.tensor(index)):
+        mixed = logits(experts.whisper, speech)
+    for row, lang in enumerate(LANGS[i] for i in index):
+        plain = Whisper(tiny_whisper()).eval()
+        for name, layer in experts.layers.items():
+            plain.model.get_submodule(name).weight.data += 8.0 / 4 * (layer.lora_B[lang] @ layer.lora_A[lang]).detach()
         length = speech[1][row : row + 1]
-        alone = run(merged, (speech[0][row : row + 1, : int(length)], length))
+        alone = logits(plain, (speech[0][row : row + 1, : int(length)], length))
         torch.testing.assert_close(mixed[row], alone[0], atol=2e-3, rtol=1e-3)
-    assert not torch.allclose(mixed, run(backbone, speech), atol=1e-2)
 
 
-def test_only_routed_experts_get_gradients(speech):
-    backbone, bank = with_experts()
-    for layer in bank.layers.values():
-        layer.requires_grad_(True).base.requires_grad_(False)
-    with bank.routed(torch.tensor([0, 0, 2, 2])):
-        backbone.encode(*speech).states.square().sum().backward()
-    for name, p in backbone.named_parameters():
-        assert (p.grad is not None) == (".lora_" in name and ".encoder." in name)
-        if p.grad is not None:
-            assert p.grad[[0, 2]].abs().sum() > 0
-            assert p.grad[1].abs().sum() == 0
-
-
-def test_start_does_not_depend_on_the_neighbours():
-    _, together = with_experts(trained=False)
-    _, alone = with_experts(langs=("zh",), trained=False)
-    for name, layer in alone.layers.items():
-        assert torch.equal(layer.lora_A[0], together.layers[name].lora_A[2])
-        assert layer.lora_A.abs().max() <= layer.lora_A.shape[2] ** -0.5
-
-
-def test_route_is_restored_after_an_error():
-    _, bank = with_experts()
-    with pytest.raises(RuntimeError), bank.routed(torch.tensor([0])):
-        raise RuntimeError
-    assert bank._route.way is None
-
-
-@pytest.mark.parametrize("langs", [("de", "en", "zh"), ("de",)])
-@pytest.mark.parametrize("index", [[0, 1, 2, 1], [2, 2, 2, 0], [1, 1, 1, 1], [0, 0, 2, 2], [0, 2, 2, 1, 0, 0, 2]])
-def test_grouped_utterances_go_where_chosen_factors_lead(langs, index):
-    _, bank = with_experts(langs=langs)
-    layer, index = next(iter(bank.layers.values())), torch.tensor(index).clamp(max=len(langs) - 1)
-    x = torch.randn(len(index), 3, layer.in_features)
-    results = []
-    for lead in (bank.routed, bank.routed_steps):
-        layer.lora_A.requires_grad_(True).grad = layer.lora_B.requires_grad_(True).grad = None
-        with lead(index):
-            for _ in range(2):  # the second step takes what the first has kept
-                y = layer(x)
-        y.square().sum().backward()
-        results.append((y.detach(), layer.lora_A.grad, layer.lora_B.grad))
-    loop = torch.stack(
-        [layer.base(x[i]) + layer.scale * x[i] @ layer.lora_A[e].T @ layer.lora_B[e].T for i, e in enumerate(index)]
+@pytest.mark.parametrize("index", INDICES)
+def test_a_linear_computes_what_pefts_does_in_a_mixed_batch(index):
+    linear = torch.nn.Sequential(torch.nn.Linear(12, 20))
+    oracle = peft.get_peft_model(
+        linear, LoraConfig(r=3, lora_alpha=7, target_modules=["0"], init_lora_weights=False), "de"
     )
-    torch.testing.assert_close(results[0], results[1])
-    torch.testing.assert_close(results[0][0], loop)
+    for lang in LANGS[1:]:
+        oracle.add_adapter(lang, LoraConfig(r=3, lora_alpha=7, target_modules=["0"], init_lora_weights=False))
+    layer = oracle.base_model.model[0]
+    a, b = (
+        torch.nn.ParameterDict({lang: factors[lang].weight for lang in LANGS})
+        for factors in (layer.lora_A, layer.lora_B)
+    )
+    x = torch.randn(len(index), 5, 12)
+    experts = LoRAExperts(Whisper(tiny_whisper()), LANGS, ExpertConfig(rank=4))
+    with experts.activate(index):
+        selection = next(iter(experts.layers.values())).active.selection
+    with torch.no_grad():
+        expected = oracle.eval()(x, adapter_names=[LANGS[i] for i in index])
+        torch.testing.assert_close(expert_linear(x, x, layer.base_layer, a, b, selection, 7 / 3), expected)
 
 
-WAYS = ("spans", "batched", "grouped")
-"""On a CPU; on a GPU, utterances in any order; there, in the order of their experts."""
-
-
-def lead(bank, index, way):
-    chosen = Chosen(index)
-    chosen.calls_are_dear = chosen.ascending = way == "grouped"
-    if way == "batched":
-        chosen._parts = Batched(index)
-    return bank._route.led(bank._cast_for(chosen))
-
-
-@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("langs", [("de", "en", "zh"), ("de",)])
-def test_gradients_are_those_of_finite_differences(langs, dropout, way):
-    _, bank = with_experts(config=replace(CONFIG, dropout=dropout), langs=langs)
-    layer, index = next(iter(bank.layers.values())).double().train(), torch.tensor([2, 0, 2, 1]).clamp(max=len(langs) - 1)
-    x = torch.randn(4, 2, layer.in_features, dtype=torch.double, requires_grad=True)
-    factors = layer.lora_A.requires_grad_(True), layer.lora_B.requires_grad_(True)
+def test_gradients_are_those_of_finite_differences(langs, dropout):
+    experts, layer = first_layer(langs=langs, dropout=dropout)
+    experts.double().train()
+    index = [min(i, len(langs) - 1) for i in (2, 0, 2, 1)]
+    x = torch.randn(4, 2, layer.base.in_features, dtype=torch.double, requires_grad=True)
 
     def output(x, *_):
         torch.manual_seed(0)  # the same is dropped each time
         return layer(x)
 
-    with lead(bank, index, way):
-        assert torch.autograd.gradcheck(output, (x, *factors), fast_mode=True)
+    with experts.activate(index):
+        assert torch.autograd.gradcheck(output, (x, *layer.lora_A.values(), *layer.lora_B.values()), fast_mode=True)
 
 
-@pytest.mark.parametrize("index", [[0, 0, 1, 2, 2], [2, 2, 2, 2, 2], [0, 2, 2, 2, 2]])
-def test_grouped_products_are_those_of_gathered_factors(index, monkeypatch):
-    monkeypatch.setattr("espnet_lole.lole.experts.can_be_grouped", lambda *_: True)  # in float32 too
-    _, bank = with_experts()
-    layer, index = next(iter(bank.layers.values())), torch.tensor(index)
-    x, found = torch.randn(5, 3, layer.in_features, requires_grad=True), []
-    for way in ("batched", "grouped"):
-        layer.lora_A.requires_grad_(True).grad = layer.lora_B.requires_grad_(True).grad = x.grad = None
-        with lead(bank, index, way):
-            y = layer(x)
-        y.square().sum().backward()
-        found.append((y.detach(), x.grad, layer.lora_A.grad, layer.lora_B.grad))
-    torch.testing.assert_close(*found)
+def test_dropout_is_of_the_experts_alone():
+    experts, layer = first_layer(dropout=0.5)
+    x = torch.randn(4, 2, layer.base.in_features)
+    with torch.no_grad():
+        assert torch.equal(layer.train()(x), layer.base(x))
+        with experts.activate([0, 1, 2, 0]):
+            torch.manual_seed(0)
+            dropped = layer.dropout(x)
+            torch.manual_seed(0)
+            update = layer(x)[1] - layer.base(x)[1]
+        torch.testing.assert_close(update, 2.0 * dropped[1] @ layer.lora_A["en"].T @ layer.lora_B["en"].T)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_low_precision_gives_the_same_gradients_but_for_rounding(way):
-    """Also of an expert of two runs of utterances, and zeros for an absent one."""
-    _, bank = with_experts(config=replace(CONFIG, rank=8))
-    layer, found = next(iter(bank.layers.values())), []
-    x, index = torch.randn(4, 3, layer.in_features), torch.tensor([0, 2, 2, 2] if way == "grouped" else [2, 0, 2, 2])
-    for dtype in (torch.float32, torch.bfloat16):
-        layer.base.to(dtype)
-        layer.lora_A.requires_grad_(True).grad = layer.lora_B.requires_grad_(True).grad = None
-        with lead(bank, index, way):
-            layer(x.to(dtype)).float().square().mean().backward()
-        assert layer.lora_A.grad.dtype == layer.lora_B.grad.dtype == torch.float32
-        assert not layer.lora_A.grad[1].any() and not layer.lora_B.grad[1].any()
-        found.append(torch.cat([layer.lora_A.grad.flatten(), layer.lora_B.grad.flatten()]))
-    assert torch.cosine_similarity(*found, dim=0) > 0.999
+def test_only_active_experts_get_gradients(speech):
+    """An absent expert has none at all, so that no optimizer moves it."""
+    experts = random_experts()
+    with experts.activate([0, 0, 2, 2]):
+        experts.whisper.encode(*speech).states.square().sum().backward()
+    expected = {
+        f"whisper.model.{name}.lora_{factor}.{lang}"
+        for name in experts.layers
+        for factor in "AB"
+        for lang in ("de", "zh")
+        if ".encoder." in name
+    }
+    with_gradient = {name: p.grad for name, p in experts.named_parameters() if p.grad is not None}
+    assert set(with_gradient) == expected and all(grad.any() for grad in with_gradient.values())
 
 
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("langs, index", [(("de", "en", "zh"), [2, 0, 2, 2]), (("de",), [0, 0, 0, 0])])
-def test_experts_of_many_frames_are_merged(langs, index, bias, monkeypatch):
-    _, bank = with_experts(langs=langs)
-    layer, index, merges = next(iter(bank.layers.values())), torch.tensor(index), []
-    if not bias:
-        layer.base.bias = None
-    multiply = Spans.multiply_merged
-    monkeypatch.setattr(Spans, "multiply_merged", lambda self, x, *args: merges.append(len(x)) or multiply(self, x, *args))
-    for frames in (3, 200):
-        x = torch.randn(4, frames, layer.in_features)
-        with torch.no_grad(), bank.routed(index):
-            y = layer(x)
-            loop = [layer.base(x[i]) + layer.scale * x[i] @ (layer.lora_B[e] @ layer.lora_A[e]).T for i, e in enumerate(index)]
-        torch.testing.assert_close(y, torch.stack(loop))
-    assert merges == [4 * 200]
-    assert not Spans(index.tolist()).merging_pays(x.flatten(0, 1).bfloat16(), layer.weight)
+def test_a_start_depends_on_language_linear_and_seed_alone():
+    def start(langs, seed=0):
+        experts = LoRAExperts(Whisper(tiny_whisper()), langs, ExpertConfig(rank=4), seed)
+        return {name: layer.lora_A["zh"].detach() for name, layer in experts.layers.items()}
+
+    together, alone, other = start(LANGS), start(("zh",)), start(LANGS, seed=1)
+    assert all(torch.equal(a, together[name]) and not torch.equal(a, other[name]) for name, a in alone.items())
+    assert len({float(a.sum()) for a in alone.values()}) == len(alone)
+    for a in alone.values():  # uniform in +- 1 / sqrt(D), as torch starts a linear
+        bound = a.shape[1] ** -0.5
+        assert 0.8 * bound < a.abs().max() <= bound and a.std() == pytest.approx(bound / 3**0.5, rel=0.35)
 
 
-def test_two_banks_do_not_lead_at_once(speech):
-    backbone, experts = with_experts()
-    student = ExpertBank(backbone.model, ["student"], CONFIG)
-    with student.routed(torch.zeros(4, dtype=torch.long)):
-        backbone.encode(*speech)
-        with (
-            experts.routed(torch.tensor([0, 1, 2, 0])),
-            pytest.raises(RuntimeError, match="one bank of experts to lead at a time"),
-        ):
-            backbone.encode(*speech)
+def test_selection_is_restored_after_the_context_and_after_an_error():
+    experts, layer = first_layer()
+    x = torch.randn(2, 3, layer.base.in_features)
+    with torch.no_grad():
+        with experts.activate([0, 1]):
+            outer = layer(x)
+            with pytest.raises(RuntimeError, match="stop"), experts.activate([2, 2]):
+                assert not torch.equal(layer(x), outer)
+                raise RuntimeError("stop")
+            assert torch.equal(layer(x), outer)
+        assert torch.equal(layer(x), layer.base(x))
 
 
-def test_backward_keeps_no_copies_of_the_factors():
-    """What a layer keeps of many utterances of few frames: its input, the low-rank states and the bank itself, once."""
-    _, bank = with_experts()
-    layer, kept = next(iter(bank.layers.values())), {}
-    layer.lora_A.requires_grad_(True), layer.lora_B.requires_grad_(True)
-    x = torch.randn(64, 2, layer.in_features)
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.update({t.data_ptr(): t.numel()}) or t, lambda t: t):
-        with bank.routed(torch.arange(64) % len(LANGS)):
-            layer(x)
-    own = (layer.lora_A, layer.lora_B, layer.base.weight, x)
-    assert sum(kept.values()) <= sum(t.numel() for t in own) + 64 * 2 * CONFIG.rank + 64
+def test_experts_own_every_parameter(speech):
+    """What ``state_dict`` returns makes another one equal; each trained parameter is of one language's expert."""
+    experts = random_experts(LANGS, seed=1)
+    other = random_experts(LANGS, seed=2)
+    other.load_state_dict(experts.state_dict())
+    with experts.activate([2, 0, 1, 2]), other.activate([2, 0, 1, 2]):
+        assert torch.equal(logits(experts.whisper, speech), logits(other.whisper, speech))
+    by_expert = experts.parameters_of_experts()
+    owned = [id(p) for params in by_expert.values() for p in params]
+    assert list(by_expert) == list(LANGS) and len(owned) == len(set(owned)) == 3 * 2 * len(experts.layers)
+    assert set(owned) == {id(p) for p in experts.parameters() if p.requires_grad}
+    names = {id(p): name for name, p in experts.named_parameters()}
+    assert all(names[id(p)].endswith(f".{lang}") for lang, params in by_expert.items() for p in params)
+
+
+def test_a_merged_linear_computes_what_its_expert_does():
+    experts, layer = first_layer()
+    x = torch.randn(2, 3, layer.base.in_features)
+    with torch.no_grad(), experts.activate([1, 1]):
+        torch.testing.assert_close(layer.merged("en")(x), layer(x))
+    layer.base.to(torch.bfloat16)
+    merged = layer.merged("en").weight
+    exact = layer.base.weight.float() + 2.0 * layer.lora_B["en"] @ layer.lora_A["en"]
+    assert torch.equal(merged, exact.to(torch.bfloat16))
 
 
 @torch.no_grad()
 def test_factors_in_the_precision_of_the_products_change_nothing(speech):
-    backbone = Backbone(tiny_whisper(), precision=torch.bfloat16).eval()
-    bank = random_experts(ExpertBank(backbone.model, LANGS, CONFIG))
-    index, results = torch.tensor([2, 0, 1, 2]), []
+    experts = random_experts(whisper=Whisper(tiny_whisper(), precision=torch.bfloat16).eval())
+    results = []
     for _ in range(2):
-        with bank.routed(index):
-            encoded = backbone.encode(*speech)
-        with bank.routed_steps(index):
-            results.append(backbone.decode(TOKENS[:, :1].expand(4, -1), encoded, backbone.new_cache()))
-        bank.store_in(torch.bfloat16)
+        with experts.activate([2, 0, 1, 2]):
+            encoded = experts.whisper.encode(*speech)
+            results.append(experts.whisper.decode(TOKENS[:, :1].expand(4, -1), encoded, experts.whisper.new_cache()))
+        assert experts.cast_(torch.bfloat16) is experts
     assert torch.equal(*results)
-    assert {layer.lora_B.dtype for layer in bank.layers.values()} == {torch.bfloat16}
+    assert {p.dtype for params in experts.parameters_of_experts().values() for p in params} == {torch.bfloat16}
+
+
+def test_a_fingerprint_is_of_languages_and_factors():
+    experts = random_experts()
+    assert experts.fingerprint() == random_experts().fingerprint() < 2**48
+    assert (
+        len(
+            {random_experts(langs, seed=seed).fingerprint() for langs, seed in ((LANGS, 0), (LANGS, 1), (LANGS[:2], 0))}
+        )
+        == 3
+    )
+    experts.layers["model.decoder.layers.1.fc2"].lora_A["zh"].data[-1, -1] += 1e-3
+    assert experts.fingerprint() != random_experts().fingerprint()
+    assert random_experts().to("meta").fingerprint() == 0
+
+
+def test_two_whispers_share_weights_and_not_experts(speech):
+    """A second set of experts on the same weights: what one computes does not depend on the other's selection."""
+    whisper = Whisper(tiny_whisper(), precision=torch.bfloat16).eval()
+    plain = {name: p.data_ptr() for name, p in whisper.named_parameters()}
+    teacher = random_experts(whisper=share_weights(whisper))
+    student = random_experts(("student",), seed=1, whisper=whisper)
+    for experts in (teacher, student):
+        bases = {
+            name.replace(".base.", "."): p for name, p in experts.whisper.named_parameters() if ".lora_" not in name
+        }
+        assert {name: p.data_ptr() for name, p in bases.items()} == plain
+    with teacher.activate([0, 1, 2, 0]):
+        expected = logits(teacher.whisper, speech)
+        with student.activate([0, 0, 0, 0]):
+            assert torch.equal(logits(teacher.whisper, speech), expected)
+            assert not torch.equal(logits(student.whisper, speech), expected)
 
 
 def test_targets_choose_the_linears():
-    _, bank = with_experts(config=ExpertConfig(rank=2, targets=("encoder_attn.q_proj",)), trained=False)
-    assert len(bank.layers) == 2
+    assert len(random_experts(targets=("encoder_attn.q_proj",)).layers) == 2
     with pytest.raises(ValueError, match=r"got \['qproj'\].*'q_proj'"):
-        with_experts(config=ExpertConfig(rank=2, targets=("qproj", "fc1")))
+        random_experts(targets=("qproj", "fc1"))
     with pytest.raises(ValueError, match=r"got \['proj_out'\]: there are (?!.*'proj_out')"):
-        with_experts(config=ExpertConfig(rank=2, targets=("proj_out",)))
+        random_experts(targets=("proj_out",))
 
 
 @pytest.mark.parametrize("wrong", [{"rank": 0}, {"alpha": 0.0}, {"dropout": 1.0}])
@@ -241,9 +232,11 @@ def test_impossible_shapes_are_refused(wrong):
         ExpertConfig(**wrong)
 
 
-def test_languages_are_checked():
-    _, bank = with_experts()
-    with pytest.raises(ValueError, match="got 'fr': there are experts for de en zh"):
-        bank.index("fr")
-    with pytest.raises(ValueError, match="expected different languages"):
-        with_experts(langs=("de", "de"))
+def test_languages_without_an_expert_are_refused():
+    experts = random_experts()
+    assert experts.indices(["zh", "de", "zh"]) == [2, 0, 2]
+    with pytest.raises(ValueError, match="there is no expert for 'fr'; there are experts for de en zh"):
+        experts.indices(["de", "fr"])
+    for wrong in (("de", "de"), ()):
+        with pytest.raises(ValueError, match="expected different languages"):
+            random_experts(wrong)

@@ -1,82 +1,206 @@
+"""Losses of distillation against formulas, torch and scipy; the student's start against the SVD of whole matrices."""
+
 import math
 
 import pytest
 import torch
+from conftest import random_experts, tiny_whisper
 from scipy.spatial.distance import jensenshannon
 from torch.nn import functional as F
 
-from espnet_lole.lole.kd import cosine_loss, taught_token_costs
-from espnet_lole.whisper import loss as output
-from espnet_lole.whisper.loss import frozen_token_costs
+from espnet_lole.lole.experts import ExpertConfig, LoRAExperts, share_weights
+from espnet_lole.lole.kd import (
+    STUDENT,
+    KDConfig,
+    Student,
+    cosine_loss,
+    energy_by_layer,
+    init_from_average,
+    js_divergence,
+    truncated_average,
+)
+from espnet_lole.whisper.model import Whisper
+
+TOKENS = torch.tensor([[50258, 50259, 50359, 50363, 11, 22, 33]])
+LAYER = "model.encoder.layers.1.fc1"
 
 
-def divergences(student, teacher, temperature):
-    """Of scores (N, V), which the identity as output matrix leaves as they are."""
-    wanted = torch.zeros(len(student), dtype=torch.long)
-    return taught_token_costs(student, teacher, torch.eye(student.shape[1]), wanted, temperature)[2]
+def make_pair(langs=("de", "en"), rank=3, student_rank=8, **student_config) -> tuple[LoRAExperts, LoRAExperts]:
+    """Return a fresh student, and random experts on a Whisper with the same weights."""
+    whisper = Whisper(tiny_whisper()).eval()
+    experts = random_experts(langs, rank=rank, alpha=2.0 * rank, whisper=share_weights(whisper))
+    return LoRAExperts(whisper, [STUDENT], ExpertConfig(student_rank, alpha=4.0, **student_config)), experts
 
 
-def test_equal_states_and_scores_cost_exactly_nothing():
-    states, scores = torch.randn(3, 5, 8), 10 * torch.randn(7, 100)
-    assert cosine_loss(states, states.clone(), None)[0] == 0.0
-    assert not divergences(scores, scores.clone(), 2.0).any()
+def make_student(**kd) -> Student:
+    student, experts = make_pair(("de", "en", "zh"))
+    return Student(student, experts, KDConfig(**kd))
 
 
-def test_cosine_over_valid_positions():
-    student, teacher = torch.randn(2, 4, 8), torch.randn(2, 4, 8)
-    mask = torch.tensor([[True, True, True, True], [True, True, False, False]])
-    teacher[1, 2:] = 1e6
-    total, count = cosine_loss(student, teacher, mask)
-    cosines = torch.stack([F.cosine_similarity(s, t, dim=0) for s, t in zip(student[mask], teacher[mask], strict=True)])
-    torch.testing.assert_close(total, (1 - cosines).sum())
-    assert count == 6
-    assert cosine_loss(student, teacher, None)[1] == 8
+def test_cosine_loss_is_one_minus_torchs_cosine():
+    student, teacher = torch.randn(2, 4, 8), 3 * torch.randn(2, 4, 8)
+    torch.testing.assert_close(cosine_loss(student, teacher), 1 - F.cosine_similarity(student, teacher, dim=-1))
+    assert torch.equal(cosine_loss(student, student.clone()), torch.zeros(2, 4))
+    torch.testing.assert_close(cosine_loss(student, -student), torch.full((2, 4), 2.0))
 
 
-@pytest.mark.parametrize("at_once", [1, 60, output.SCORES_AT_ONCE])
-def test_js_is_that_of_scipy_and_bounded(at_once, monkeypatch):
-    monkeypatch.setattr(output, "SCORES_AT_ONCE", at_once)
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_js_divergence_is_that_of_scipy_times_the_square_of_the_temperature(temperature):
     student, teacher = 3 * torch.randn(6, 50), 3 * torch.randn(6, 50)
-    p, q = (scores.div(2.0).softmax(-1).double().numpy() for scores in (student, teacher))
+    p, q = (logits.div(temperature).softmax(-1).double().numpy() for logits in (student, teacher))
     distances = torch.tensor(jensenshannon(p, q, axis=1), dtype=torch.float32)  # the roots of the divergences
-    torch.testing.assert_close(divergences(student, teacher, 2.0), 4 * distances**2)
-    apart = divergences(torch.tensor([[200.0, 0.0]]), torch.tensor([[0.0, 200.0]]), 1.0)
+    torch.testing.assert_close(js_divergence(student, teacher, temperature), temperature**2 * distances**2)
+
+
+def test_js_divergence_is_symmetric_bounded_and_zero_for_equal_logits():
+    student, teacher = 10 * torch.randn(7, 100), 10 * torch.randn(7, 100)
+    divergence = js_divergence(student, teacher, 1.0)
+    torch.testing.assert_close(divergence, js_divergence(teacher, student, 1.0))
+    assert (divergence > 0.01).all() and (divergence <= math.log(2) + 1e-6).all()
+    assert js_divergence(student, student + 5.0, 2.0).abs().max() < 1e-5  # a shift of all logits changes no probability
+    apart = js_divergence(torch.tensor([[200.0, 0.0]]), torch.tensor([[0.0, 200.0]]), 1.0)
     torch.testing.assert_close(apart, torch.tensor([math.log(2)]))
 
 
-def test_gradients_do_not_depend_on_accumulation():
-    student, teacher = torch.randn(4, 3, 8, requires_grad=True), torch.randn(4, 3, 8)
-    total, count = cosine_loss(student, teacher, None)
-    (total / count).backward()
-    whole, student.grad = student.grad, None
-    for half in (slice(0, 2), slice(2, 4)):
-        (cosine_loss(student[half], teacher[half], None)[0] / count).backward()
-    torch.testing.assert_close(student.grad, whole)
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_gradients_of_the_divergence_are_those_of_its_formula(temperature):
+    student, teacher = 2 * torch.randn(5, 9, dtype=torch.double), 2 * torch.randn(5, 9, dtype=torch.double)
+    student, plain = student.clone().requires_grad_(), student.clone().requires_grad_()
+    js_divergence(student, teacher, temperature).sum().backward()
+    p, q = (plain / temperature).softmax(-1), (teacher / temperature).softmax(-1)
+    m = (p + q) / 2
+    (temperature**2 / 2 * (p * (p / m).log() + q * (q / m).log()).sum()).backward()
+    torch.testing.assert_close(student.grad, plain.grad, atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize("at_once", [1, 60, output.SCORES_AT_ONCE])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
-def test_costs_of_taught_tokens_and_their_gradient_are_those_of_autograd(at_once, dtype, tolerance, monkeypatch):
-    """The teacher knows the first 5 of 7 tokens."""
-    monkeypatch.setattr(output, "SCORES_AT_ONCE", at_once)
-    states, taught, weight = torch.randn(7, 8, requires_grad=True), torch.randn(5, 8), torch.randn(30, 8).to(dtype)
-    wanted, of_costs, of_divergences = torch.randint(30, (7,)), torch.rand(7), torch.rand(5)
-    costs, hits, found = taught_token_costs(states, taught, weight, wanted, 2.0)
-    (costs @ of_costs + found @ of_divergences).backward()
-    ours, states.grad = states.grad, None
-    student, teacher = ((x.to(dtype) @ weight.T).float() for x in (states, taught))
-    p, q = (student[:5] / 2).softmax(-1), (teacher / 2).softmax(-1)
-    mean = (p + q) / 2
-    expected = 2 * (p * (p / mean).log() + q * (q / mean).log()).sum(-1)
-    (F.cross_entropy(student, wanted, reduction="none") @ of_costs + expected @ of_divergences).backward()
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(ours, states.grad, atol=tolerance, rtol=tolerance)
-    assert all(map(torch.equal, (costs, hits), frozen_token_costs(states, weight, wanted)))
+def test_losses_of_low_precision_are_computed_in_float32():
+    student, teacher = torch.randn(4, 50).bfloat16(), torch.randn(4, 50).bfloat16()
+    assert torch.equal(js_divergence(student, teacher, 2.0), js_divergence(student.float(), teacher.float(), 2.0))
+    assert torch.equal(cosine_loss(student, teacher), cosine_loss(student.float(), teacher.float()))
 
 
-def test_nothing_of_the_size_of_the_scores_is_kept():
-    kept = []
-    states, weight = torch.randn(40, 4, requires_grad=True), torch.randn(1000, 4)
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
-        taught_token_costs(states, torch.randn(30, 4), weight, torch.zeros(40, dtype=torch.long), 1.0)
-    assert sum(kept) == 70 * 4
+def test_layer_losses_are_sums_over_valid_positions(speech):
+    kd = make_student(encoder_layers=(2,), decoder_layers=(1, 2))
+    tokens = TOKENS.expand(2, -1)
+    with torch.no_grad():
+        embedded = kd.student.whisper.embed_speech(speech[0][:2], speech[1][:2])
+        student, teacher = kd.run_student(embedded, tokens), kd.run_teacher(embedded, tokens, [0, 2])
+    valid = torch.tensor([[True] * 7, [True] * 5 + [False] * 2])
+    for layers in (teacher.layers[0][1, 28:], teacher.layers[1][1, 5:]):
+        layers.fill_(1e6)  # what is not valid has no influence
+    losses = kd.layer_losses(student, teacher, {"enc": embedded.mask, "dec": valid})
+    assert list(losses) == ["enc2", "dec1", "dec2"]
+    frames = int(embedded.mask.sum())
+    assert [float(count) for _, count in losses.values()] == [frames, 12, 12]
+    for i, (mask, (total, _)) in enumerate(zip((embedded.mask, valid, valid), losses.values(), strict=True)):
+        cosines = F.cosine_similarity(student.layers[i][mask], teacher.layers[i][mask], dim=-1)
+        torch.testing.assert_close(total, (1 - cosines).sum(), atol=1e-4, rtol=1e-4)
+    everything = kd.layer_losses(student, teacher, {"enc": None, "dec": None})
+    assert [float(count) for _, count in everything.values()] == [2 * 50, 14, 14]
+
+
+def test_recorded_states_are_the_outputs_of_the_layers(speech):
+    """The oracle: the hidden states that transformers returns, on 30 s."""
+    kd, samples = make_student(), 480_000
+    sound = torch.randn(1, samples, generator=torch.Generator().manual_seed(0)) * 0.1
+    with torch.no_grad():
+        whisper = kd.student.whisper
+        states = kd.run_student(whisper.embed_speech(sound, torch.tensor([samples])), TOKENS)
+        mel, _ = whisper.features(sound, torch.tensor([samples]))
+        with kd.student.activate([0]):
+            stock = whisper.model(input_features=mel, decoder_input_ids=TOKENS, output_hidden_states=True)
+    expected = [
+        *stock.encoder_hidden_states[1:-1],
+        None,
+        stock.decoder_hidden_states[1],
+        None,
+    ]  # the last are after the norm
+    assert kd.layer_names == ["enc1", "enc2", "enc3", "dec1", "dec2"]
+    for ours, oracle in zip(states.layers, expected, strict=True):
+        if oracle is not None:
+            torch.testing.assert_close(ours, oracle, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        whisper.encoder.layer_norm(states.layers[2]), stock.encoder_last_hidden_state, atol=1e-3, rtol=1e-3
+    )
+    torch.testing.assert_close(whisper.decoder.layer_norm(states.layers[4]), states.states, atol=1e-4, rtol=1e-4)
+
+
+def test_student_and_teacher_share_the_backbone_and_only_the_student_has_gradients(speech):
+    kd = make_student()
+    bases = [
+        {name: p.data_ptr() for name, p in experts.whisper.named_parameters() if ".lora_" not in name}
+        for experts in (kd.student, kd.teacher)
+    ]
+    assert bases[0] == bases[1]
+    embedded = kd.student.whisper.embed_speech(*speech)
+    student = kd.run_student(embedded, TOKENS.expand(4, -1))
+    teacher = kd.run_teacher(embedded, TOKENS.expand(4, -1), [0, 1, 2, 0])
+    assert not teacher.states.requires_grad and not torch.allclose(student.states, teacher.states, atol=1e-2)
+    (student.states - teacher.states).square().sum().backward()
+    with_gradient = {id(p) for p in kd.parameters() if p.grad is not None}
+    assert with_gradient == set(map(id, kd.student.parameters_of_experts()[STUDENT]))
+
+
+@pytest.mark.parametrize(("experts", "rank", "shape"), [(8, 4, (48, 64)), (3, 16, (40, 20)), (2, 5, (8, 9))])
+def test_the_average_is_truncated_as_the_svd_of_the_whole_matrix(experts, rank, shape):
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(experts, rank, shape[1], generator=generator)
+    b = torch.randn(experts, shape[0], rank, generator=generator) / shape[0]
+    weights = torch.rand(experts, generator=generator)
+    whole = sum(w * y @ x for w, x, y in zip(weights, a, b, strict=True))
+    u, s, vh = torch.linalg.svd(whole, full_matrices=False)
+    for k in (1, 7, 1000):
+        small_a, small_b, share = truncated_average(a, b, weights, k)
+        nearest = u[:, :k] * s[:k] @ vh[:k]
+        torch.testing.assert_close(small_b @ small_a, nearest, atol=1e-5, rtol=1e-5)
+        assert len(small_a) == small_b.shape[1] == min(k, experts * rank, *shape)
+        assert share == pytest.approx(float(s[:k].square().sum() / s.square().sum()), abs=1e-5)
+
+
+def test_a_student_of_full_rank_starts_as_the_average_of_the_experts():
+    """Whatever the scales of both are."""
+    student, experts = make_pair()
+    shares = init_from_average(student, experts)
+    assert shares.keys() == student.layers.keys() and min(shares.values()) == pytest.approx(1.0)
+    for name, layer in student.layers.items():
+        oracle = experts.layers[name]
+        mean = sum(oracle.scale * oracle.lora_B[lang] @ oracle.lora_A[lang] for lang in ("de", "en")) / 2
+        torch.testing.assert_close(
+            layer.scale * layer.lora_B[STUDENT] @ layer.lora_A[STUDENT], mean, atol=1e-5, rtol=1e-4
+        )
+
+
+def test_ranks_beyond_the_experts_can_still_learn():
+    """B of them is zero, A is not: their gradient is."""
+    student, experts = make_pair(("de",), rank=2, student_rank=6)
+    init_from_average(student, experts)
+    layer = student.layers[LAYER]
+    assert layer.lora_B[STUDENT][:, 2:].abs().sum() == 0 and layer.lora_A[STUDENT][2:].abs().min() > 0
+    assert layer.lora_B[STUDENT][:, :2].abs().min() > 0
+
+
+def test_energy_of_a_layer_is_that_of_the_average_of_its_linears():
+    experts = random_experts(("de", "en"), rank=3, alpha=6.0, targets=("fc1", "k_proj"))
+    shares = energy_by_layer(experts)
+    assert list(shares) == ["enc1", "enc2", "enc3", "dec1", "dec2"]
+    expected = []
+    for linear in ("fc1", "self_attn.k_proj"):
+        layer = experts.layers[f"model.encoder.layers.1.{linear}"]
+        s = torch.linalg.svdvals(sum(layer.lora_B[lang] @ layer.lora_A[lang] for lang in ("de", "en")).detach())[:6]
+        expected.append(s.square().cumsum(0) / s.square().sum())
+    torch.testing.assert_close(shares["enc2"], torch.stack(expected).mean(0), atol=1e-4, rtol=1e-4)
+
+
+def test_mistakes_are_refused():
+    for wrong in ({"kd": "some"}, {"layer_weight": -1.0}, {"temperature": 0.0}, {"final_factor": -1.0}):
+        with pytest.raises(ValueError, match="expected kd of"):
+            KDConfig(**wrong)
+    student, experts = make_pair()
+    with pytest.raises(ValueError, match="expected the experts for kd_conf kd: both, got none: give --experts"):
+        Student(student, None, KDConfig())
+    for part, layers in (("encoder", (1, 4)), ("decoder", (0,))):
+        with pytest.raises(ValueError, match=rf"layers from 1 to \d in {part}_layers of kd_conf, got \[[40]\]"):
+            Student(student, experts, KDConfig(**{f"{part}_layers": layers}))
+    other, experts = make_pair(targets=("fc1",))
+    with pytest.raises(ValueError, match="expected a student on the linears of the experts"):
+        init_from_average(other, experts)

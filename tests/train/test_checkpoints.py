@@ -21,7 +21,9 @@ def save_epochs(folder: Path, accuracies: list[float]) -> None:
             observed.register({"acc": torch.tensor(accuracy)})
             observed.next()
         with whole_saves():
-            torch.save({"model": {"w": torch.tensor([accuracy])}, "reporter": reporter.state_dict()}, folder / "checkpoint.pth")
+            torch.save(
+                {"model": {"w": torch.tensor([accuracy])}, "reporter": reporter.state_dict()}, folder / "checkpoint.pth"
+            )
 
 
 def test_a_killed_epoch_gets_its_files_and_links(tmp_path):
@@ -29,7 +31,10 @@ def test_a_killed_epoch_gets_its_files_and_links(tmp_path):
     with whole_saves():
         recover(tmp_path, CRITERIA)
     assert torch.load(tmp_path / "3epoch.pth") == {"w": torch.tensor([0.2])}
-    assert os.readlink(tmp_path / "latest.pth") == "3epoch.pth" and os.readlink(tmp_path / "valid.acc.best.pth") == "2epoch.pth"
+    assert (
+        os.readlink(tmp_path / "latest.pth") == "3epoch.pth"
+        and os.readlink(tmp_path / "valid.acc.best.pth") == "2epoch.pth"
+    )
 
 
 @pytest.mark.parametrize("damage", ["truncated", "a bit", "empty"])

@@ -32,7 +32,11 @@ def step(model, batch, ranks: int) -> dict:
         loss = ranks * loss / weight
     loss.sum().backward()
     grads = {name.removeprefix("module."): p.grad for name, p in model.named_parameters() if p.requires_grad}
-    return {"grads": grads, "stats": {name: value.reshape(()) for name, value in stats.items()}, "weight": float(weight)}
+    return {
+        "grads": grads,
+        "stats": {name: value.reshape(()) for name, value in stats.items()},
+        "weight": float(weight),
+    }
 
 
 def work(rank: int, folder: str, speech) -> None:

@@ -20,7 +20,14 @@ def test_equal_to_adamw_on_each_expert_alone():
     ours = ExpertAdamW(stacked, max_grad_norm=1.5, **options)
     theirs = [torch.optim.AdamW(params, **options) for params in alone]
     generator = torch.Generator().manual_seed(1)
-    for present, size in [((0, 1, 2), 0.1), ((0, 1, 2), 1.0), ((0, 1, 2), 0.1), ((0,), 1.0), ((1, 2), 1.0), ((0, 1, 2), 0.1)]:
+    for present, size in [
+        ((0, 1, 2), 0.1),
+        ((0, 1, 2), 1.0),
+        ((0, 1, 2), 0.1),
+        ((0,), 1.0),
+        ((1, 2), 1.0),
+        ((0, 1, 2), 0.1),
+    ]:
         for p in stacked:
             p.grad = torch.zeros_like(p)
         for e in present:

@@ -79,7 +79,18 @@ def test_mistakes_are_refused(tmp_path):
 
 def test_task_sets_the_options_and_gives_espnet_its_shapes(tmp_path, speech):
     tiny_whisper().save_pretrained(tmp_path / "tiny")
-    options = ["--backbone", str(tmp_path / "tiny"), "--langs", "de", "en", "zh", "--output_dir", "x", "--expert_conf", "rank=2"]
+    options = [
+        "--backbone",
+        str(tmp_path / "tiny"),
+        "--langs",
+        "de",
+        "en",
+        "zh",
+        "--output_dir",
+        "x",
+        "--expert_conf",
+        "rank=2",
+    ]
     options += ["--checkpointing", "true", "--specaug_conf", "apply_time_mask=false"]
     model = LoLETask.build_model(LoLETask.get_parser().parse_args(options)).train()
     loss, stats, weight = model(**make_batch(model, [0, 1, 2, 3], speech))

@@ -23,11 +23,17 @@ def test_resources_count_all_epochs_and_only_what_trains(tmp_path):
     torch.save({"model": model.state_dict(), "reporter": {"stats": epochs, "epoch": 3}}, tmp_path / "checkpoint.pth")
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"config": "conf/train.yaml"}))
     write_training_resources(tmp_path, model)
-    assert read_resources(tmp_path) == {"config": "conf/train.yaml", "trained_parameters": 16, "steps": 21, "seconds": 36.0}
+    assert read_resources(tmp_path) == {
+        "config": "conf/train.yaml",
+        "trained_parameters": 16,
+        "steps": 21,
+        "seconds": 36.0,
+    }
 
 
 @pytest.mark.parametrize(
-    ("system", "figures"), [("experts", ["acc", "loss", "acc_de", "acc_tr", "loss_de", "loss_tr"]), ("mole", ["acc", "loss"])]
+    ("system", "figures"),
+    [("experts", ["acc", "loss", "acc_de", "acc_tr", "loss_de", "loss_tr"]), ("mole", ["acc", "loss"])],
 )
 def test_each_expert_is_best_by_its_own_figures(tmp_path, system, figures):
     """Of the languages of the dev set: French has no figure there."""

@@ -7,15 +7,15 @@ from espnet_lole.whisper.features import LogMel
 
 @pytest.mark.parametrize("mels", [80, 128])
 @pytest.mark.parametrize("samples", [480_000, 16_000, 9_001, 400])
-def test_equal_to_openai_whisper(mels, samples):
+def test_features_are_those_of_openai_whisper(mels, samples):
     speech = torch.randn(samples, generator=torch.Generator().manual_seed(samples)) * 0.1
-    ours, frames = LogMel(mels)(speech[None], torch.tensor([samples]))
-    theirs = log_mel_spectrogram(speech, mels)
-    assert frames.item() == theirs.shape[1]
-    torch.testing.assert_close(ours[0], theirs, atol=2e-5, rtol=1e-4)
+    features, frames = LogMel(mels)(speech[None], torch.tensor([samples]))
+    oracle = log_mel_spectrogram(speech, mels)
+    assert frames.item() == oracle.shape[1]
+    torch.testing.assert_close(features[0], oracle, atol=2e-5, rtol=1e-4)
 
 
-def test_independent_of_the_batch(speech):
+def test_features_do_not_depend_on_the_batch(speech):
     features = LogMel()
     noise, lengths = speech
     batch, frames = features(noise, lengths)

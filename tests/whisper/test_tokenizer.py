@@ -1,30 +1,40 @@
 import pytest
 from whisper.tokenizer import get_tokenizer
 
-from espnet_lole.whisper.tokenizer import WhisperTokens
+from espnet_lole.whisper.tokenizer import WhisperTokenizer
 
 
-def test_prompt_is_whispers(tokens):
-    theirs = get_tokenizer(True, language="de", task="transcribe")
-    assert tuple(tokens.prompt("de")) == theirs.sot_sequence_including_notimestamps
+def test_prompt_is_openais(tokenizer):
+    oracle = get_tokenizer(True, language="de", task="transcribe")
+    assert tuple(tokenizer.prompt("de")) == oracle.sot_sequence_including_notimestamps
+    assert tuple(tokenizer.prompt("de", timestamps=True)) == oracle.sot_sequence
+
+
+@pytest.mark.parametrize("size", [51865, 51866])
+def test_special_tokens_are_openais(size):
+    tokenizer, oracle = WhisperTokenizer(size), get_tokenizer(True, num_languages=size - 51766)
+    for name in ("sot", "eot", "transcribe", "no_timestamps", "timestamp_begin"):
+        assert getattr(tokenizer, name) == getattr(oracle, name)
+    codes = dict(zip(oracle.all_language_codes, oracle.all_language_tokens, strict=True))
+    assert tokenizer.languages == codes and len(codes) == size - 51766
 
 
 @pytest.mark.parametrize(("lang", "text"), [("de", "siebzehn Äpfel"), ("zh", "二十四摄氏度"), ("ru", "три рубля")])
-def test_texts_come_back(tokens, lang, text):
-    ids = tokens.encode(text, lang)
-    assert tokens.decode([*tokens.prompt(lang), *ids, tokens.end]) == text
-    assert len(tokens.pieces(ids)) == len(ids)
+def test_a_text_survives_encoding_and_decoding(tokenizer, lang, text):
+    ids = tokenizer.encode(text, lang)
+    assert tokenizer.decode([*tokenizer.prompt(lang), *ids, tokenizer.eot]) == text
+    assert len(tokenizer.pieces(ids)) == len(ids)
 
 
-def test_only_spaced_languages_start_with_a_space(tokens):
-    assert tokens.pieces(tokens.encode("ja", "de"))[0].startswith("▁")
-    assert not tokens.pieces(tokens.encode("二", "zh"))[0].startswith("▁")
+def test_only_spaced_languages_start_with_a_space(tokenizer):
+    assert tokenizer.pieces(tokenizer.encode("ja", "de"))[0].startswith("▁")
+    assert not tokenizer.pieces(tokenizer.encode("二", "zh"))[0].startswith("▁")
 
 
-def test_vocabulary_tells_the_languages():
-    assert "yue" in WhisperTokens(51866).languages
-    assert "yue" not in WhisperTokens(51865).languages
+def test_the_vocabulary_determines_the_languages():
+    assert "yue" in WhisperTokenizer(51866).languages
+    assert "yue" not in WhisperTokenizer(51865).languages
     with pytest.raises(ValueError, match="English-only"):
-        WhisperTokens(51864)
+        WhisperTokenizer(51864)
     with pytest.raises(ValueError, match="expected a language code of Whisper, got 'xx'"):
-        WhisperTokens(51865).prompt("xx")
+        WhisperTokenizer(51865).prompt("xx")

@@ -1,0 +1,52 @@
+"""The command line prepares data stage by stage, and reports a mistake in one line."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from espnet_lole.bin.lole_data import main
+from espnet_lole.data import corpora
+from espnet_lole.data.kaldi import KaldiDir, read_table
+
+
+@pytest.fixture(autouse=True)
+def _few_languages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in a new folder, with two languages so that Whisper is not imported."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(corpora, "whisper_languages", lambda: {"de": "german", "no": "norwegian"})
+
+
+def test_stages_follow_each_other_and_print_what_they_drop(capsys: pytest.CaptureFixture[str]) -> None:
+    soundfile.write("ok.wav", np.zeros(3200), 16000)
+    content = "languages:\n"
+    for lang in ("de", "no"):
+        Path(lang).mkdir()
+        text = {"a": "eins", "b": "zwei"}
+        KaldiDir(Path(lang), {"a": "ok.wav", "b": "/gone.wav"}, text, {"a": "s", "b": "s"}).write(Path(lang))
+        content += f"  {lang}: {{train: {lang}, dev: {lang}, test: {lang}}}\n"
+    Path("corpus.yaml").write_text(content)
+    main(["collect", "--corpus", "corpus.yaml", "--datadir", "data", "--langs", "de no"])
+    assert "total |    4   2       0 |    4   2       0 |    4   2       0\n" in capsys.readouterr().out
+    main(["perturb", "--src", "data/train", "--dst", "data/train_sp", "--factors", "0.9 1.0"])
+    assert "total |    8   4       0\n" in capsys.readouterr().out
+    main(["format", "--src", "data/train_sp", "data/dev", "--dst", "dump/org/train", "dump/org/dev", "--nj", "2"])
+    out = capsys.readouterr().out
+    assert out.count("lang ") == 1 and "no    |    2 0.0   2       2 |    1 0.0   1       1\n" in out
+    assert "dropped from no dev: 1 missing file (no_b); all listed in dump/org/dev/skipped\n" in out
+    main(["filter", "--src", "dump/org/train", "dump/org/dev", "--dst", "dump/train", "dump/dev", "--langs", "no"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "lang  | utts min spk dropped | utts min spk dropped" and len(lines) == 4
+    assert set(read_table("dump/train/utt2lang")) == {"no_a", "sp0.9-no_a"}
+
+
+@pytest.mark.parametrize(
+    ("src", "message"),
+    [(["none"], "expected a Kaldi directory at none"), (["a", "b"], "expected a --dst for each --src, got 1 for 2")],
+)
+def test_a_mistake_is_reported_in_one_line(src: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="1"):
+        main(["format", "--src", *src, "--dst", "dump"])
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {message}") and err.count("\n") == 1

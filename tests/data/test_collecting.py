@@ -1,0 +1,152 @@
+"""The directories of a corpus become sets with unique ids and absolute paths, or an error leaves nothing behind."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from espnet_lole.data import corpora
+from espnet_lole.data.collecting import collect
+from espnet_lole.data.kaldi import read_table, write_table
+from espnet_lole.data.summary import Tally
+
+SETS = ("train", "dev", "test")
+
+
+@pytest.fixture(autouse=True)
+def _few_languages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in a new folder, with a few languages so that Whisper is not imported."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(corpora, "whisper_languages", lambda: {"de": "german", "en": "english", "no": "norwegian"})
+
+
+def make(path: str, **tables: dict[str, str]) -> None:
+    """Write a Kaldi directory with the utterances a and b, replacing some tables."""
+    folder = Path(path)
+    folder.mkdir(parents=True)
+    tables = {"wav_scp": {"a": "/a.wav", "b": "/b.wav"}, "text": {"a": "eins", "b": "zwei"}, **tables}
+    for name, table in {"utt2spk": {"a": "s", "b": "s"}, **tables}.items():
+        write_table(folder / name.replace("_", "."), table)
+
+
+def corpus(*languages: str, root: str = "in", **tables: dict[str, str]) -> str:
+    """Write corpus.yaml and the directories root/<set>_<language>, which have the same ids in all languages."""
+    for lang in languages:
+        for name in SETS:
+            make(f"{root}/{name}_{lang}", **tables)
+    entries = {lang: {name: f"{name}_{lang}" for name in SETS} for lang in languages}
+    Path("corpus.yaml").write_text(yaml.safe_dump({"root": root, "languages": entries}))
+    return "corpus.yaml"
+
+
+def test_languages_are_collected_under_their_prefix() -> None:
+    tallies = collect(corpus("de", "no"), "data")
+    assert tallies[0] == Tally("train", "de", 2, 1, None, {}, Path("data/train/skipped")) and len(tallies) == 6
+    assert read_table("data/train/text") == {"de_a": "eins", "de_b": "zwei", "no_a": "eins", "no_b": "zwei"}
+    assert read_table("data/train/utt2lang") == {"de_a": "de", "de_b": "de", "no_a": "no", "no_b": "no"}
+    assert read_table("data/train/spk2utt") == {"de_s": "de_a de_b", "no_s": "no_a no_b"}
+    assert sorted(path.name for path in Path("data").iterdir()) == ["dev", "test_de", "test_no", "train"]
+    assert set(read_table("data/test_no/wav.scp")) == {"no_a", "no_b"}
+
+
+def test_some_languages_of_a_corpus_can_be_selected() -> None:
+    collect(corpus("de", "no"), "data", ["no"])
+    assert sorted(path.name for path in Path("data").iterdir()) == ["dev", "test_no", "train"]
+    assert set(read_table("data/train/utt2lang").values()) == {"no"}
+    with pytest.raises(ValueError, match="corpus.yaml: expected languages out of de, no, got en; correct --langs"):
+        collect("corpus.yaml", "data", ["en"])
+
+
+def test_a_prefix_is_not_repeated_and_a_clash_is_an_error() -> None:
+    wav, text = {"de_a": "/a", "de-b": "/b"}, {"de_a": "x", "de-b": "y"}
+    collect(corpus("de", wav_scp=wav, text=text, utt2spk={}), "data")
+    assert read_table("data/train/utt2spk") == {"de_a": "de_a", "de-b": "de-b"}
+    write_table("in/dev_de/wav.scp", {"a": "/a", "de_a": "/a"})
+    write_table("in/dev_de/text", {"a": "x", "de_a": "y"})
+    with pytest.raises(ValueError, match="in/dev_de: duplicate id 'de_a' after adding the language prefix; rename one"):
+        collect("corpus.yaml", "data2")
+    assert not Path("data2").exists()
+
+
+def test_recordings_that_clash_are_an_error() -> None:
+    path = corpus("de", wav_scp={"r": "/r.wav", "de_r": "/q.wav"}, segments={"a": "r 0 1", "b": "de_r 0 1"})
+    with pytest.raises(ValueError, match="duplicate id 'de_r'"):
+        collect(path, "data")
+
+
+def test_dropped_utterances_are_listed_with_their_reason() -> None:
+    path = corpus("de", "no", text={"a": "eins", "b": "", "c": "drei"})
+    dropped = {"de_b": "empty transcript", "de_c": "not in wav.scp"}
+    assert collect(path, "data")[0] == Tally("train", "de", 1, 1, None, dropped, Path("data/train/skipped"))
+    assert read_table("data/train/skipped") == dropped | {"no_b": "empty transcript", "no_c": "not in wav.scp"}
+    assert read_table("data/test_no/skipped") == {"no_b": "empty transcript", "no_c": "not in wav.scp"}
+
+
+def test_relative_paths_arks_and_pipes_are_made_absolute(tmp_path: Path) -> None:
+    wav = {"a": "x/a.wav", "b": "b.ark:7", "c": "up.wav", "d": "cat rel.wav |", "e": "gone.wav", "f": "both.wav"}
+    path = corpus("de", root="root", wav_scp=wav, text=dict.fromkeys(wav, "x"), utt2spk={})
+    directories = [f"root/{name}_de/b.ark" for name in SETS]
+    for place in ("x/a.wav", *directories, "root/up.wav", "both.wav", "root/both.wav"):
+        Path(place).parent.mkdir(exist_ok=True)
+        Path(place).touch()
+    assert collect(path, "data")[0].dropped == {"de_e": "audio not found: gone.wav"}
+    paths = {"de_a": "x/a.wav", "de_b": "root/train_de/b.ark:7", "de_c": "root/up.wav", "de_f": "both.wav"}
+    expected = {utt: str(tmp_path / entry) for utt, entry in paths.items()} | {"de_d": "cat rel.wav |"}
+    assert read_table("data/train/wav.scp") == expected
+
+
+def test_a_set_without_any_audio_names_the_places_that_were_searched() -> None:
+    message = r"none is usable: 2 audio not found \(a, ...\); looked for 'gone.wav' in /.*; correct wav.scp or 'root'"
+    with pytest.raises(ValueError, match=message):
+        collect(corpus("de", wav_scp={"a": "gone.wav", "b": "gone.wav"}), "data")
+    assert not Path("data").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ({"a": "", "b": ""}, r"2 empty transcript \(a, ...\); correct its text and wav.scp"),
+        ({"x": "eins"}, r"2 not in text \(a, ...\), 1 not in wav.scp \(x\); correct"),
+    ],
+)
+def test_a_set_that_loses_all_utterances_is_an_error_until_it_is_corrected(text: dict[str, str], message: str) -> None:
+    path = corpus("de", "no")
+    write_table("in/dev_no/text", text)
+    with pytest.raises(ValueError, match=f"in/dev_no: expected utterances in 'no', none is usable: {message}"):
+        collect(path, "data")
+    assert not Path("data").exists()
+    write_table("in/dev_no/text", {"a": "en", "b": "to"})
+    assert len(collect(path, "data")) == 6
+
+
+def test_an_empty_directory_is_an_error() -> None:
+    with pytest.raises(ValueError, match="none is usable: it is empty"):
+        collect(corpus("de", wav_scp={}, text={}, utt2spk={}), "data")
+
+
+def test_byte_order_marks_and_carriage_returns_are_accepted() -> None:
+    path = corpus("de")
+    for file in [*Path("in").glob("*/*"), Path(path)]:
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
+    collect(path, "data")
+    assert Path("data/test_de/wav.scp").read_bytes() == b"de_a /a.wav\nde_b /b.wav\n"
+    assert read_table("data/test_de/text") == {"de_a": "eins", "de_b": "zwei"}
+
+
+def test_segments_of_one_language_do_not_disturb_the_other() -> None:
+    path = corpus("de", "no")
+    write_table("in/train_de/wav.scp", {"r": "/r.wav"})
+    write_table("in/train_de/segments", {"a": "r 0.5 1", "b": "r 1 -1"})
+    collect(path, "data")
+    segments = {"de_a": "de_r 0.5 1.0", "de_b": "de_r 1.0 -1.0", "no_a": "no_a 0.0 -1.0", "no_b": "no_b 0.0 -1.0"}
+    assert read_table("data/train/segments") == segments
+    assert not Path("data/dev/segments").exists()
+
+
+def test_inputs_are_not_overwritten() -> None:
+    path = corpus("de")
+    content = Path(path).read_text()
+    Path(path).write_text(content.replace("test_de", "train"))
+    make("in/train")
+    with pytest.raises(ValueError, match="expected outputs that differ from the inputs, got in/train for both"):
+        collect(path, "in")
