@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import GenerationConfig, WhisperForConditionalGeneration
 
 from benchmarks.harness import Size
-from espnet_lole.lole.experts import ExpertConfig, LoRAExperts
 from espnet_lole.lole.adapters import save_adapter
+from espnet_lole.lole.experts import ExpertConfig, LoRAExperts
 from espnet_lole.whisper.model import Whisper
 from espnet_lole.whisper.sizes import Size as Dimensions
 from espnet_lole.whisper.tokenizer import WhisperTokenizer

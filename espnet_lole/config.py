@@ -78,7 +78,7 @@ def _explain(problem: dict[str, Any]) -> str:
     key, value = ".".join(map(str, problem["loc"])), problem["input"]
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"])
-    if word := {"missing": "missing", "unexpected_keyword_argument": "unknown"}.get(problem["type"]):
-        return f"{word} key {key!r}"
+    if reason := {"missing": "missing key", "unexpected_keyword_argument": "unknown key"}.get(problem["type"]):
+        return f"{reason} {key!r}"
     hint = ": write 1.0e-4 with its point" if problem["type"] == "float_type" and isinstance(value, str) else ""
     return f"{key}: {problem['msg'].lower()}, got {value!r}{hint}"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from espnet_lole.atomic_io import write_whole
+from espnet_lole.atomic_io import write_text_atomic
 from espnet_lole.evaluation.normalize import DESCRIPTION
 from espnet_lole.evaluation.rates import METRICS, SetScore
 from espnet_lole.evaluation.results import Row, SystemScore
@@ -100,7 +100,7 @@ def write_result_txt(score: SystemScore) -> None:
             text = (
                 f"{_espnet_table([(decode_dir.name, test_set)], metric)}\nnot scored (empty reference): {excluded}\n\n"
             )
-            write_whole(
+            write_text_atomic(
                 decode_dir / test_set.name / f"score_{metric}" / "result.txt", text + test_set.alignments[metric]
             )
 

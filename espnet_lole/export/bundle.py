@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from espnet_lole.atomic_io import whole_file, whole_folder
+from espnet_lole.atomic_io import atomic_folder, atomic_write
 from espnet_lole.export.metadata import collect_metadata
 from espnet_lole.export.model_card import model_card
 from espnet_lole.inference.load import MOLE_WEIGHTS, SystemFolder
@@ -42,7 +42,7 @@ def save_bundle(system: SystemFolder, folder: Path, licence: str, data: str) -> 
     if not adapters:
         raise ValueError(f"{system.folder} is a whole Whisper, which needs no export: use it as it is")
     metadata = collect_metadata(system)
-    with whole_folder(folder) as made:
+    with atomic_folder(folder) as made:
         conf = {
             "system": system.system,
             "langs": list(system.languages),
@@ -76,7 +76,7 @@ def pack_bundle(system: SystemFolder, archive: Path, licence: str, data: str) ->
         from espnet2.main_funcs.pack_funcs import Archiver
     except ImportError as error:
         raise ValueError("packing needs ESPnet: pip install espnet") from error
-    with tempfile.TemporaryDirectory() as scratch, whole_file(archive) as made:
+    with tempfile.TemporaryDirectory() as scratch, atomic_write(archive) as made:
         bundle = Path(scratch) / archive.stem
         save_bundle(system, bundle, licence, data)
         weights = {"asr_model_file": MOLE_WEIGHTS} if (bundle / MOLE_WEIGHTS).is_file() else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from espnet_lole.atomic_io import whole_folder
+from espnet_lole.atomic_io import atomic_folder
 from espnet_lole.export.merged import save_merged
 from espnet_lole.inference.load import SystemFolder
 
@@ -27,7 +27,7 @@ def save_ctranslate2(system: SystemFolder, folder: Path, lang: str | None, licen
         from ctranslate2.converters import TransformersConverter
     except ImportError as error:
         raise ValueError("this format needs ctranslate2: pip install ctranslate2") from error
-    with tempfile.TemporaryDirectory() as scratch, whole_folder(folder) as made:
+    with tempfile.TemporaryDirectory() as scratch, atomic_folder(folder) as made:
         merged = Path(system.backbone)
         if system.adapter_folders():
             merged = Path(scratch) / folder.name

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from espnet_lole import compat
-from espnet_lole.atomic_io import whole_folder
+from espnet_lole.atomic_io import atomic_folder
 from espnet_lole.lole.experts import ExpertConfig, ExpertLinear, LoRAExperts
 from espnet_lole.whisper.model import Whisper
 
@@ -46,7 +46,7 @@ def save_adapter(experts: LoRAExperts, lang: str, folder: Path, base_model: str)
         base_model_name_or_path=base_model,
         inference_mode=True,
     )
-    with whole_folder(folder) as made:
+    with atomic_folder(folder) as made:
         save_file(tensors, made / WEIGHTS, metadata={"format": "pt", "pad_to": experts.whisper.pad_to})
         config.save_pretrained(made)
 

@@ -19,7 +19,7 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str2bool
 from torch import nn
 
-from espnet_lole.atomic_io import held
+from espnet_lole.atomic_io import dir_lock
 from espnet_lole.config import load_yaml, merge
 from espnet_lole.data.kaldi import read_table
 from espnet_lole.espnet_model import (
@@ -235,7 +235,7 @@ class LoLETask(AbsTask):
             BlockingIOError: another does.
         """
         first = get_rank(args.dist_rank, args.dist_launcher) in (None, 0)
-        with held(args.output_dir) if first else nullcontext():
+        with dir_lock(args.output_dir) if first else nullcontext():
             super().main_worker(args)
 
     @classmethod

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from espnet2.train.reporter import Reporter
 
-from espnet_lole.atomic_io import whole_file
+from espnet_lole.atomic_io import atomic_write
 
 CHECKPOINT, PREVIOUS = "checkpoint.pth", "previous.pth"
 _PLAIN = [
@@ -101,7 +101,7 @@ def recover(folder: Path, criteria: Sequence[Sequence[str]]) -> None:
     reporter.load_state_dict(states["reporter"])
     epoch = reporter.get_epoch()
     if not is_intact(folder / f"{epoch}epoch.pth"):
-        with whole_file(folder / f"{epoch}epoch.pth") as made:
+        with atomic_write(folder / f"{epoch}epoch.pth") as made:
             torch.save(states["model"], made)
     _link(folder / "latest.pth", epoch)
     for phase, key, mode in criteria:

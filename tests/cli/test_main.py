@@ -47,7 +47,7 @@ def test_usage_errors_exit_with_2(capsys):
         ("transcribe {audio} --model {experts}", "language"),
         ("info nowhere", "nowhere"),
         ("export {mole} out --format merged", "{mole} holds a system of kind mole, which has no adapter to merge"),
-        ("export {merged} out", "{merged} is a whole Whisper, which needs no export"),
+        ("export {whisper} out", "{whisper} is a whole Whisper, which needs no export"),
         (
             "export {experts} out --format merged --lang tr",
             "expected --lang with the expert to merge, one of de en fr zh, got tr",
@@ -67,7 +67,7 @@ def test_usage_errors_exit_with_2(capsys):
 )
 def test_mistakes_are_one_line_and_exit_with_1(recipe, audio, capsys, command, message):
     names = {name: str(recipe / "exp" / name) for name in ("mole", "experts")}
-    names |= {"merged": str(recipe / "exp" / "student" / "merged"), "audio": audio}
+    names |= {"whisper": str(recipe / "tiny"), "audio": audio}
     assert main(shlex.split(command.format(**names))) == 1
     errors = capsys.readouterr().err.splitlines()
     assert errors[-1].startswith("error: ") and message.format(**names) in errors[-1]

@@ -21,10 +21,11 @@ from espnet_lole.whisper.tokenizer import WhisperTokenizer
 NOISE = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
 
 
-def transcribe(folder: Path, lang: str) -> list[int]:
+def score(folder: Path) -> float:
+    """Return the score of a German text, which differs between systems even if the text does not."""
     s2t = Speech2Text.from_pretrained(folder, device="cpu")
     s2t.search = SearchConfig(maxlenratio=0.2)
-    return s2t(NOISE, lang)[0][2]
+    return s2t(NOISE, "de")[0][3].score
 
 
 @pytest.mark.parametrize(("system", "lang"), [("experts", "de"), ("student", None)])
@@ -34,7 +35,8 @@ def test_a_merged_whisper_is_the_adapted_one(recipe, tmp_path, system, lang):
     merged = find_system(tmp_path / "merged")
     assert merged.languages == ((lang,) if lang else ("de", "en", "fr", "zh")) and not merged.adapter_folders()
     assert json.loads((tmp_path / "merged" / "config.json").read_text())["pad_to"] == "none"
-    assert transcribe(tmp_path / "merged", "de") == transcribe(recipe / "exp" / system, "de")
+    assert score(tmp_path / "merged") == pytest.approx(score(recipe / "exp" / system), abs=1e-4)
+    assert abs(score(tmp_path / "merged") - score(recipe / "tiny")) > 1e-2
 
 
 @pytest.mark.parametrize("size", [51865, 51866])
@@ -57,7 +59,7 @@ def test_the_tokenizer_of_transformers_has_whispers_tokens(size):
 
 
 def test_adapters_follow_the_rules_of_vllm(recipe):
-    """What vLLM's loader asks of an adapter, see https://docs.vllm.ai/en/latest/features/lora.html and its PEFTHelper."""
+    """Rules of vLLM's PEFTHelper, see https://docs.vllm.ai/en/latest/features/lora.html."""
     linears = {name for name, module in tiny_whisper().named_modules() if isinstance(module, torch.nn.Linear)}
     for folder in (recipe / "exp" / "experts" / "adapters").iterdir():
         config = json.loads((folder / "adapter_config.json").read_text())

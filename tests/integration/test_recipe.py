@@ -18,7 +18,7 @@ import torch
 from recipes import ROOT, Recipe
 from safetensors.torch import load_file
 
-from espnet_lole.atomic_io import held
+from espnet_lole.atomic_io import dir_lock
 
 pytestmark = pytest.mark.slow
 BOTH = ("aware", "agnostic")
@@ -91,7 +91,7 @@ def test_an_interrupt_ends_the_training_and_the_same_command_resumes_it(recipe, 
     """Ctrl-C goes to the recipe's process group, `kill` to its first process; the training is in a group of its own."""
     options = [*TRAIN_EXPERTS, "--asr_tag", sent.name]
     folder = recipe.folder / "exp" / f"lole_{sent.name}"
-    with held(folder):
+    with dir_lock(folder):
         assert f"exp/lole_{sent.name}" in recipe.run(*options, fails=True).split("training failed: ")[1]
     assert not (folder / "config.yaml").exists()
     with recipe.start(*options) as process:
@@ -103,7 +103,7 @@ def test_an_interrupt_ends_the_training_and_the_same_command_resumes_it(recipe, 
     assert process.returncode == -sent and "stopped: the same command resumes a training from its last epoch" in printed
     for _ in range(100):  # until the training has released its folder
         try:
-            with held(folder):
+            with dir_lock(folder):
                 break
         except BlockingIOError:
             time.sleep(0.1)
