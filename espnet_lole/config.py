@@ -49,8 +49,8 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 def read_conf(kind: type[Conf], conf: object, name: str) -> Conf:
     """Build a frozen dataclass from a part of a configuration.
 
-    Types are strict, as YAML has them: `"8"`, `8.0` and `true` are no integers. A list may stand for a tuple, an integer
-    for a float.
+    Types are strict, as YAML has them: `"8"`, `8.0` and `true` are no integers. A list may stand for a tuple, an
+    integer for a float.
 
     Args:
         kind: the dataclass.
@@ -58,7 +58,8 @@ def read_conf(kind: type[Conf], conf: object, name: str) -> Conf:
         name: name of the part or its file, for messages.
 
     Raises:
-        ValueError: not a mapping, an unknown or missing key, a value of another type, or one that the dataclass refuses.
+        ValueError: not a mapping, an unknown or missing key, a value of another type, or one that the dataclass
+            refuses.
     """
     known = ", ".join(field.name for field in fields(kind))
     if not isinstance(conf, dict):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Decode with ESPnet's own ``asr_inference``, and leave hypotheses and resources where those of the other systems are."""
+"""Decode with ESPnet's own ``asr_inference``; write hypotheses and resources as those of the other systems."""
 
 from __future__ import annotations
 

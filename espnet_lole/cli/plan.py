@@ -12,8 +12,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 GIB = 2**30
-ROWS = ("", "trained parameters", "frozen parameters", "batch of a GPU", "weights, GiB", "gradients, GiB", "optimizer, GiB",
-        "activations, GiB", "memory of a GPU, GiB", "a model on disk, GiB", "checkpoint.pth, GiB", "a step on a GPU, TFLOP")  # fmt: skip
+ROWS = (
+    "",
+    "trained parameters",
+    "frozen parameters",
+    "batch of a GPU",
+    "weights, GiB",
+    "gradients, GiB",
+    "optimizer, GiB",
+    "activations, GiB",
+    "memory of a GPU, GiB",
+    "a model on disk, GiB",
+    "checkpoint.pth, GiB",
+    "a step on a GPU, TFLOP",
+)
 LANGUAGES = ("de", "en", "es", "fr", "it", "pt", "ru", "zh")
 
 

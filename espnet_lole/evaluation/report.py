@@ -21,15 +21,15 @@ from espnet_lole.evaluation.summary import PAPER, error_table, resource_table, w
 
 RESULTS = """# RESULTS
 
-Error rates in percent: WER, or CER where marked (spaces removed). The average is over the languages. The language is given \
-(aware) or predicted (agnostic). The best of a scenario in bold; over several seeds, mean ± standard deviation.
+Error rates in percent: WER, or CER where marked (spaces removed). The average is over the languages. The language is \
+given (aware) or predicted (agnostic). The best of a scenario in bold; over several seeds, mean ± standard deviation.
 
 {errors}
 Text normalisation of references and hypotheses: {normalisation}.
 Utterances not scored, as their reference is empty after normalisation: {excluded}.
 
-Resources. MoLE and students are trained after the experts, whose training is not included. Time includes validation. Memory is \
-the peak of the decoding process; on a CPU it includes Python and its libraries (about half a GB).
+Resources. MoLE and students are trained after the experts, whose training is not included. Time includes validation. \
+Memory is the peak of the decoding process; on a CPU it includes Python and its libraries (about half a GB).
 
 {resources}
 Figures of the paper, for Whisper-medium and other data (arXiv 2506.21555; WER over 8 languages):

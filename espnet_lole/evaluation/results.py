@@ -23,7 +23,7 @@ Row = dict[str, str]
 
 @dataclass(frozen=True)
 class Decoded:
-    """A decoded system: its name (one of ``SYSTEMS`` or a variant), a scenario, and ``<experiment>/<inference tag>``."""
+    """A decoded system: its name (of ``SYSTEMS``, or a variant), a scenario, ``<experiment>/<inference tag>``."""
 
     system: str
     scenario: str

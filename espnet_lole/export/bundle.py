@@ -88,7 +88,7 @@ def pack_bundle(system: SystemFolder, archive: Path, licence: str, data: str) ->
 
 
 def _copy_backbone(backbone: str, folder: Path) -> str:
-    """Copy a backbone that is a folder or a file into the folder, and return its name there; a name on the hub stays."""
+    """Copy a backbone that is a folder or a file, and return its name in the copy; a name on the hub stays."""
     source = Path(backbone)
     if source.is_file():
         shutil.copyfile(source, folder / source.name)

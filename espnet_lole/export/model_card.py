@@ -10,7 +10,8 @@ from espnet_lole.export.metadata import ModelMetadata
 
 DESCRIPTIONS = {
     "experts": "One LoRA expert per language on a frozen Whisper. The language of each utterance must be given.",
-    "mole": "LoRA MoLE: language experts on a frozen Whisper, shared shallow layers, and a classifier that identifies the language.",
+    "mole": "LoRA MoLE: language experts on a frozen Whisper, shared shallow layers, and a classifier that identifies "
+    "the language.",
     "student": "One LoRA adapter for all languages on a frozen Whisper, distilled from language experts.",
     "multilingual": "One LoRA adapter for all languages on a frozen Whisper.",
 }

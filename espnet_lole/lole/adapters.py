@@ -115,8 +115,8 @@ def load_adapter(experts: LoRAExperts, lang: str, adapter: Adapter) -> None:
     layers = experts.layers
     if unknown := sorted(set(adapter.factors) - set(layers)):
         raise ValueError(
-            f"expected an adapter of targets {list(experts.config.targets)}, got in {adapter.folder} weights for {unknown[:4]} "
-            f"({len(unknown)} in all): add their names to targets of expert_conf"
+            f"expected an adapter of targets {list(experts.config.targets)}, got in {adapter.folder} weights for "
+            f"{unknown[:4]} ({len(unknown)} in all): add their names to targets of expert_conf"
         )
     fitted = {name: _fit(layer, experts.config.rank, name, adapter) for name, layer in layers.items()}
     with torch.no_grad():

@@ -51,8 +51,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"expected a checkpoint of tensors and plain values, got other objects in {path}, which were not loaded, as they "
-            f"could run code: take it from another source ({str(error).splitlines()[0]})"
+            f"expected a checkpoint of tensors and plain values, got other objects in {path}, which were not loaded, "
+            f"as they could run code: take it from another source ({str(error).splitlines()[0]})"
         ) from error
 
 
@@ -77,7 +77,9 @@ def keep_previous(folder: Path) -> None:
 
 
 def recover(folder: Path, criteria: Sequence[Sequence[str]]) -> None:
-    """Complete what a killed training left: a broken checkpoint is replaced by the one before, and its epoch's files exist.
+    """Complete what a killed training left.
+
+    A broken checkpoint is replaced by the one before, and the files of its epoch are written.
 
     Args:
         folder: of the training.
