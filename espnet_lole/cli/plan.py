@@ -63,7 +63,10 @@ def _estimate(args: argparse.Namespace, config: Path) -> list[str]:
     from espnet_lole.tasks.lole import LoLETask
     from espnet_lole.train.estimate import Workload, build_empty, measure
 
-    options = ["--config", *map(str, config_files(config)), "--system", base_system(config.stem.partition("_")[2])]
+    name = config.stem.partition("_")[2]
+    if not name:
+        raise ValueError(f"{config} names no system: give train_<system>.yaml")
+    options = ["--config", *map(str, config_files(config)), "--system", base_system(name)]
     options += ["--langs", *args.langs, "--output_dir", "-", *(["--backbone", args.backbone] if args.backbone else [])]
     train = LoLETask.parse_args([*options, *args.train_args])
     work = Workload.share(train.batch_bins, args.gpus, args.seconds, args.tokens_per_second)

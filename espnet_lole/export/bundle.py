@@ -59,13 +59,13 @@ def save_bundle(system: SystemFolder, folder: Path, licence: str, data: str) -> 
 
 
 def pack_bundle(system: SystemFolder, archive: Path, licence: str, data: str) -> None:
-    """Pack a system into an archive that ESPnet's `unpack` restores as the folder of `save_bundle`.
+    """Pack a system into an archive that ESPnet's ``unpack`` restores as the folder of ``save_bundle``.
 
     Args:
         system: the system.
-        archive: file to write, with the ending `.zip`.
-        licence: as for `save_bundle`.
-        data: as for `save_bundle`.
+        archive: file to write, with the ending ``.zip``.
+        licence: as for ``save_bundle``.
+        data: as for ``save_bundle``.
 
     Raises:
         ValueError: the archive has another ending, or the system is a whole Whisper.

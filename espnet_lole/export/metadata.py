@@ -53,7 +53,7 @@ class ModelMetadata:
     """Metadata of a trained system.
 
     Attributes:
-        system: its kind, one of `SYSTEMS`.
+        system: its kind, one of ``SYSTEMS``.
         backbone: name or folder of the Whisper.
         languages: languages that it transcribes.
         ranks: rank of each adapter.

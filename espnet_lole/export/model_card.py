@@ -24,7 +24,7 @@ def model_card(metadata: ModelMetadata, name: str, licence: str, data: str) -> s
     Args:
         metadata: what is known of the system.
         name: title of the card.
-        licence: identifier of the licence on hubs, e.g. `apache-2.0`.
+        licence: identifier of the licence on hubs, e.g. ``apache-2.0``.
         data: description of the training data; may be empty.
     """
     local = Path(metadata.backbone).exists()
