@@ -116,7 +116,9 @@ def dir_lock(folder: str | Path) -> Iterator[None]:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 message = f"{folder} is in use by another process: wait for it or stop it"
                 raise BlockingIOError(error.errno, message) from error
-            logging.warning(f"cannot lock {folder} ({os.strerror(error.errno)}): start no second process that writes there")
+            logging.warning(
+                f"cannot lock {folder} ({os.strerror(error.errno)}): start no second process that writes there"
+            )
         yield
 
 

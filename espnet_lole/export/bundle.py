@@ -15,13 +15,7 @@ from espnet_lole.export.model_card import model_card
 from espnet_lole.inference.load import MOLE_WEIGHTS, SystemFolder
 from espnet_lole.lole.kd import STUDENT
 
-BACKBONE_FILES = (
-    "config.json",
-    "generation_config.json",
-    "model*.safetensors",
-    "model.safetensors.index.json",
-    "README.md",
-)
+BACKBONE_FILES = ("config.json", "generation_config.json", "model*.safetensors", "model*.json", "README.md")
 
 
 def save_bundle(system: SystemFolder, folder: Path, licence: str, data: str) -> None:
@@ -39,14 +33,11 @@ def save_bundle(system: SystemFolder, folder: Path, licence: str, data: str) -> 
     """
     adapters = system.adapter_folders()
     if not adapters:
-        raise ValueError(f"{system.folder} is a whole Whisper, which needs no export: use it as it is")
+        raise ValueError(f"{system.backbone} is a whole Whisper, which needs no export: use it as it is")
     metadata = collect_metadata(system)
     with atomic_folder(folder) as made:
-        conf = {
-            "system": system.system,
-            "langs": list(system.languages),
-            "backbone": _copy_backbone(system.backbone, made),
-        }
+        backbone = _copy_backbone(system.backbone, made)
+        conf = {"system": system.system, "langs": list(system.languages), "backbone": backbone}
         names = system.languages if system.system in ("experts", "mole") else (STUDENT,)
         for name, adapter in zip(names, adapters.values(), strict=True):
             shutil.copytree(adapter, made / "adapters" / name)
