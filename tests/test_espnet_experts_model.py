@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 from conftest import LANGS, TEXTS, make_batch, tiny_whisper
 from espnet_models import experts_model, trained
@@ -65,6 +66,7 @@ def test_training_together_is_training_each_alone(speech):
         assert torch.equal(layer.lora_A["fr"], untouched[name].lora_A["fr"]) and not layer.lora_B["fr"].any()
 
 
+@pytest.mark.slow
 def test_four_utterances_are_learned_by_heart(speech):
     model = experts_model(rank=16, width=64)  # wide enough for every token to be the most likely one somewhere
     optimizer = ExpertAdamW(model.experts.parameters_of_experts(), 1.0, lr=0.01)

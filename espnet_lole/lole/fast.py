@@ -78,7 +78,8 @@ class _InplaceExpertLinear(torch.autograd.Function):
     def backward(ctx: FunctionCtx, dy: Tensor) -> tuple[Tensor | None, ...]:
         """Compute the gradients of x, x_lora and the factors."""
         dy, scale, runs = dy.contiguous(), ctx.scale, len(ctx.counts)
-        factors, train = ctx.saved_tensors[: 2 * runs], ctx.saved_tensors[2 * runs :]
+        saved = ctx.saved_tensors  # read once: activation checkpointing computes them again
+        factors, train = saved[: 2 * runs], saved[2 * runs :]
         dx = dy @ ctx.base.weight.to(dy.dtype) if ctx.needs_input_grad[0] else None
         dx_lora = dy.new_zeros(*dy.shape[:2], factors[0].shape[1]) if ctx.dropped else dx
         x_runs = train[0].split(ctx.counts) if train else ()

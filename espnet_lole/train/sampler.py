@@ -16,7 +16,7 @@ JITTER = 0.1
 def draw_utterances(
     samples: Mapping[str, int], langs: Mapping[str, str], temperature: float, rng: random.Random
 ) -> list[str]:
-    """Draw the utterances of an epoch: a language's share of the audio is proportional to ``hours ** (1 / temperature)``.
+    """Draw the utterances of an epoch, with shares of the languages proportional to ``hours ** (1 / temperature)``.
 
     An epoch has as much audio as the data. An utterance is drawn again only after all others of its language.
 
