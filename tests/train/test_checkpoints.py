@@ -88,7 +88,11 @@ def test_each_language_has_its_own_best_checkpoint_or_the_shared_one(tmp_path):
     for name, target in (("acc", 3), ("acc_de", 1), ("acc_en", 2), ("loss_fr", 1)):
         (tmp_path / f"valid.{name}.ave.pth").symlink_to(f"{target}epoch.pth")
     best = best_checkpoints(tmp_path, [("valid", "acc", "max"), ("valid", "loss", "min")], ["de", "en", "fr"])
-    assert {lang: file.name for lang, file in best.items()} == {"de": "1epoch.pth", "en": "2epoch.pth", "fr": "3epoch.pth"}
+    assert {lang: file.name for lang, file in best.items()} == {
+        "de": "1epoch.pth",
+        "en": "2epoch.pth",
+        "fr": "3epoch.pth",
+    }
 
 
 def test_a_malicious_pickle_is_not_run(tmp_path):

@@ -26,7 +26,11 @@ def step(model, batch, ranks: int) -> dict:
         loss = ranks * loss / weight
     loss.sum().backward()
     grads = {name: p.grad for name, p in trained(getattr(model, "module", model)).items()}
-    return {"grads": grads, "stats": {name: value.reshape(()) for name, value in stats.items()}, "weight": float(weight)}
+    return {
+        "grads": grads,
+        "stats": {name: value.reshape(()) for name, value in stats.items()},
+        "weight": float(weight),
+    }
 
 
 def work(rank: int, folder: str, speech) -> None:

@@ -42,14 +42,19 @@ OPTIONS = {
 
 def real_model(system: str, dtype: torch.dtype):
     """The system with weights."""
-    backbone, tokens = Backbone(tiny_whisper(width=WIDTH), "short", dtype).eval().requires_grad_(False), WhisperTokens(51865)
+    backbone, tokens = (
+        Backbone(tiny_whisper(width=WIDTH), "short", dtype).eval().requires_grad_(False),
+        WhisperTokens(51865),
+    )
     if system == "full":
         return ESPnetFullModel(backbone, CODES, tokens)
     bank = random_experts(ExpertBank(backbone.model, CODES, ExpertConfig(rank=4)))
     if system == "experts":
         return ESPnetExpertModel(backbone, bank, tokens)
     if system == "mole":
-        return ESPnetMoLEModel(MoLE(backbone, bank, FusionConfig(2), ClassifierConfig(hidden=8, dropout=0.0)), tokens, 1.0)
+        return ESPnetMoLEModel(
+            MoLE(backbone, bank, FusionConfig(2), ClassifierConfig(hidden=8, dropout=0.0)), tokens, 1.0
+        )
     student = ExpertBank(backbone.model, [STUDENT], ExpertConfig(rank=8))
     return ESPnetStudentModel(backbone, CODES, bank, student, tokens, DistillConfig(), 1)
 
@@ -82,7 +87,17 @@ def allocated(model) -> int:
 def planned(tmp_path, system: str, *more: str) -> Needs:
     """The plan of the same system."""
     tiny_whisper(width=WIDTH).save_pretrained(tmp_path / "tiny")
-    options = ["--system", system, "--backbone", str(tmp_path / "tiny"), "--langs", *CODES, "--output_dir", "-", *OPTIONS[system]]
+    options = [
+        "--system",
+        system,
+        "--backbone",
+        str(tmp_path / "tiny"),
+        "--langs",
+        *CODES,
+        "--output_dir",
+        "-",
+        *OPTIONS[system],
+    ]
     args = LoLETask.get_parser().parse_args([*options, *more])
     return measure(args, build_empty(args, expert_rank=4), WORK)
 
@@ -109,7 +124,9 @@ def test_plan_is_what_a_real_step_needs(tmp_path, system, name, checkpointing):
     file, state = io.BytesIO(), model.state_dict()
     torch.save(state, file)
     assert 0 < len(file.getvalue()) - needs.model_file < 1024 + 512 * len(state)  # names and rounding
-    optimizer = LoLETask.build_optimizers(LoLETask.get_parser().parse_args(["--output_dir", "-", *OPTIONS[system]]), model)[0]
+    optimizer = LoLETask.build_optimizers(
+        LoLETask.get_parser().parse_args(["--output_dir", "-", *OPTIONS[system]]), model
+    )[0]
     with pytest.MonkeyPatch.context() as patch, FlopCounterMode(display=False, custom_mapping=UNCOUNTED) as flops:
         patch.setattr(Spans, "merging_pays", lambda *_: False)  # a CPU's teacher saves operations by it
         step(model)
@@ -133,7 +150,9 @@ def test_activations_hold_what_autograd_saves(tmp_path):
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         step(model)
     total = sum(storage.nbytes() for storage in saved.values())
-    scores = 4 * WORK.utterances * (WORK.tokens + 1) * model.backbone.model.config.vocab_size  # come and go in the forward pass
+    scores = (
+        4 * WORK.utterances * (WORK.tokens + 1) * model.backbone.model.config.vocab_size
+    )  # come and go in the forward pass
     assert total <= needs.activations <= 2 * (total + scores)
 
 
@@ -168,23 +187,34 @@ def test_command_prints_a_column_for_each_config(tmp_path, capsys):
     assert lines[0].split() == ["one", "two"]
     assert "2 x 10 s" in next(line for line in lines if line.startswith("batch of a GPU"))
     assert main(["plan", files[0], "--backbone", str(tmp_path / "tiny"), "--train_args", "--optim", "adagrad"]) == 1
-    assert "error: expected optim of ['adam', 'adamw', 'expert_adamw', 'sgd'] to plan, got 'adagrad'" in capsys.readouterr().err
+    assert (
+        "error: expected optim of ['adam', 'adamw', 'expert_adamw', 'sgd'] to plan, got 'adagrad'"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda f: str(f.relative_to(ROOT)))
 def test_every_training_config_is_built(file):
     args = LoLETask.get_parser().parse_args(["--config", str(file), "--langs", *CODES, "--output_dir", "-"])
-    args.backbone = str(ROOT / args.backbone.removeprefix("../../../")) if args.backbone.startswith("..") else args.backbone
+    args.backbone = (
+        str(ROOT / args.backbone.removeprefix("../../../")) if args.backbone.startswith("..") else args.backbone
+    )
     model = build_empty(args, expert_rank=4)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if file == ROOT / "conf" / "train_experts.yaml":
-        assert trained == len(CODES) * 64 * (72 * 4 * 2 * 1024 + 48 * 2 * 5 * 1024)  # attention of 72 blocks, 48 feed-forwards
+        assert trained == len(CODES) * 64 * (
+            72 * 4 * 2 * 1024 + 48 * 2 * 5 * 1024
+        )  # attention of 72 blocks, 48 feed-forwards
     assert 0 < trained <= sum(p.numel() for p in model.parameters())
 
 
 def test_other_systems_are_refused(tmp_path):
     tiny_whisper().save_pretrained(tmp_path / "tiny")
-    args = LoLETask.get_parser().parse_args(["--backbone", str(tmp_path / "tiny"), "--langs", "de", "--output_dir", "-"])
+    args = LoLETask.get_parser().parse_args(
+        ["--backbone", str(tmp_path / "tiny"), "--langs", "de", "--output_dir", "-"]
+    )
     args.system = "other"
-    with pytest.raises(ValueError, match="expected a system of \\['experts', 'full', 'mole', 'student'\\] to plan, got 'other'"):
+    with pytest.raises(
+        ValueError, match="expected a system of \\['experts', 'full', 'mole', 'student'\\] to plan, got 'other'"
+    ):
         build_empty(args, expert_rank=4)

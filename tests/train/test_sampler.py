@@ -41,7 +41,10 @@ def test_processes_share_each_batch_and_epochs_differ():
 
 @pytest.mark.parametrize("world_size", [2, 7, 16])
 def test_no_utterance_is_lost_where_batches_would_be_smaller_than_the_number_of_processes(world_size):
-    ranks = [BalancedIterFactory(None, SAMPLES, LANGS, 1.0, 50_000, r, world_size, seed=3).batches(1) for r in range(world_size)]
+    ranks = [
+        BalancedIterFactory(None, SAMPLES, LANGS, 1.0, 50_000, r, world_size, seed=3).batches(1)
+        for r in range(world_size)
+    ]
     assert len({len(batches) for batches in ranks}) == 1 and all(batch for batches in ranks for batch in batches)
     assert sorted(utt for batches in ranks for batch in batches for utt in batch) == sorted(SAMPLES)
 
