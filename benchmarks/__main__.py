@@ -37,9 +37,13 @@ def main(cmd: list[str] | None = None) -> None:
     """Each benchmark in a new process, or all in this one on a GPU, the outcome of each written when it is done."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help=f"of {' '.join(BENCHMARKS)}; all by default")
-    parser.add_argument("--quick", action="store_true", help="a tiny size: shows that all runs, its figures mean nothing")
+    parser.add_argument(
+        "--quick", action="store_true", help="a tiny size: shows that all runs, its figures mean nothing"
+    )
     parser.add_argument("--gpu", action="store_true", help="on a GPU, Whisper-medium in bfloat16")
-    parser.add_argument("--output_dir", type=Path, help="gets results.csv and the page; default: benchmarks/, or its gpu/")
+    parser.add_argument(
+        "--output_dir", type=Path, help="gets results.csv and the page; default: benchmarks/, or its gpu/"
+    )
     args = parser.parse_args(cmd)
     if unknown := sorted(set(args.names) - set(BENCHMARKS)):
         parser.error(f"expected benchmarks of {' '.join(BENCHMARKS)}, got {unknown}")

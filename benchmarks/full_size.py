@@ -56,7 +56,9 @@ def build(system: str, args: argparse.Namespace) -> AbsLoLEModel | PromptTranscr
     """The system on random weights, with the paper's ranks."""
     torch.manual_seed(0)
     config = SIZES[f"openai/whisper-{args.size}"].config()
-    backbone = Backbone(WhisperForConditionalGeneration(config), "short", precision(args.precision)).requires_grad_(False)
+    backbone = Backbone(WhisperForConditionalGeneration(config), "short", precision(args.precision)).requires_grad_(
+        False
+    )
     tokens, codes = WhisperTokens(config.vocab_size), CODES[: args.num_languages]
     if system == "decode":
         return PromptTranscriber(backbone.to(args.device).eval(), tokens, None, codes, SearchConfig(maxlenratio=0.1))
@@ -88,7 +90,9 @@ def make_step(system: str, args: argparse.Namespace) -> Callable[[], object]:
     def step() -> None:
         optimizer.zero_grad()
         text_lengths = torch.full_like(lengths, text.shape[1])
-        loss, *_ = model(speech=speech, speech_lengths=lengths, text=text, text_lengths=text_lengths, lang=langs[:, None])
+        loss, *_ = model(
+            speech=speech, speech_lengths=lengths, text=text, text_lengths=text_lengths, lang=langs[:, None]
+        )
         loss.backward()
         optimizer.step()
         if args.device == "cuda":
@@ -107,7 +111,9 @@ def measure(system: str, args: argparse.Namespace) -> str:
         step()
     seconds = (time.perf_counter() - begin) / args.steps
     peak = (
-        torch.cuda.max_memory_allocated() if args.device == "cuda" else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        torch.cuda.max_memory_allocated()
+        if args.device == "cuda"
+        else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     )
     audio = args.utterances * args.seconds
     return f"{system:8} {seconds:8.2f} s a step {audio / seconds:8.2f} s of audio a second {peak / 2**30:6.2f} GiB"

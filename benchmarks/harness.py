@@ -1,11 +1,11 @@
-"""Timing of contenders in turn, their memory, and the records of both."""
+"""Time and memory of contenders measured in turn, and the comparison of ours with an alternative."""
 
 from __future__ import annotations
 
 import gc
 import multiprocessing
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ Work = Callable[[], object]
 
 @dataclass(frozen=True)
 class Size:
-    """How large the contenders and their work are.
+    """Size of the models and of their work.
 
     Attributes:
         width: D.
@@ -31,9 +31,9 @@ class Size:
         tokens: of a text.
         beam: of the searches.
         repeats: timed rounds.
-        languages: points of the curve of languages; and so on for ``ranks``, ``batches`` and ``lengths``.
+        languages: points of the curve over the number of languages; ``ranks``, ``batches`` and ``lengths`` are the others.
         device: where all run.
-        precision: of the matrix products, of all contenders.
+        precision: of the matrix products of all contenders.
     """
 
     width: int = 512
@@ -55,9 +55,7 @@ class Size:
 
 
 WHISPER_BASE = Size()
-WHISPER_MEDIUM = Size(
-    width=1024, layers=24, heads=16, train_batch=16, repeats=9, languages=(1, 8, 64), device="cuda", precision=torch.bfloat16
-)  # fmt: skip
+WHISPER_MEDIUM = Size(width=1024, layers=24, heads=16, train_batch=16, repeats=9, languages=(1, 8, 64))
 QUICK = Size(
     width=32, layers=2, heads=2, rank=4, train_batch=4, decode_batch=4, seconds=0.5, tokens=3, beam=2, repeats=2,
     languages=(1, 8), ranks=(2, 4), batches=(1, 2), lengths=(0.5, 1.0),
@@ -66,114 +64,91 @@ QUICK = Size(
 
 @dataclass(frozen=True)
 class Measure:
-    """What a contender took: the median of the rounds, the least and the most.
+    """The values of a contender, one for each round.
 
     Attributes:
-        benchmark: name of the benchmark.
-        contender: who.
-        unit: ``s``, ``ms``, ``GB`` or ``%``.
-        median: of the rounds.
-        low: the least.
-        high: the most.
-        axis: of a curve: what grows; empty for what is no point of a curve.
-        point: of a curve.
+        benchmark: its name.
+        contender: who was measured.
+        unit: such as ``ms`` or ``GB``.
+        values: of the rounds.
+        axis: of a curve: what grows; empty if this is no point of a curve.
+        point: on the axis.
     """
 
     benchmark: str
     contender: str
     unit: str
-    median: float
-    low: float
-    high: float
+    values: Sequence[float]
     axis: str = ""
     point: float = 0.0
 
-    @classmethod
-    def of(cls, benchmark: str, contender: str, unit: str, values: list[float], axis: str = "", point: float = 0.0) -> Measure:
-        """The measure of several rounds."""
-        return cls(benchmark, contender, unit, median(values), min(values), max(values), axis, point)
+    def row(self) -> dict[str, object]:
+        """Return a row of the table of measures."""
+        row = {
+            "benchmark": self.benchmark,
+            "contender": self.contender,
+            "unit": self.unit,
+            "median": median(self.values),
+        }
+        return row | {"low": min(self.values), "high": max(self.values), "axis": self.axis, "point": self.point}
 
 
 @dataclass(frozen=True)
-class Claim:
-    """A comparison with a bar.
+class Comparison:
+    """Two contenders of a benchmark, measured in the same rounds."""
 
-    Attributes:
-        benchmark: what is compared.
-        ours: our figure.
-        peer: the figure it is compared with.
-        unit: of both.
-        bar: ``>= 1.3``: the peer takes at least 1.3 times as much; ``<= 1.15``: we take at most 1.15 times as much; empty: none.
-    """
+    ours: Measure
+    alternative: Measure
 
-    benchmark: str
-    ours: float
-    peer: float
-    unit: str
-    bar: str = ""
-
-    @property
-    def ratio(self) -> float:
-        """Theirs over ours for a bar from below, else ours over theirs."""
-        return self.peer / self.ours if self.bar.startswith(">=") else self.ours / self.peer
-
-    @property
-    def holds(self) -> str:
-        """``yes``, ``no``, or empty without a bar."""
-        if not self.bar:
-            return ""
-        sign, _, bound = self.bar.partition(" ")
-        return "yes" if (self.ratio >= float(bound) if sign == ">=" else self.ratio <= float(bound)) else "no"
+    def row(self) -> dict[str, object]:
+        """Return a row of the table of comparisons; its ratio is the median of each round's ratio."""
+        a, b = self.ours, self.alternative
+        ratios = [x / y for x, y in zip(a.values, b.values, strict=True)]
+        row = {"benchmark": a.benchmark, "ours": a.contender, "alternative": b.contender, "unit": a.unit}
+        row |= {"median": median(a.values), "alternative median": median(b.values)}
+        return row | {"ratio": median(ratios), "low": min(ratios), "high": max(ratios)}
 
 
 @dataclass
 class Outcome:
-    """What a benchmark gives."""
+    """The measures and comparisons of a benchmark."""
 
     measures: list[Measure] = field(default_factory=list)
-    claims: list[Claim] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
 
-    @property
-    def curves(self) -> list[Measure]:
-        """The measures that are points of curves."""
-        return [m for m in self.measures if m.axis]
-
-    def add(self, benchmark: str, contender: str, unit: str, values: list[float], axis: str = "", point: float = 0.0) -> None:
-        """Add a measure of several rounds."""
-        self.measures.append(Measure.of(benchmark, contender, unit, values, axis, point))
-
-    def claim(self, benchmark: str, ours: str, peer: str, bar: str = "") -> None:
-        """Compare two contenders of a benchmark."""
-        a, b = (next(m for m in self.measures if (m.benchmark, m.contender) == (benchmark, name)) for name in (ours, peer))
-        self.claims.append(Claim(f"{benchmark}: {ours} / {peer}", a.median, b.median, a.unit, bar))
+    def add(
+        self, benchmark: str, contender: str, unit: str, values: Sequence[float], axis: str = "", point: float = 0.0
+    ) -> None:
+        """Add the values of a contender."""
+        self.measures.append(Measure(benchmark, contender, unit, values, axis, point))
 
     def race(self, benchmark: str, contenders: Mapping[str, Work], repeats: int) -> None:
-        """Time contenders in turn and add their measures, in milliseconds."""
-        for name, seconds in alternate(contenders, repeats).items():
-            self.add(benchmark, name, "ms", [1000 * s for s in seconds])
+        """Time contenders in turn and add their milliseconds."""
+        for name, rounds in alternate(contenders, repeats).items():
+            self.add(benchmark, name, "ms", [1000 * wall for wall, _ in rounds])
+
+    def compare(self, benchmark: str, ours: str, *alternatives: str) -> None:
+        """Compare a contender of a benchmark with others of it."""
+        measures = {m.contender: m for m in self.measures if m.benchmark == benchmark}
+        self.comparisons += [Comparison(measures[ours], measures[name]) for name in alternatives]
 
 
-def alternate(contenders: Mapping[str, Work], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each round of each contender, taken in turn (A B A B ...) after a round that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+def alternate(contenders: Mapping[str, Work], repeats: int) -> dict[str, list[tuple[float, float]]]:
+    """Measure wall and CPU seconds of each contender in turn (A B A B ...), after a round that is not counted."""
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
     for turn in range(repeats + 1):
         for name, work in contenders.items():
-            started = time.perf_counter()
+            wall, cpu = time.perf_counter(), time.process_time()
             work()
-            synchronize()
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()
             if turn:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append((time.perf_counter() - wall, time.process_time() - cpu))
     return seconds
 
 
-def synchronize() -> None:
-    """Wait for what a GPU was told to do."""
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-
-
 def peak_memory(make: Callable[..., Work], size: Size, *args: object) -> float:
-    """Peak memory in GB while a contender works twice: of a GPU, or of a new process in which it was made."""
+    """Measure the peak memory, in GB, of two rounds: of a GPU, or of a new process that makes the contender too."""
     if size.device == "cpu":
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             return pool.submit(_peak, make, size, *args).result()
@@ -192,4 +167,4 @@ def _peak(make: Callable[..., Work], *args: object) -> float:
     work()
     work()
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status["VmHWM"].split()[0]) / 1024**2  # getrusage would count the parent's
+    return int(status["VmHWM"].split()[0]) / 1024**2  # getrusage would include the parent's memory

@@ -1,96 +1,82 @@
-"""Files of the benchmarks: every measure, the claims, and the page made of both."""
+"""Files of the benchmarks: tables of measures and comparisons, the pages, and the picture of the curves."""
 
 from __future__ import annotations
 
 import csv
 import io
 import platform
-from collections.abc import Sequence
-from dataclasses import asdict, fields
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
-from benchmarks.harness import Claim, Measure, Outcome
-from espnet_lole.atomic_io import whole_file, write_whole
+from benchmarks.harness import Measure, Outcome
+from espnet_lole.atomic_io import atomic_write, write_text_atomic
 
-MEASURES, RESULTS, PAGE, CURVES = "measures.csv", "results.csv", "RESULTS.md", "curves.png"
-CLAIM_FIELDS = ("benchmark", "ours", "peer", "unit", "ratio", "bar", "holds")
-MEASURE_FIELDS = tuple(field.name for field in fields(Measure))
-
-
-def update(folder: Path, name: str, outcome: Outcome, about: str, command: str) -> None:
-    """Put a benchmark's outcome in place of its earlier one, and write the page anew."""
-    measures = _replace(folder / MEASURES, MEASURE_FIELDS, name, [_formatted(asdict(m)) for m in outcome.measures])
-    claims = _replace(folder / RESULTS, CLAIM_FIELDS, name, [_row(claim) for claim in outcome.claims])
-    write_whole(folder / PAGE, page(measures, claims, about, command))
-    if outcome.curves:
-        draw(outcome.curves, folder / CURVES)
+MEASURES, COMPARISONS, CURVES = "measures.csv", "comparisons.csv", "curves.png"
+MEASURE_FIELDS = ("benchmark", "contender", "unit", "median", "low", "high", "axis", "point")
+COMPARISON_FIELDS = ("benchmark", "ours", "alternative", "unit", "median", "alternative median", "ratio", "low", "high")
+PAGE, PAGES = "RESULTS.md", {"fast_paths": "fast_paths.md"}
+"""The page of all benchmarks, and that of one which has its own."""
+Row = Mapping[str, str]
 
 
-def _row(claim: Claim) -> dict[str, str]:
-    return _formatted({name: getattr(claim, name) for name in CLAIM_FIELDS})
+def update(folder: Path, name: str, outcome: Outcome, about: str) -> None:
+    """Replace a benchmark's rows in the tables by a new outcome, and write its page."""
+    measures = _replace(folder / MEASURES, MEASURE_FIELDS, name, [m.row() for m in outcome.measures])
+    comparisons = _replace(folder / COMPARISONS, COMPARISON_FIELDS, name, [c.row() for c in outcome.comparisons])
+    page = PAGES.get(name, PAGE)
+    rows = ([row for row in table if PAGES.get(_benchmark(row), PAGE) == page] for table in (comparisons, measures))
+    write_text_atomic(folder / page, make_page(*rows, about))
+    if curves := [m for m in outcome.measures if m.axis]:
+        draw(curves, folder / CURVES)
 
 
-def _formatted(row: dict) -> dict[str, str]:
-    return {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in row.items()}
-
-
-def _replace(path: Path, names: Sequence[str], benchmark: str, rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """Replace the rows of a benchmark in a CSV file; returns all rows."""
-    kept = []
+def _replace(path: Path, names: Sequence[str], benchmark: str, rows: Sequence[Mapping[str, object]]) -> list[Row]:
+    """Replace the rows of a benchmark in a CSV file, and return all rows."""
+    others: list[Row] = []
     if path.is_file():
         with path.open(newline="", encoding="utf-8") as lines:
-            kept = [row for row in csv.DictReader(lines) if not _belongs(row["benchmark"], benchmark)]
+            others = [row for row in csv.DictReader(lines) if _benchmark(row) != benchmark]
+    new = [{k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in row.items()} for row in rows]
     out = io.StringIO()
     writer = csv.DictWriter(out, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(kept + rows)
-    write_whole(path, out.getvalue())
-    return kept + rows
+    writer.writerows(others + new)
+    write_text_atomic(path, out.getvalue())
+    return others + new
 
 
-def _belongs(row: str, benchmark: str) -> bool:
-    """Is a row named ``train_step``, ``train_step memory`` or ``train_step: experts / ...`` of ``train_step``?"""
-    return row == benchmark or row.startswith((f"{benchmark} ", f"{benchmark}:", f"{benchmark},"))
+def _benchmark(row: Row) -> str:
+    """Return the benchmark of a row, which may be of a part of it, such as ``train_step memory``."""
+    return row["benchmark"].partition(" ")[0]
 
 
-def page(measures: list[dict[str, str]], claims: list[dict[str, str]], about: str, command: str) -> str:
-    """The page: claims with their bars, every measure with its spread, and the curves."""
+def make_page(comparisons: Sequence[Row], measures: Sequence[Row], about: str) -> str:
+    """Write the page: comparisons, all measures, and the curves."""
     parts = [
-        f"# Benchmarks\n\nMade by `{command}` (one benchmark: `{command} BENCH=train_step`). {about}\n\n",
-        "Contenders of a benchmark are timed in turn in one process; a figure is the median of the rounds. A ratio with a bar "
-        "from below (`>=`) is how many times as much the peer takes; any other is how many times as much we take.\n\n## Bars\n\n",
-        _table(CLAIM_FIELDS, claims),
-        "\n## Measures\n\n",
-        _table(("benchmark", "contender", "unit", "median", "low", "high"), [m for m in measures if not m["axis"]]),
+        f"# Benchmarks\n\n{about}\n\nContenders of a benchmark are measured in turn in one process. A ratio is the median over the "
+        "rounds of ours / alternative, with the lowest and the highest: below 1, this project takes less.\n\n## Comparisons\n\n",
+        _table(COMPARISON_FIELDS, comparisons),
+        "\n## Measures\n\nMedian, lowest and highest of the rounds.\n\n",
+        _table(MEASURE_FIELDS[:6], [m for m in measures if not m["axis"]]),
     ]
     axes = dict.fromkeys(m["axis"] for m in measures if m["axis"])
     if axes:
         parts.append(f"\n![Growth of the time of a step]({CURVES})\n")
     for axis in axes:
-        rows = [m for m in measures if m["axis"] == axis]
-        parts.append(f"\n## Growth with {axis}\n\n{_curve(axis, rows)}")
+        rows = [m | {axis: m["point"]} for m in measures if m["axis"] == axis]
+        parts.append(f"\n## Growth with {axis}\n\n{_table((axis, 'contender', 'unit', 'median', 'low', 'high'), rows)}")
     return "".join(parts)
 
 
-def _table(names: Sequence[str], rows: list[dict[str, str]]) -> str:
-    head = f"| {' | '.join(names)} |\n|{'---|' * len(names)}\n"
-    return head + "".join(f"| {' | '.join(row[name] for name in names)} |\n" for row in rows)
-
-
-def _curve(axis: str, rows: list[dict[str, str]]) -> str:
-    """A table of the points, and a bar for each as long as its time is."""
-    most = {name: max(float(r["median"]) for r in rows if r["contender"] == name) for name in {r["contender"] for r in rows}}
-    lines = [f"| {axis} | contender | ms | |\n|---|---|---|---|\n"]
-    for row in sorted(rows, key=lambda r: (r["contender"], float(r["point"]))):
-        bar = "█" * max(1, round(30 * float(row["median"]) / most[row["contender"]]))
-        lines.append(f"| {row['point']} | {row['contender']} | {row['median']} ({row['low']} to {row['high']}) | {bar} |\n")
-    return "".join(lines)
+def _table(names: Sequence[str], rows: Sequence[Row]) -> str:
+    lines = [names, ["---"] * len(names), *([row[name] for name in names] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def draw(measures: Sequence[Measure], path: Path) -> None:
-    """A panel for each axis, both its scales logarithmic: a line at 45 degrees is a time proportional to what grows."""
+    """Draw a panel for each axis, with logarithmic scales: a line at 45 degrees is a time proportional to what grows."""
     from matplotlib.figure import Figure
 
     axes = list(dict.fromkeys(m.axis for m in measures))
@@ -98,8 +84,10 @@ def draw(measures: Sequence[Measure], path: Path) -> None:
     panels = figure.subplots(1, len(axes), sharey=True, squeeze=False)[0]
     for axis, panel in zip(axes, panels, strict=True):
         for name in dict.fromkeys(m.contender for m in measures):
-            points = sorted((m.point, m.median, m.low, m.high) for m in measures if (m.axis, m.contender) == (axis, name))
-            x, y, low, high = zip(*points, strict=True)
+            rows = sorted(
+                (m.row() for m in measures if (m.axis, m.contender) == (axis, name)), key=lambda row: row["point"]
+            )
+            x, y, low, high = ([row[key] for row in rows] for key in ("point", "median", "low", "high"))
             panel.fill_between(x, low, high, alpha=0.2)
             panel.plot(x, y, "o-", markersize=4, label=name)
         ticks = sorted({m.point for m in measures if m.axis == axis})
@@ -108,13 +96,13 @@ def draw(measures: Sequence[Measure], path: Path) -> None:
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("ms")
     panels[0].legend(fontsize=8)
-    with whole_file(path) as partial:
-        figure.savefig(partial, dpi=120)
+    with atomic_write(path) as made:
+        figure.savefig(made, dpi=120)
 
 
-def machine(gpu: bool = False) -> str:
-    """The machine in words."""
-    if gpu:
+def machine(device: str) -> str:
+    """Describe the machine."""
+    if device == "cuda":
         return f"{torch.cuda.get_device_name()}, {platform.system()}, PyTorch {torch.__version__}"
     model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ": unknown")
     name = model.partition(":")[2].strip()

@@ -42,7 +42,9 @@ def student_start(size: Size) -> Outcome:
 def start_up(size: Size) -> Outcome:
     """Seconds until each command has read its options, against those of importing torch and transformers' Whisper."""
     python = [sys.executable, "-m"]
-    commands = {file.stem: [*python, f"espnet_lole.bin.{file.stem}", "--help"] for file in sorted(COMMANDS.glob("lole_*.py"))}
+    commands = {
+        file.stem: [*python, f"espnet_lole.bin.{file.stem}", "--help"] for file in sorted(COMMANDS.glob("lole_*.py"))
+    }
     commands["import torch"] = [sys.executable, "-c", "import torch"]
     parts = {name: partial(subprocess.run, call, check=True, capture_output=True) for name, call in commands.items()}
     out = Outcome()

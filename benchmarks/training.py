@@ -1,45 +1,34 @@
-"""Training steps: experts against ESPnet with loralib and ``transformers`` with ``peft``; distillation against none."""
+"""Training steps: experts against ESPnet with loralib and ``transformers`` with ``peft``; a student; all systems."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+from argparse import Namespace
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import torch
-from torch import nn
-from torch.profiler import ProfilerActivity, profile
+from torch import Tensor, nn
 
-from benchmarks.harness import Outcome, Size, Work, peak_memory, synchronize
-from benchmarks.systems import END, LANGS, VOCAB, espnet_lora, mel30, mixed, ours, stock, texts, trainee, utterances
-from espnet_lole.espnet_student_model import STUDENT, DistillConfig, ESPnetStudentModel
-from espnet_lole.lole.bank import DEFAULT_TARGETS, ExpertBank, ExpertConfig
-from espnet_lole.train.optimizer import ExpertAdamW
-from espnet_lole.whisper.checkpoint import precision
-from espnet_lole.whisper.tokenizer import WhisperTokens
+from benchmarks.harness import Outcome, Size, Work, peak_memory
+from benchmarks.peers import espnet_lora, mixed, peft_lora
+from benchmarks.systems import LANGS, TOKENIZER, as_whisper, make_experts, mel30, stock, texts, utterances
+from espnet_lole.espnet_model import ESPnetExpertsModel
+from espnet_lole.lole.experts import ExpertConfig
+from espnet_lole.lole.mole import FusionConfig
+from espnet_lole.lole.system import SystemConfig, build_system
+from espnet_lole.tasks.lole import MODELS, LoLETask
+from espnet_lole.whisper.checkpoint import precision_dtype
 
-PRODUCTS = re.compile("mm|convolution|attention|gemm|cutlass|nvjet|fmha|flash|cudnn")
-"""In the names of the operators, or of a GPU's kernels, that are matrix products, attention's among them."""
-
-
-def stepping(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Callable[[], torch.Tensor]) -> Work:
-    """A training step of a model."""
-
-    def work() -> None:
-        optimizer.zero_grad()
-        loss().backward()
-        optimizer.step()
-
-    return work
+SYSTEMS = ("experts", "mole", "student", "multilingual")
+OPTIONS = Namespace(
+    langs=LANGS, lid_weight=0.5, grad_clip=1.0, optim="adamw", optim_conf={"lr": 1e-4}, fusion_lr_factor=1.0
+)
+"""Options of ``lole_train`` that a step depends on."""
 
 
-def trained(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that train."""
-    return [p for p in model.parameters() if p.requires_grad]
-
-
-def batch(size: Size, languages: int = len(LANGS), count: int | None = None, seconds: float | None = None) -> dict:
-    """Utterances as the collate function gives them: one of each language, the others drawn, sorted by language."""
+def make_batch(size: Size, languages: int = len(LANGS), count: int | None = None, seconds: float | None = None) -> dict:
+    """Make a batch as ESPnet's collate function does: an utterance of each language, the others drawn, sorted by language."""
     count = count or size.train_batch
     speech, lengths = utterances(size, count, seconds)
     drawn = torch.randint(languages, (max(0, count - languages),), generator=torch.Generator().manual_seed(4))
@@ -50,100 +39,106 @@ def batch(size: Size, languages: int = len(LANGS), count: int | None = None, sec
     }  # fmt: skip
 
 
+def stepping(loss: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> Work:
+    """Return a training step."""
+
+    def work() -> None:
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+
+    return work
+
+
+def our_step(model: nn.Module, data: dict) -> Work:
+    """Return a training step of one of ESPnet's models of this project."""
+    (optimizer,) = LoLETask.build_optimizers(OPTIONS, model)
+    return stepping(lambda: model(**data)[0], optimizer)
+
+
 def experts_step(size: Size, languages: int = len(LANGS), rank: int | None = None, **shape: float) -> Work:
-    """Ours: an expert for each language."""
-    model, data = trainee(size, languages, rank), batch(size, languages, **shape)
-    return stepping(model, ExpertAdamW(trained(model), max_grad_norm=1.0), lambda: model(**data)[0])
+    """A step of an expert for each language."""
+    model = ESPnetExpertsModel(make_experts(size, languages, rank)).to(size.device).train()
+    return our_step(model, make_batch(size, languages, **shape))
 
 
-def half_step(size: Size) -> Work:
-    """Ours with products in bfloat16: ``precision: auto``, where the processor has such instructions."""
-    return experts_step(replace(size, precision=torch.bfloat16))
+def system_step(size: Size, system: str, **options: object) -> Work:
+    """A step of any system, with the options of its configuration."""
+    config = SystemConfig(system, "", LANGS, expert_conf=ExpertConfig(size.rank, 2.0 * size.rank), **options)
+    model = MODELS[system](build_system(config, as_whisper(stock(size), size), empty_rank=size.rank), OPTIONS)
+    return our_step(model.to(size.device).train(), make_batch(size))
 
 
 def espnet_step(size: Size) -> Work:
-    """ESPnet's Whisper, one LoRA for all languages."""
-    model, data = espnet_lora(size), batch(size)
+    """A step of ESPnet's Whisper with one LoRA for all languages."""
+    model, data = espnet_lora(size), make_batch(size)
 
-    def loss() -> torch.Tensor:
+    def loss() -> Tensor:
         with mixed(size):
             return model(**data)[0]
 
-    return stepping(model, torch.optim.AdamW(trained(model)), loss)
+    return stepping(loss, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad]))
 
 
 def peft_step(size: Size) -> Work:
-    """``transformers`` with ``peft``, one LoRA for all languages, utterances padded to 30 s."""
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(r=size.rank, lora_alpha=2 * size.rank, target_modules=list(DEFAULT_TARGETS))
-    model, data = get_peft_model(stock(size).to(size.precision), config).train(), batch(size)
-    prompts = torch.tensor([WhisperTokens(VOCAB).prompt(LANGS[i]) for i in data["lang"][:, 0]], device=size.device)
-    ends = torch.full_like(prompts[:, :1], END)
+    """A step of ``transformers`` with ``peft``: one LoRA for all languages, utterances padded to 30 s."""
+    model, data = peft_lora(size), make_batch(size)
+    prompts = torch.tensor([TOKENIZER.prompt(LANGS[i]) for i in data["lang"][:, 0]], device=size.device)
     inputs = torch.cat([prompts, data["text"]], 1)
+    ends = torch.full_like(prompts[:, :1], TOKENIZER.eot)
     labels = torch.cat([torch.full_like(prompts[:, 1:], -100), data["text"], ends], 1)
 
-    def loss() -> torch.Tensor:
+    def loss() -> Tensor:
         with mixed(size):
-            return model(input_features=mel30(data["speech"]).to(size.precision), decoder_input_ids=inputs, labels=labels).loss
+            return model(
+                input_features=mel30(data["speech"]).to(size.precision), decoder_input_ids=inputs, labels=labels
+            ).loss
 
-    return stepping(model, torch.optim.AdamW(trained(model)), loss)
+    return stepping(loss, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad]))
 
 
-def student_step(size: Size, kd: str) -> Work:
-    """A student, with or without the experts as its teacher."""
-    backbone, teacher = ours(size, len(LANGS) if kd != "none" else None)
-    student = ExpertBank(backbone.model, [STUDENT], ExpertConfig(size.rank, 2.0 * size.rank))
-    tokens = WhisperTokens(VOCAB)
-    model = ESPnetStudentModel(backbone, LANGS, teacher, student, tokens, DistillConfig(kd=kd), epochs=1).to(size.device).train()
-    data = batch(size)
-    return stepping(model, torch.optim.AdamW(trained(model)), lambda: model(**data)[0])
+def bfloat16_step(size: Size) -> Work:
+    """A step of experts as ``precision: auto`` runs it on a processor with bfloat16 instructions."""
+    return experts_step(replace(size, precision=torch.bfloat16))
 
 
 def train_step(size: Size) -> Outcome:
-    """A step of experts on a mixed-language batch, with its memory and the share of its matrix products."""
-    out = Outcome()
-    auto = size.precision == torch.float32 and precision("auto") == torch.bfloat16
-    mine = {"experts": experts_step} | ({"experts, bfloat16": half_step} if auto else {})
-    makers = mine | {"ESPnet + loralib": espnet_step, "transformers + peft": peft_step}
-    out.race("train_step", {name: make(size) for name, make in makers.items()}, size.repeats)
-    for name, make in makers.items():
-        out.add("train_step memory", name, "GB", [peak_memory(make, size)])
-    for name in mine:
-        for peer, bar in (("ESPnet + loralib", ">= 1.3"), ("transformers + peft", ">= 6")):
-            out.claim("train_step", name, peer, bar)
-            out.claim("train_step memory", name, peer, "<= 1")
-    work = experts_step(size)
-    shares = [product_share(work) for _ in range(min(size.repeats, 3))]
-    out.add("train_step outside matrix products", "experts", "%", [100 - share for share in shares])
-    out.add("train_step outside matrix products", "allowed", "%", [25.0])
-    out.claim("train_step outside matrix products", "experts", "allowed", "<= 1")
+    """Measure a step of experts on a mixed-language batch, and its memory."""
+    makers = {"experts": experts_step, "ESPnet + loralib": espnet_step, "transformers + peft": peft_step}
+    if size.precision == torch.float32 and precision_dtype("auto") == torch.bfloat16:
+        makers["experts, bfloat16"] = bfloat16_step
+    out = _race("train_step", makers, size)
+    for ours in (name for name in makers if name.startswith("experts")):
+        for benchmark in ("train_step", "train_step memory"):
+            out.compare(benchmark, ours, "ESPnet + loralib", "transformers + peft")
     return out
 
 
-def product_share(work: Work) -> float:
-    """Percent of the time of a step, the processor's or the GPU's, that its matrix products take."""
-    work()
-    seconds = seconds_by_name(work)
-    return 100 * sum(value for name, value in seconds.items() if PRODUCTS.search(name)) / sum(seconds.values())
-
-
-def seconds_by_name(work: Work) -> dict[str, float]:
-    """Seconds that each operator took on the processor; or, where a GPU is in use, each kernel on it."""
-    gpu = torch.cuda.is_initialized()
-    with profile(activities=[ProfilerActivity.CUDA if gpu else ProfilerActivity.CPU]) as record:
-        work()
-        synchronize()
-    return {e.key: (e.self_device_time_total if gpu else e.self_cpu_time_total) / 1e6 for e in record.key_averages()}
-
-
 def kd_step(size: Size) -> Outcome:
-    """A step of a student with a teacher against one without."""
+    """Measure a step of a student with its teacher against one of a LoRA without."""
+    out = _race("kd_step", {name: partial(system_step, system=name) for name in ("student", "multilingual")}, size)
+    for benchmark in ("kd_step", "kd_step memory"):
+        out.compare(benchmark, "student", "multilingual")
+    return out
+
+
+def systems(size: Size) -> Outcome:
+    """Measure a step of each system, and its memory, with activation checkpointing."""
+    fusion = {"fusion_conf": FusionConfig(shared_layers=max(1, size.layers * 5 // 6))}
     out = Outcome()
-    kinds = {"with teacher": "both", "plain student": "none"}
-    out.race("kd_step", {name: student_step(size, kd) for name, kd in kinds.items()}, size.repeats)
-    for name, kd in kinds.items():
-        out.add("kd_step memory", name, "GB", [peak_memory(student_step, size, kd)])
-    out.claim("kd_step", *kinds, "<= 1.6")
-    out.claim("kd_step memory", *kinds)
+    for system in SYSTEMS:
+        options = {"activation_checkpointing": True} | (fusion if system == "mole" else {})
+        one = _race(
+            "systems", {system: partial(system_step, system=system, **options)}, size
+        )  # one model in memory at a time
+        out.measures += one.measures
+    return out
+
+
+def _race(benchmark: str, makers: Mapping[str, Callable[[Size], Work]], size: Size) -> Outcome:
+    """Measure time and memory of steps."""
+    out = Outcome()
+    out.race(benchmark, {name: make(size) for name, make in makers.items()}, size.repeats)
+    for name, make in makers.items():
+        out.add(f"{benchmark} memory", name, "GB", [peak_memory(make, size)])
     return out

@@ -41,7 +41,9 @@ def rename_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
                 raise ValueError(f"{where}: {key}: {value} is not supported any more; train the system again")
             continue
         value = rename_config(value, where) if isinstance(value, dict) else value
-        renamed[KEYS.get(key, key)] = pad_to(value) if key == "window" and value else "none" if value == "free" else value
+        renamed[KEYS.get(key, key)] = (
+            pad_to(value) if key == "window" and value else "none" if value == "free" else value
+        )
     without_kd = renamed.get("kd_conf", {}).get("kd") == "none"
     if renamed.get("system") == "student" and renamed.get("student_init") == "random" and without_kd:
         renamed["system"] = "multilingual"

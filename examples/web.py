@@ -1,38 +1,102 @@
-"""A web page to try systems: record or upload, read the text and the language, compare."""
+#!/usr/bin/env python3
+"""Serve a web page: record or upload speech, read the text and the language, compare systems.
+
+Examples:
+  python examples/web.py --model exp/lole_train_mole_raw_lole_mini_seed0
+  python examples/web.py --model DIR --model DIR2 --port 8000
+"""
 
 from __future__ import annotations
 
+import argparse
 import html
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-import gradio
 import soundfile
 
 from espnet_lole.data.audio import AudioError
 from espnet_lole.inference.results import Result
 from espnet_lole.inference.speech2text import Speech2Text
 
-FOUND = "find it"
-MOST_SAMPLES_PER_SECOND = 2 * 48_000
-"""Of audio that is taken, over all channels: a small file may hold eight channels at 655 kHz, and is read as a whole."""
-KEPT_SECONDS = 3600
-"""After this time, uploads are deleted."""
+try:
+    import gradio
+except ModuleNotFoundError:
+    sys.exit("error: the web page needs gradio: pip install 'espnet_lole[web]'")
+
+DETECT = "detect"
+MAX_SAMPLES_PER_SECOND = 2 * 48_000
+"""Limit over all channels: a small file may hold eight channels at 655 kHz, and is read as a whole."""
+UPLOAD_SECONDS = 3600
+"""Age at which uploads are deleted."""
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    head, _, examples = __doc__.partition("\n")
+    parser = argparse.ArgumentParser(
+        description=head, epilog=examples.strip(), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model",
+        type=Path,
+        action="append",
+        required=True,
+        help="folder of a trained system; repeat to compare several",
+    )
+    parser.add_argument("--config", type=Path, help="YAML of the decoding, such as conf/decode.yaml")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N; default: a GPU if there is one")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 admits other machines; default: 127.0.0.1")
+    parser.add_argument("--port", type=int, default=7860, help="default: 7860")
+    parser.add_argument("--max_mb", type=int, default=50, help="maximum size of an upload; default: 50")
+    parser.add_argument("--max_minutes", type=float, default=10.0, help="maximum length of the audio; default: 10")
+    parser.add_argument(
+        "--queue", type=int, default=20, help="waiting requests, beyond which new ones are refused; default: 20"
+    )
+    return parser
+
+
+def main(cmd: Sequence[str] | None = None) -> None:
+    """Load the systems and serve the page until interrupted."""
+    args = get_parser().parse_args(cmd)
+    try:
+        systems = load_systems(args.model, args.device, args.config)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    serve(build_page(systems, args.max_minutes), args.host, args.port, args.max_mb, args.queue)
+
+
+def load_systems(folders: Sequence[Path], device: str | None, config: Path | None) -> dict[str, Speech2Text]:
+    """Find the systems that the page compares, by the name of their folder.
+
+    Raises:
+        ValueError: two folders have the same name, or one holds no system.
+        FileNotFoundError: a folder is not there.
+    """
+    if len({folder.name for folder in folders}) < len(folders):
+        raise ValueError(f"two folders of --model have the same name: {' '.join(map(str, folders))}; copy or link one")
+    return {folder.name: Speech2Text.from_pretrained(folder, device=device, config=config) for folder in folders}
 
 
 def build_page(systems: Mapping[str, Speech2Text], max_minutes: float) -> gradio.Blocks:
-    """The page.
+    """Build the page.
 
     Args:
-        systems: by the name that the page shows.
-        max_minutes: of audio that is taken.
+        systems: name on the page -> system.
+        max_minutes: maximum length of the audio.
     """
     languages = sorted({lang for s2t in systems.values() for lang in s2t.languages})
-    cache = (KEPT_SECONDS // 6, KEPT_SECONDS)  # how often old uploads are looked for, and their age
+    cache = UPLOAD_SECONDS // 6, UPLOAD_SECONDS  # interval and age at which uploads are deleted
     with gradio.Blocks(title="espnet_lole", analytics_enabled=False, delete_cache=cache) as page:
-        gradio.Markdown("# Language experts on a frozen Whisper\nRecord or upload speech, and read what each system hears.")
+        gradio.Markdown(
+            "# Language experts on a frozen Whisper\nRecord or upload speech, and read what each system hears."
+        )
         with gradio.Row():
-            audio = gradio.Audio(label=f"Speech, {max_minutes:g} min at most", type="filepath", sources=["upload", "microphone"])
-            lang = gradio.Dropdown([FOUND, *languages], value=FOUND, label="Language")
+            audio = gradio.Audio(
+                label=f"Speech, {max_minutes:g} min at most", type="filepath", sources=["upload", "microphone"]
+            )
+            lang = gradio.Dropdown([DETECT, *languages], value=DETECT, label="Language")
         button = gradio.Button("Transcribe", variant="primary", elem_id="transcribe")
         outputs = []
         with gradio.Row():
@@ -43,8 +107,8 @@ def build_page(systems: Mapping[str, Speech2Text], max_minutes: float) -> gradio
                     outputs.append(gradio.Label(label="Language", num_top_classes=8))
                     outputs.append(gradio.Markdown())
 
-        def transcribe(file: str | None, chosen: str) -> list:
-            return [part for s2t in systems.values() for part in _shown(s2t, file, chosen, max_minutes)]
+        def transcribe(file: str | None, choice: str) -> list:
+            return [part for s2t in systems.values() for part in fill_column(s2t, file, choice, max_minutes)]
 
         button.click(transcribe, [audio, lang], outputs, concurrency_limit=1, api_name="transcribe")
     return page
@@ -53,41 +117,59 @@ def build_page(systems: Mapping[str, Speech2Text], max_minutes: float) -> gradio
 def serve(page: gradio.Blocks, host: str, port: int, max_mb: int, queue: int) -> None:
     """Serve the page until interrupted.
 
-    One request is processed at a time, at most ``queue`` wait, and uploads have at most ``max_mb`` megabytes; the others are
-    refused. Without ``api_open=False``, gradio would process forty at a time of those that are posted past the queue.
+    One request is processed at a time, ``queue`` requests wait, and uploads have at most ``max_mb`` megabytes; others
+    are refused. Without ``api_open=False``, gradio processes up to forty requests at a time that bypass the queue.
     """
     page.queue(max_size=queue, api_open=False).launch(server_name=host, server_port=port, max_file_size=f"{max_mb}mb")
 
 
-def _shown(s2t: Speech2Text, file: str | None, chosen: str, max_minutes: float) -> tuple[str, dict[str, float], str]:
-    """What a system's column shows: text, posteriors and a note.
+def fill_column(
+    s2t: Speech2Text, file: str | None, choice: str, max_minutes: float
+) -> tuple[str, dict[str, float], str]:
+    """Transcribe a file for a system's column: text, posteriors and a note.
 
     Raises:
-        gradio.Error: shown on the page: no speech, too much of it, or none that can be read.
+        gradio.Error: there is no speech, too much of it, or it cannot be read; shown on the page.
     """
     if file is None:
         raise gradio.Error("Record or upload some speech first.")
-    lang = None if chosen == FOUND else chosen
-    if lang is None and s2t.system.kind == "experts":
-        return "", {}, "Experts have to be told the language: choose it above."
+    lang = None if choice == DETECT else choice
+    if lang is None and s2t.system.system == "experts":
+        return "", {}, "Experts need the language: choose it above."
     if lang is not None and lang not in s2t.languages:
-        return "", {}, f"Not trained for {lang}: it knows {' '.join(s2t.languages)}."
+        return "", {}, f"Not trained for {lang}, only for {' '.join(s2t.languages)}."
     try:
-        info = soundfile.info(file)
-        if info.duration > 60 * max_minutes:
-            raise gradio.Error(f"Expected {max_minutes:g} minutes at most: cut the recording, or use `lole transcribe`.")
-        if info.frames * info.channels > 60 * max_minutes * MOST_SAMPLES_PER_SECOND:
-            raise gradio.Error(
-                f"Expected no more samples than {max_minutes:g} minutes have in stereo at 48 kHz: "
-                f"lower the rate ({info.samplerate} Hz) or the channels ({info.channels}), or use `lole transcribe`."
-            )
+        check_length(file, max_minutes)
         (result,) = s2t.transcribe(file, lang)
     except (AudioError, soundfile.SoundFileError) as error:
         raise gradio.Error(f"This file cannot be read as audio: {error}") from error
-    return result.text, result.posteriors or {result.language: 1.0}, _note(result)
+    return result.text, result.posteriors or {result.language: 1.0}, describe(result)
 
 
-def _note(result: Result) -> str:
-    found = "given" if result.confidence is None else f"posterior {result.confidence:.2f}"
-    speed = result.duration / max(result.took, 1e-9)
-    return f"{result.language}, {found}; {result.duration:.1f} s of audio in {result.took:.2f} s, {speed:.0f} times real time"
+def check_length(file: str, max_minutes: float) -> None:
+    """Refuse audio that is too long, or has too many samples for its length.
+
+    Raises:
+        gradio.Error: it is; shown on the page.
+    """
+    info = soundfile.info(file)
+    if info.duration > 60 * max_minutes:
+        raise gradio.Error(f"The recording is longer than {max_minutes:g} minutes: cut it, or use `lole transcribe`.")
+    if info.frames * info.channels > 60 * max_minutes * MAX_SAMPLES_PER_SECOND:
+        raise gradio.Error(
+            f"The recording has more samples than {max_minutes:g} minutes of stereo at 48 kHz: "
+            f"lower the rate ({info.samplerate} Hz) or the channels ({info.channels}), or use `lole transcribe`."
+        )
+
+
+def describe(result: Result) -> str:
+    """Describe a result in one line: language, confidence and speed."""
+    language = "given" if result.confidence is None else f"posterior {result.confidence:.2f}"
+    seconds = result.decode_seconds
+    speed = result.duration / max(seconds, 1e-9)
+    times = f"{result.duration:.1f} s of audio in {seconds:.2f} s, {speed:.0f} times real time"
+    return f"{result.language}, {language}; {times}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
-# Collect a corpus in data/train, data/dev and data/test_<lang>; lole_mini is synthesized first.
+# Collect a corpus in data/train, data/dev and data/test_<language>; lole_mini is synthesized first.
+# Usage: local/data.sh --corpus FILE [options]
 set -euo pipefail
 
 corpus=conf/corpora/lole_mini.yaml # corpus file, see conf/corpora/example.yaml
-langs=                             # only these languages, e.g. "de en"
-nj=2                               # processes
+langs=                             # languages to use, e.g. "de en"; empty: all languages of the corpus
+nj=2                               # number of parallel jobs
+python=python3                     # Python interpreter
 
 # shellcheck disable=SC1091
 . utils/parse_options.sh
 
 if [ "$(basename "${corpus}")" = lole_mini.yaml ]; then
     # shellcheck disable=SC2086  # a list of languages
-    PYTHONPATH="local:${PYTHONPATH:-}" ${python:-python3} -m lole_mini.prepare \
+    PYTHONPATH="local:${PYTHONPATH:-}" "${python}" -m lole_mini.prepare \
         --output data/lole_mini --nj "${nj}" ${langs:+--langs ${langs}}
 fi
-${python:-python3} -m espnet_lole.bin.lole_data collect --corpus "${corpus}" --datadir data --langs "${langs}"
+"${python}" -m espnet_lole.bin.lole_data collect --corpus "${corpus}" --datadir data --langs "${langs}"

@@ -61,7 +61,10 @@ def layer_cosines(model: ESPnetStudentModel, folder: Path) -> dict[str, float]:
     sums = Counter[str]()
     for batch in labelled_batches(model, folder):
         _, stats, weight = model(**batch)
-        sums.update({name: float(value * weight) for name, value in stats.items() if name.startswith("cos_")} | {"": int(weight)})
+        sums.update(
+            {name: float(value * weight) for name, value in stats.items() if name.startswith("cos_")}
+            | {"": int(weight)}
+        )
     return {name.removeprefix("cos_"): total / sums[""] for name, total in sums.items() if name}
 
 
@@ -87,7 +90,9 @@ def compare_outputs(model: ESPnetStudentModel, folder: Path) -> dict[str, float]
             scores.append(model.backbone.logits(states[targets != IGNORE]).float().log_softmax(-1))  # (N, V)
         teacher, student = scores
         same = (teacher.argmax(-1) == student.argmax(-1)).sum()
-        sums.update({"entropy": -float((teacher.exp() * teacher).sum()), "agreement": 100.0 * int(same), "": len(teacher)})
+        sums.update(
+            {"entropy": -float((teacher.exp() * teacher).sum()), "agreement": 100.0 * int(same), "": len(teacher)}
+        )
     return {name: total / sums[""] for name, total in sums.items() if name}
 
 
@@ -130,7 +135,9 @@ def pooled_states(backbone: Backbone, adapter: ExpertBank | None, folders: Seque
         samples, lengths = pad_speech(speech, backbone)
         with nullcontext() if adapter is None else adapter.routed(torch.zeros_like(lengths)):
             encoded = backbone.encode(samples, lengths)
-        mask = torch.ones_like(encoded.states[..., 0]) if encoded.mask is None else encoded.mask.to(encoded.states)  # (B, T)
+        mask = (
+            torch.ones_like(encoded.states[..., 0]) if encoded.mask is None else encoded.mask.to(encoded.states)
+        )  # (B, T)
         states.append(torch.einsum("btd,bt->bd", encoded.states, mask) / mask.sum(1, keepdim=True))  # (B, D)
         langs += [item.lang for item in batch]
     return torch.cat(states), langs

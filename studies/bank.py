@@ -99,7 +99,16 @@ def main() -> None:
         for number in args.experts:
             size = write_experts(Path(made), number, args.rank, args.layers)
             for resident in args.resident:
-                own = ["--folder", made, "--experts", str(number), "--resident", str(resident), "--layers", str(args.layers)]
+                own = [
+                    "--folder",
+                    made,
+                    "--experts",
+                    str(number),
+                    "--resident",
+                    str(resident),
+                    "--layers",
+                    str(args.layers),
+                ]
                 command = [sys.executable, __file__, *own, "--utterances", str(args.utterances)]
                 done = subprocess.run(command, check=True, capture_output=True, text=True)
                 m = json.loads(done.stdout.splitlines()[-1])

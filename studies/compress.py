@@ -30,8 +30,12 @@ def share_basis(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     U and V are the ``rank`` directions that hold the most energy of all updates together, on either side.
     """
     r_right, r_left = (torch.linalg.qr(x, mode="r")[1] for x in (a.mT, b))  # (E, R, R): B_e A_e has the U of B_e R^T
-    u = torch.linalg.svd((b @ r_right.mT).transpose(0, 1).flatten(1), full_matrices=False)[0][:, :rank]  # (out_dim, rank)
-    v = torch.linalg.svd((a.mT @ r_left.mT).transpose(0, 1).flatten(1), full_matrices=False)[0][:, :rank]  # (in_dim, rank)
+    u = torch.linalg.svd((b @ r_right.mT).transpose(0, 1).flatten(1), full_matrices=False)[0][
+        :, :rank
+    ]  # (out_dim, rank)
+    v = torch.linalg.svd((a.mT @ r_left.mT).transpose(0, 1).flatten(1), full_matrices=False)[0][
+        :, :rank
+    ]  # (in_dim, rank)
     core = (u.T @ b) @ (a @ v)  # (E, rank, rank)
     return v.T.expand(len(a), -1, -1).contiguous(), u @ core
 

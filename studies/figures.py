@@ -12,7 +12,7 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from espnet_lole.atomic_io import whole_file
+from espnet_lole.atomic_io import atomic_write
 
 MARKERS = "os^Dv*PX<>"
 Array = NDArray[np.floating]
@@ -20,7 +20,7 @@ Array = NDArray[np.floating]
 
 def save(figure: Figure, path: Path) -> None:
     """Save a figure in the format of the path's suffix."""
-    with whole_file(path) as made:
+    with atomic_write(path) as made:
         figure.savefig(made, dpi=120)
 
 
@@ -80,7 +80,9 @@ def draw_energy(shares: Mapping[str, Array], ranks: Mapping[str, int]) -> Figure
     panels = figure.subplots(1, 2, sharey=True)
     for axes, part in zip(panels, ("enc", "dec"), strict=True):
         layers = {name: share for name, share in shares.items() if name.startswith(part)}
-        for color, (name, share) in zip(colormaps["viridis"](np.linspace(0, 0.9, len(layers))), layers.items(), strict=True):
+        for color, (name, share) in zip(
+            colormaps["viridis"](np.linspace(0, 0.9, len(layers))), layers.items(), strict=True
+        ):
             axes.plot(range(1, len(share) + 1), 100 * share, color=color, label=name.removeprefix(part))
         for label, rank in ranks.items():
             axes.axvline(rank, color="grey", linestyle=":")

@@ -13,12 +13,12 @@ import argparse
 from study import Study, write_table
 
 VARIANTS = {
-    "multilingual": ("no KD, random start (the usual multilingual LoRA)", "--distill_conf kd=none --student_start random"),
-    "none": ("no KD", "--distill_conf kd=none"),
-    "logits": ("logits", "--distill_conf kd=logits"),
-    "layers": ("layers", "--distill_conf kd=layers"),
-    "both": ("layers and logits", "--distill_conf kd=both"),
-    "both_random": ("layers and logits, random start", "--distill_conf kd=both --student_start random"),
+    "multilingual": ("no KD, random start (the usual multilingual LoRA)", "--kd_conf kd=none --student_init random"),
+    "none": ("no KD", "--kd_conf kd=none"),
+    "logits": ("logits", "--kd_conf kd=logits"),
+    "layers": ("layers", "--kd_conf kd=layers"),
+    "both": ("layers and logits", "--kd_conf kd=both"),
+    "both_random": ("layers and logits, random start", "--kd_conf kd=both --student_init random"),
 }
 """Variant -> what it is, and its options."""
 

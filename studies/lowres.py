@@ -34,12 +34,16 @@ def read_hours() -> dict[str, float]:
 def class_weights(hours: dict[str, float], power: float) -> str:
     """Options for training: more weight to languages with fewer hours."""
     mean = fmean(hours.values())
-    return " ".join(f"--classifier_conf class_weights.{lang}={(mean / value) ** power:.4f}" for lang, value in hours.items())
+    return " ".join(
+        f"--classifier_conf class_weights.{lang}={(mean / value) ** power:.4f}" for lang, value in hours.items()
+    )
 
 
 def group_figures(study: Study, variant: str, scenario: str, metric: str, langs: Sequence[str]) -> list[float]:
     """The mean of some languages' figures, one a seed."""
-    return [fmean(seed) for seed in zip(*(study.figures(variant, scenario, metric, lang) for lang in langs), strict=True)]
+    return [
+        fmean(seed) for seed in zip(*(study.figures(variant, scenario, metric, lang) for lang in langs), strict=True)
+    ]
 
 
 def main() -> None:

@@ -71,7 +71,9 @@ def draw(study: Study, sizes: dict[Variant, float], whole: tuple[float, list[flo
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     for family, words in FAMILIES.items():
         points = sorted(
-            (size, fmean(study.figures(f"{f}{r}", "aware", "wer_or_cer"))) for (f, r), size in sizes.items() if f == family
+            (size, fmean(study.figures(f"{f}{r}", "aware", "wer_or_cer")))
+            for (f, r), size in sizes.items()
+            if f == family
         )
         axes.plot(*zip(*points, strict=True), "o-", label=words)
     axes.plot(whole[0], fmean(whole[1]), "k*", markersize=11, label="as trained")
@@ -84,7 +86,12 @@ def draw(study: Study, sizes: dict[Variant, float], whole: tuple[float, list[flo
 def choose(rank: int, ranks: Sequence[int], bases: Sequence[int]) -> list[Variant]:
     """The variants for experts of a rank."""
     lower = [r for r in ranks if r < rank]
-    return [*(("svd", r) for r in lower), *(("basis", r) for r in bases), ("int8", rank), *(("svd_int8", r) for r in lower)]
+    return [
+        *(("svd", r) for r in lower),
+        *(("basis", r) for r in bases),
+        ("int8", rank),
+        *(("svd_int8", r) for r in lower),
+    ]
 
 
 def main() -> None:

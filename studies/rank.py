@@ -20,7 +20,7 @@ from analysis import compare_outputs, gradient_norms
 from kd import VARIANTS
 from study import CURVES, RECIPE, Study, spread, write_lines
 
-from espnet_lole.atomic_io import whole_file
+from espnet_lole.atomic_io import atomic_write
 from espnet_lole.config import load_yaml
 from espnet_lole.espnet_student_model import STUDENT, DistillConfig, ESPnetStudentModel
 from espnet_lole.lole.adapters import load_bank
@@ -64,7 +64,7 @@ def draw(study: Study, kept: dict[int, list[float]], path: Path) -> None:
     left.minorticks_off()
     right.set(ylabel="energy in percent", ylim=(0, 102))
     figure.legend(loc="outside upper center", ncols=3, fontsize=8)
-    with whole_file(path) as made:
+    with atomic_write(path) as made:
         figure.savefig(made, dpi=120)
 
 
@@ -85,7 +85,8 @@ def measure(experts: Path, student: Path | None, config: dict) -> dict[str, floa
         bank = load_bank(backbone.model, student.parent, [student.name])
     tokens, dev = WhisperTokens(backbone.model.config.vocab_size), RECIPE / "dump" / "raw" / "dev"
     models = {
-        kd: ESPnetStudentModel(backbone, teacher.languages, teacher, bank, tokens, DistillConfig(kd=kd), 1).eval() for kd in PARTS
+        kd: ESPnetStudentModel(backbone, teacher.languages, teacher, bank, tokens, DistillConfig(kd=kd), 1).eval()
+        for kd in PARTS
     }
     return compare_outputs(models["none"], dev) | gradient_norms(models, dev)
 
@@ -126,7 +127,9 @@ def main() -> None:
     kept = energies(study, args.ranks, args.seeds)
     lines = []
     for rank in args.ranks:
-        lines.append([str(rank), *map(spread, [kept[rank], *(study.figures(f"r{rank}", *curve) for curve in CURVES.values())])])
+        lines.append(
+            [str(rank), *map(spread, [kept[rank], *(study.figures(f"r{rank}", *curve) for curve in CURVES.values())])]
+        )
     head = ["rank", "energy kept, %", *CURVES]
     print(write_lines(head, lines, study.folder / "rank.md"))
     draw(study, kept, study.folder / "rank.png")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
-from espnet_lole.atomic_io import write_whole
+from espnet_lole.atomic_io import write_text_atomic
 from espnet_lole.evaluation.results import read_csv
 
 RECIPE = Path(__file__).resolve().parents[1] / "egs2" / "lole" / "asr1"
@@ -58,12 +58,14 @@ class Study:
         Raises:
             SystemExit: the recipe's data are not prepared.
         """
-        if not (RECIPE / "exp" / "lole_stats_raw" / "train" / "speech_shape").is_file():
-            sys.exit("error: expected prepared data, found none: run make demo, or stages 1 to 10 of the recipe")
+        if not (RECIPE / "dump" / "raw" / "train" / "utt2num_samples").is_file():
+            sys.exit("error: the data are not prepared: run make demo, or stages 1 to 4 of the recipe")
         pattern = f"exp/lole_train_experts_*_seed{seed}/adapters/*/adapter_config.json"
         if not any(RECIPE.glob(pattern)):
             subprocess.run(
-                [*self.recipe(seed), "--stage", "11", "--stop_stage", "11", "--systems", "experts"], cwd=RECIPE, check=True
+                [*self.recipe(seed), "--stage", "11", "--stop_stage", "11", "--systems", "experts"],
+                cwd=RECIPE,
+                check=True,
             )
         return next(RECIPE.glob(pattern)).parents[2]
 
@@ -81,7 +83,7 @@ class Study:
             return
         self.experts(seed)
         tag = self.experiment(variant, seed).name.removeprefix("lole_")
-        own = [f"--{self.system}_tag", tag, f"--{self.system}_args", training_options, "--systems", self.system]
+        own = ["--asr_tag", tag, "--asr_args", training_options, "--systems", self.system]
         subprocess.run([*self.recipe(seed), *own, "--stage", "11", "--stop_stage", "12"], cwd=RECIPE, check=True)
         folders = {}
         for scenario in ("aware", "agnostic"):
@@ -90,7 +92,15 @@ class Study:
 
     def score(self, variant: str, seed: int, decoded: Mapping[str, Path]) -> None:
         """Score the decodings of a variant, one a scenario."""
-        command = [sys.executable, "-m", "espnet_lole.bin.lole_score", "--expdir", str(self.folder), "--dumpdir", "dump/raw"]
+        command = [
+            sys.executable,
+            "-m",
+            "espnet_lole.bin.lole_score",
+            "--expdir",
+            str(self.folder),
+            "--dumpdir",
+            "dump/raw",
+        ]
         command += ["--test_sets", " ".join(folder.name for folder in test_sets()), "--seed", str(seed)]
         for scenario, folder in decoded.items():
             command += ["--decoded", f"{self.system}_{variant}:{scenario}:{folder}"]
@@ -134,5 +144,5 @@ def write_table(study: Study, head: str, variants: dict[str, str], path: Path) -
 def write_lines(head: Sequence[str], lines: Sequence[Sequence[str]], path: Path) -> str:
     """Write a table of Markdown, and return it."""
     rows = [head, ["---"] * len(head), *lines]
-    write_whole(path, "".join("| " + " | ".join(row) + " |\n" for row in rows))
+    write_text_atomic(path, "".join("| " + " | ".join(row) + " |\n" for row in rows))
     return path.read_text()

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 import yaml
 from conftest import random_experts, tiny_whisper
 
 from espnet_lole.lole.adapters import save_adapter
+from espnet_lole.lole.experts import ExpertConfig, LoRAExperts
 from espnet_lole.lole.language_classifier import ClassifierConfig
 from espnet_lole.lole.mole import FusionConfig, MoLE
 from espnet_lole.lole.system import MOLE_WEIGHTS
+from espnet_lole.whisper.checkpoint import load_whisper
+from lole_mini.speech import split_texts, utterances
 
 CODES = ("de", "en", "fr", "zh")
 
@@ -41,6 +46,27 @@ def make_recipe(folder: Path) -> Path:
     student = random_experts(("student",), rank=6, alpha=6.0, seed=2)
     save_adapter(student, "student", folder / "exp" / "student" / "adapters" / "student", "tiny")
     return folder
+
+
+def make_spoken_student(folder: Path) -> Path:
+    """Write the folder of a student on the embedded backbone, near enough to it to know synthetic speech."""
+    nano = str(Path("models/whisper-nano").resolve())
+    experts = LoRAExperts(load_whisper(nano), ["student"], ExpertConfig(rank=4, alpha=8.0))
+    torch.manual_seed(0)
+    for layer in experts.layers.values():
+        torch.nn.init.normal_(layer.lora_B["student"], std=0.003)
+    save_adapter(experts, "student", folder / "adapters" / "student", nano)
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump({"system": "student", "backbone": nano, "langs": ["de", "fr", "zh"]})
+    )
+    return folder
+
+
+def speak() -> Iterator[tuple[str, np.ndarray]]:
+    """Yield languages, and synthetic utterances with silence up to 30 s, shape (480000,)."""
+    for lang in ("de", "fr", "zh"):
+        for utterance in utterances("atlas", "test", lang, split_texts("atlas", lang, {"test": 2})["test"], 1):
+            yield lang, np.pad(utterance.speech.astype(np.float32), (0, 480_000 - len(utterance.speech)))
 
 
 def _write_config(folder: Path, system: str, conf: dict) -> None:

@@ -30,7 +30,9 @@ SIZES = [10, pytest.param(300, marks=pytest.mark.slow)]
 every_size = pytest.mark.parametrize("examples", SIZES, ids=["few", "many"])
 TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=30)
 IDS = st.text(
-    st.characters(exclude_categories=["Cs", "Cc", "Zs", "Zl", "Zp"], exclude_characters="\ufeff"), min_size=1, max_size=8
+    st.characters(exclude_categories=["Cs", "Cc", "Zs", "Zl", "Zp"], exclude_characters="\ufeff"),
+    min_size=1,
+    max_size=8,
 )
 
 
@@ -45,7 +47,9 @@ def fuzz(examples: int, law: Callable, *strategies: st.SearchStrategy) -> None:
 @every_size
 def test_tables_name_the_line_or_are_read(examples, tmp_path):
     file = tmp_path / "text"
-    line = st.one_of(st.binary(max_size=20), TEXT.map(str.encode), st.sampled_from([b"a x", b"b", b"a\ty", b"\r", b"r 0 1 2"]))
+    line = st.one_of(
+        st.binary(max_size=20), TEXT.map(str.encode), st.sampled_from([b"a x", b"b", b"a\ty", b"\r", b"r 0 1 2"])
+    )
 
     def law(lines):
         file.write_bytes(b"\n".join(lines))
@@ -55,7 +59,9 @@ def test_tables_name_the_line_or_are_read(examples, tmp_path):
             except ValueError as error:
                 assert re.match(rf"{re.escape(str(file))}:\d+: expected ", str(error))
             else:
-                assert len(table) == sum(bool(raw.decode("utf-8-sig").strip(" \t\r")) for raw in b"\n".join(lines).split(b"\n"))
+                assert len(table) == sum(
+                    bool(raw.decode("utf-8-sig").strip(" \t\r")) for raw in b"\n".join(lines).split(b"\n")
+                )
 
     fuzz(examples, law, st.lists(line, max_size=6))
 
@@ -71,7 +77,9 @@ def test_any_text_survives_a_table_and_the_tokens(examples, tmp_path, tokens):
         for lang in ("ar", "zh"):
             assert tokens.decode(tokens.encode(text, lang)) == text.strip()
 
-    texts = st.one_of(TEXT, st.sampled_from(["שלום עולם", "مرحبا", unicodedata.normalize("NFD", "é à ñ"), "กำ", "👩‍👩‍👧"]))
+    texts = st.one_of(
+        TEXT, st.sampled_from(["שלום עולם", "مرحبا", unicodedata.normalize("NFD", "é à ñ"), "กำ", "👩‍👩‍👧"])
+    )
     fuzz(examples, law, st.dictionaries(IDS, texts, max_size=4), texts)
 
 
@@ -101,7 +109,19 @@ def test_audio_of_any_shape_becomes_16_khz_or_is_refused(examples, tmp_path):
     fuzz(examples, law, st.integers(0, 3000), rates, st.integers(1, 4), values, values)
 
 
-DAMAGES = ("none", "no text", "empty text", "no wav", "missing", "empty", "garbage", "nan", "stereo", "no language", "backwards")
+DAMAGES = (
+    "none",
+    "no text",
+    "empty text",
+    "no wav",
+    "missing",
+    "empty",
+    "garbage",
+    "nan",
+    "stereo",
+    "no language",
+    "backwards",
+)
 
 
 @every_size
@@ -146,7 +166,9 @@ def test_yaml_is_read_or_refused_with_its_file(examples, tmp_path):
         ["beam_size", "maxlenratio", "routing", "batch_seconds", "experts", "languages", "root", "de", "train", "x"]
     )
     scalars = st.one_of(st.none(), st.booleans(), st.integers(-2, 3), st.floats(-1, 2), TEXT)
-    values = st.recursive(scalars, lambda inner: st.one_of(st.lists(inner, max_size=2), st.dictionaries(keys, inner, max_size=3)))
+    values = st.recursive(
+        scalars, lambda inner: st.one_of(st.lists(inner, max_size=2), st.dictionaries(keys, inner, max_size=3))
+    )
     documents = st.one_of(st.dictionaries(keys, values, max_size=4), values).map(lambda v: yaml.safe_dump(v).encode())
 
     def law(document):
@@ -161,7 +183,11 @@ def test_yaml_is_read_or_refused_with_its_file(examples, tmp_path):
         except ValueError as error:
             assert str(file) in str(error)
 
-    fuzz(examples, law, st.one_of(documents, st.binary(max_size=30), st.sampled_from([b"", b"- a", b"a: [", b"a: 1\na: 2"])))
+    fuzz(
+        examples,
+        law,
+        st.one_of(documents, st.binary(max_size=30), st.sampled_from([b"", b"- a", b"a: [", b"a: 1\na: 2"])),
+    )
 
 
 ADAPTER_DAMAGES = (

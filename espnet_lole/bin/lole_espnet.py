@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Decode with ESPnet's own ``asr_inference``, and leave hypotheses and resources where those of the other systems are."""
+"""Decode with ESPnet's own ``asr_inference``; write hypotheses and resources as those of the other systems."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_lole.atomic_io import write_whole
+from espnet_lole.atomic_io import write_text_atomic
 from espnet_lole.data.kaldi import read_table
 from espnet_lole.evaluation.resources import peak_memory_gb, write_resources
 from espnet_lole.inference.transcriber import count_parameters
@@ -18,7 +18,9 @@ from espnet_lole.inference.transcriber import count_parameters
 def get_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--asr_model_file", type=Path, required=True, help="checkpoint of asr_train; config.yaml is beside it")
+    parser.add_argument(
+        "--asr_model_file", type=Path, required=True, help="checkpoint of asr_train; config.yaml is beside it"
+    )
     parser.add_argument("--config", type=Path, required=True, help="YAML of asr_inference")
     parser.add_argument("--test_dirs", type=Path, nargs="+", required=True, help="formatted test sets, dump/raw/<set>")
     parser.add_argument("--output_dir", type=Path, required=True, help="gets a folder for each test set")
@@ -41,7 +43,12 @@ def decode(args: argparse.Namespace) -> None:
 
     work = args.output_dir / "asr_inference"
     join_sets(args.test_dirs, work / "wav.scp")
-    options = ["--asr_train_config", args.asr_model_file.parent / "config.yaml", "--asr_model_file", args.asr_model_file]
+    options = [
+        "--asr_train_config",
+        args.asr_model_file.parent / "config.yaml",
+        "--asr_model_file",
+        args.asr_model_file,
+    ]
     options += ["--config", args.config, "--ngpu", args.ngpu, "--output_dir", work]
     options += ["--key_file", work / "wav.scp", "--data_path_and_name_and_type", f"{work / 'wav.scp'},speech,sound"]
     started = time.perf_counter()
@@ -66,12 +73,14 @@ def join_sets(folders: Sequence[Path], file: Path) -> None:
         if twice := sorted(joined.keys() & wavs):
             raise ValueError(f"expected each utterance in one test set, got {twice[:3]} again in {folder}: rename them")
         joined |= wavs
-    write_whole(file, "".join(f"{utt} {wav}\n" for utt, wav in sorted(joined.items())))
+    write_text_atomic(file, "".join(f"{utt} {wav}\n" for utt, wav in sorted(joined.items())))
 
 
 def seconds_of(folders: Sequence[Path]) -> float:
     """Seconds of audio of formatted sets."""
-    return sum(int(samples) for folder in folders for samples in read_table(folder / "utt2num_samples").values()) / 16000
+    return (
+        sum(int(samples) for folder in folders for samples in read_table(folder / "utt2num_samples").values()) / 16000
+    )
 
 
 def split_sets(text: Path, folders: Sequence[Path], output: Path, rtf: float) -> None:
@@ -79,8 +88,8 @@ def split_sets(text: Path, folders: Sequence[Path], output: Path, rtf: float) ->
     hypotheses = dict(line.partition(" ")[::2] for line in text.read_text(encoding="utf-8").splitlines())
     for folder in folders:
         lines = [f"{utt} {hypotheses[utt]}".rstrip() + "\n" for utt in read_table(folder / "wav.scp")]
-        write_whole(output / folder.name / "text", "".join(lines))
-        write_whole(output / folder.name / "rtf", f"{rtf:.6f}\n")
+        write_text_atomic(output / folder.name / "text", "".join(lines))
+        write_text_atomic(output / folder.name / "rtf", f"{rtf:.6f}\n")
 
 
 def main(cmd: list[str] | None = None) -> None:

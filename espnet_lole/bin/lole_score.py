@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_lole.atomic_io import write_whole
+from espnet_lole.atomic_io import write_text_atomic
 from espnet_lole.evaluation.report import results_md, summary_table, write_result_txt
 from espnet_lole.evaluation.results import Decoded, csv_rows, update_csv, write_csv
 
@@ -18,7 +18,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--expdir", type=Path, required=True, help="gets RESULTS.md and results.csv")
     parser.add_argument("--dumpdir", type=Path, required=True, help="holds <test_set>/{text,utt2lang}")
-    parser.add_argument("--decoded", action="append", required=True, help="system:scenario:decode_dir; repeat for each system")
+    parser.add_argument(
+        "--decoded", action="append", required=True, help="system:scenario:decode_dir; repeat for each system"
+    )
     parser.add_argument("--test_sets", required=True, help="names of the test sets, separated by spaces")
     parser.add_argument("--seed", type=int, default=0, help="seed of the training, a column of results.csv")
     parser.add_argument("--command", help="the user's command, for RESULTS.md; default: this command")
@@ -42,7 +44,7 @@ def score(args: argparse.Namespace, command: str) -> str:
         write_result_txt(s)
         write_csv(s.decoded.decode_dir / "results.csv", new)
     merged = update_csv(args.expdir / "results.csv", sum(rows, []))
-    write_whole(args.expdir / "RESULTS.md", results_md(scores, merged, command))
+    write_text_atomic(args.expdir / "RESULTS.md", results_md(scores, merged, command))
     return summary_table(scores, merged)
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Find the trained language that a new language sounds most like: the mean posterior of MoLE's classifier on its speech."""
+"""Rank the trained languages by their mean posterior from MoLE's classifier on speech of a new language."""
 
 from __future__ import annotations
 
@@ -9,40 +9,50 @@ from pathlib import Path
 
 import torch
 
-from espnet_lole.atomic_io import write_whole
-from espnet_lole.inference.longform import make_batches
-from espnet_lole.inference.test_sets import read_items
-from espnet_lole.inference.transcriber import pad_speech
+from espnet_lole.atomic_io import write_text_atomic
+from espnet_lole.inference.batching import load_batches
+from espnet_lole.inference.load import find_system, load_transcriber
+from espnet_lole.inference.search import SearchConfig
+from espnet_lole.inference.test_sets import read_test_set
+from espnet_lole.inference.transcriber import MoLETranscriber
+from espnet_lole.lole.mole import MoLE, RoutingConfig
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--mole", type=Path, required=True, help="checkpoint of MoLE; its config.yaml is beside it")
+    parser.add_argument("--model", type=Path, required=True, help="folder of a trained MoLE")
     parser.add_argument("--data", type=Path, required=True, help="formatted set of the new language, dump/raw/<set>")
-    parser.add_argument("--output", type=Path, required=True, help="gets a line a language: its code and mean posterior")
-    parser.add_argument("--batch_seconds", type=float, default=160.0, help="audio of a batch, padding included")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="file that gets a line per language: code and mean posterior"
+    )
+    parser.add_argument(
+        "--batch_seconds", type=float, default=160.0, help="audio of a batch, padding included; default: 160"
+    )
     return parser
 
 
 @torch.no_grad()
-def main(cmd: list[str] | None = None) -> None:
-    """Write the languages, the likeliest first, and their mean posteriors."""
-    args = get_parser().parse_args(cmd)
-    from espnet_lole.tasks.lole import LoLETask
+def mean_posteriors(mole: MoLE, folder: Path, batch_seconds: float) -> dict[str, float]:
+    """Average the classifier's posteriors over the utterances of a formatted set; the likeliest language first."""
+    audio = [piece for utterance in read_test_set(folder) for piece in utterance.pieces()]
+    total = torch.zeros(len(mole.experts.languages))
+    for _, speech, lengths in load_batches(audio, mole.experts.whisper, batch_seconds):
+        _, logits = mole.frontend(speech, lengths)
+        total += logits.softmax(-1).sum(0)
+    mean = total / max(len(audio), 1)
+    return {mole.experts.languages[i]: float(mean[i]) for i in mean.argsort(descending=True).tolist()}
 
+
+def main(cmd: list[str] | None = None) -> None:
+    """Write the languages and their mean posteriors."""
+    args = get_parser().parse_args(cmd)
     try:
-        model, _ = LoLETask.build_model_from_file(None, args.mole)
-        model.eval()
-        model.mole.merge()
-        total = torch.zeros(len(model.bank.languages))
-        items = read_items(args.data)
-        for rows in make_batches([model.backbone.input_samples(item.samples) for item in items], args.batch_seconds):
-            speech = [items[row].read() for row in rows]
-            total += model.classifier(model.mole.shallow(*pad_speech(speech, model.backbone))).softmax(-1).sum(0)
-        mean = total / max(len(items), 1)
-        order = mean.argsort(descending=True).tolist()
-        write_whole(args.output, "".join(f"{model.bank.languages[i]} {mean[i]:.4f}\n" for i in order))
+        transcriber = load_transcriber(find_system(args.model), "cpu", SearchConfig(), RoutingConfig())
+        if not isinstance(transcriber, MoLETranscriber):
+            raise ValueError(f"{args.model} holds no MoLE, and only MoLE has a language classifier")
+        posteriors = mean_posteriors(transcriber.mole, args.data, args.batch_seconds)
+        write_text_atomic(args.output, "".join(f"{lang} {posterior:.4f}\n" for lang, posterior in posteriors.items()))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 

@@ -1,4 +1,4 @@
-"""Tell what a trained system is: languages, ranks, parameters, training figures, error rates.
+"""Describe a trained system: languages, ranks, parameters, training, error rates.
 
 Examples:
   lole info exp/lole_train_mole_raw_lole_mini_seed0
@@ -9,39 +9,36 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("model", type=Path, metavar="DIR", help="folder of a trained system, of adapters, or of a Whisper")
-    parser.add_argument("--json", action="store_true", help="as one JSON object")
+    parser.add_argument(
+        "model", type=Path, metavar="DIR", help="folder of a trained system, of adapters, or of a Whisper"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print the facts.
+    """Print the metadata.
 
     Raises:
         FileNotFoundError: there is no system.
         ValueError: the folder holds something else.
     """
-    from espnet_lole.export.facts import gather
-    from espnet_lole.inference.system import find_system
+    from espnet_lole.export.metadata import collect_metadata
+    from espnet_lole.inference.load import find_system
 
-    facts = gather(args.model, find_system(args.model))
-    errors = {" ".join(key): value for key, value in facts.errors.items()}
+    metadata = collect_metadata(find_system(args.model))
     if args.json:
-        print(json.dumps(vars(facts) | {"errors": errors}, ensure_ascii=False))
+        print(json.dumps(asdict(metadata), ensure_ascii=False))
         return
-    print(f"system      {facts.kind}\nbackbone    {facts.backbone}\nlanguages   {' '.join(facts.languages)}")
-    for name, rank in facts.ranks.items():
-        print(f"adapter     {name}: rank {rank}, {facts.parameters[name]:,} parameters")
-    if facts.shared_layers is not None:
-        print(f"L1          encoder layers 1 to {facts.shared_layers} are shared by the languages")
-    if facts.epochs is not None:
-        figures = ", ".join(f"{name} {value:g}" for name, value in facts.training.items())
-        print(f"training    {facts.epochs} epochs; on the validation set {figures}")
-    if facts.hours:
-        print(f"data        {', '.join(f'{lang} {hours:.2f} h' for lang, hours in facts.hours.items())}")
-    for key, value in errors.items():
-        print(f"error       {key}: {value:.1f} %")
+    topics = metadata.describe()
+    if metadata.history.hours:
+        topics["data"] = ", ".join(f"{lang} {hours:.2f} h" for lang, hours in metadata.history.hours.items())
+    for scenario, rates in metadata.history.error_rates.items():
+        topics[f"error, {scenario}"] = ", ".join(f"{lang} {rate:.1f} %" for lang, rate in rates.items())
+    for topic, text in topics.items():
+        print(f"{topic:<18}{text}")

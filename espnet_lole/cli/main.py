@@ -7,8 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from espnet_lole.bin import lole_plan
-from espnet_lole.cli import add_expert, demo, export, info, score, transcribe
+from espnet_lole.cli import add_expert, export, info, plan, score, transcribe
 
 COMMANDS = {
     "transcribe": transcribe,
@@ -16,20 +15,21 @@ COMMANDS = {
     "export": export,
     "add-expert": add_expert,
     "score": score,
-    "plan": lole_plan,
-    "demo": demo,
+    "plan": plan,
 }
-"""A module a subcommand: its docstring is the help, ``add_arguments`` takes a parser, ``run`` the parsed arguments."""
+"""Modules of the commands: the docstring is the help, `add_arguments` takes a parser, `run` the parsed arguments."""
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the parser of all commands."""
     parser = argparse.ArgumentParser(prog="lole", description=__doc__)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, module in COMMANDS.items():
-        head, _, examples = module.__doc__.partition("\n")
-        form = argparse.RawDescriptionHelpFormatter
-        command = commands.add_parser(name, help=head, description=head, epilog=examples.strip(), formatter_class=form)
+        summary, _, details = module.__doc__.partition("\n")
+        raw = argparse.RawDescriptionHelpFormatter
+        command = commands.add_parser(
+            name, help=summary, description=summary, epilog=details.strip(), formatter_class=raw
+        )
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     return parser
@@ -39,13 +39,13 @@ def main(cmd: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        0; 1 after a user's mistake, told in one line on standard error. A usage that argparse refuses exits with 2.
+        0; 1 after a user's mistake, which is explained in one line on standard error. argparse exits with 2.
     """
     args = get_parser().parse_args(cmd)
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # those of loading weights; ours tells the audio
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # only the progress of transcribing is shown
     try:
         args.run(args)
-    except BrokenPipeError:  # whoever read our output has stopped, as `head` does
+    except BrokenPipeError:  # the reader of the output has stopped, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

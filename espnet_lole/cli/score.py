@@ -19,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ref", type=Path, required=True, help="references")
     parser.add_argument("--hyp", type=Path, required=True, help="transcripts")
     parser.add_argument("--lang", required=True, help="language of the references")
-    parser.add_argument("--metric", choices=["wer", "cer"], help="default: cer for languages written without spaces, else wer")
+    parser.add_argument(
+        "--metric", choices=["wer", "cer"], help="default: cer for languages written without spaces, else wer"
+    )
 
 
 def run(args: argparse.Namespace) -> None:

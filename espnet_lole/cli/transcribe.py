@@ -19,40 +19,51 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from espnet_lole.atomic_io import write_whole
+from espnet_lole.atomic_io import write_text_atomic
 
 if TYPE_CHECKING:
     from espnet_lole.inference.results import Result
 
-OUTPUTS = ("text", "json", "srt", "vtt")
-LONGEST = 30.0
-SEGMENT_SECONDS = {"text": LONGEST, "json": LONGEST, "srt": 8.0, "vtt": 8.0}
+MAX_SECONDS = 30.0
+SEGMENT_SECONDS = {"text": MAX_SECONDS, "json": MAX_SECONDS, "srt": 8.0, "vtt": 8.0}
+"""Maximum length of a segment in each form of output, without timestamps."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("files", nargs="+", help="audio files that libsndfile reads (wav, flac, ogg, mp3); -: standard input")
+    parser.add_argument(
+        "files", nargs="+", help="audio files that libsndfile reads (wav, flac, ogg, mp3); -: standard input"
+    )
     add_model_arguments(parser)
     parser.add_argument("--lang", help="language of all files; default: the system finds it")
     parser.add_argument(
-        "--output", default="text", choices=OUTPUTS, help="text (file, tab, text for several files), JSON lines, or subtitles"
+        "--output",
+        default="text",
+        choices=SEGMENT_SECONDS,
+        help="text (file, tab, text for several files), JSON lines, or subtitles",
     )
-    parser.add_argument("--output_dir", type=Path, help="write <name>.<output> for each file there, instead of printing")
+    parser.add_argument("--output_dir", type=Path, help="write <name>.<output> for each file there instead of printing")
     parser.add_argument(
-        "--timestamps", action="store_true", help="cut segments at Whisper's tokens of time, which the backbone must know"
+        "--timestamps",
+        action="store_true",
+        help="cut segments at Whisper's timestamp tokens, which the backbone must know",
     )
     parser.add_argument(
         "--max_segment",
         type=float,
-        help="seconds of a segment, 1 to 30; default: 8 for subtitles, else and with timestamps 30; cut at silences",
+        help="maximum seconds of a segment, 1 to 30, cut at silences; default: 30, 8 for subtitles without timestamps",
     )
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose a system."""
-    parser.add_argument("--model", type=Path, required=True, help="folder of a trained system, of adapters, or of a Whisper")
+    parser.add_argument(
+        "--model", type=Path, required=True, help="folder of a trained system, of adapters, or of a Whisper"
+    )
     parser.add_argument("--backbone", help="folder or hub name of the Whisper; default: that of the training")
-    parser.add_argument("--config", type=Path, help="YAML of the decoding: beam_size, batch_seconds ...; see conf/decode.yaml")
+    parser.add_argument(
+        "--config", type=Path, help="YAML of the decoding: beam_size, batch_seconds ...; see conf/decode.yaml"
+    )
     parser.add_argument("--device", help="cpu, cuda or cuda:N; default: a GPU if there is one")
 
 
@@ -60,14 +71,16 @@ def run(args: argparse.Namespace) -> None:
     """Transcribe the files.
 
     Raises:
-        ValueError: a file cannot be read, or the options do not go together.
+        ValueError: a file cannot be read, or options contradict each other.
         FileNotFoundError: the system is not there.
     """
     names = [Path(file).stem for file in args.files]
     if args.output in ("srt", "vtt") and len(names) > 1 and args.output_dir is None:
-        raise ValueError(f"expected --output_dir with {args.output} for several files, got none: each needs a file of its own")
+        raise ValueError(f"--output {args.output} needs --output_dir for several files: each gets a file of its own")
     if args.output_dir is not None and len(set(names)) < len(names):
-        raise ValueError("expected files of different names with --output_dir, got one twice: transcribe them apart")
+        raise ValueError(
+            "two files have the same name, so that --output_dir would get one of them only: transcribe them apart"
+        )
     from tqdm import tqdm
 
     from espnet_lole import Speech2Text
@@ -77,24 +90,24 @@ def run(args: argparse.Namespace) -> None:
         args.model, args.backbone, device=args.device, config=args.config, timestamps=args.timestamps
     )
     inputs = [_standard_input() if file == "-" else file for file in args.files]
-    longest = args.max_segment or (LONGEST if s2t.search.timestamps else SEGMENT_SECONDS[args.output])
+    longest = args.max_segment or (MAX_SECONDS if s2t.search.timestamps else SEGMENT_SECONDS[args.output])
     try:
-        with tqdm(total=_seconds(args.files), unit="s", unit_scale=True, disable=None, desc="audio") as bar:
-            for name, result in zip(names, s2t.transcribe(inputs, args.lang, longest, bar.update), strict=True):
-                _write(_formed(result, args.output, len(names) > 1 and args.output_dir is None), name, args)
+        with tqdm(total=_total_seconds(args.files), unit="s", unit_scale=True, disable=None, desc="audio") as progress:
+            for name, result in zip(names, s2t.transcribe(inputs, args.lang, longest, progress.update), strict=True):
+                _write(_format(result, args.output, len(names) > 1 and args.output_dir is None), name, args)
     except AudioError as error:
         raise ValueError(error) from error
 
 
 def _standard_input() -> io.BytesIO:
-    """Standard input as a file; libsndfile has to go back and forth in it."""
+    """Read standard input into memory, because libsndfile seeks in a file."""
     stream = io.BytesIO(sys.stdin.buffer.read())
     stream.name = "-"
     return stream
 
 
-def _seconds(files: list[str]) -> float | None:
-    """The audio in the files; None if a header does not tell."""
+def _total_seconds(files: list[str]) -> float | None:
+    """Add up the files' durations; None if a header has none."""
     import soundfile
 
     try:
@@ -103,7 +116,8 @@ def _seconds(files: list[str]) -> float | None:
         return None
 
 
-def _formed(result: Result, output: str, named: bool) -> str:
+def _format(result: Result, output: str, named: bool) -> str:
+    """Format a result as text, with the file's name if ``named``, as JSON or as subtitles."""
     from espnet_lole.inference.results import srt, vtt
 
     if output == "text":
@@ -114,8 +128,9 @@ def _formed(result: Result, output: str, named: bool) -> str:
 
 
 def _write(text: str, name: str, args: argparse.Namespace) -> None:
+    """Print a file's text, or write it to ``--output_dir``."""
     if args.output_dir is None:
         print(text, end="", flush=True)
         return
     ending = {"text": "txt"}.get(args.output, args.output)
-    write_whole(args.output_dir / f"{name}.{ending}", text)
+    write_text_atomic(args.output_dir / f"{name}.{ending}", text)

@@ -53,7 +53,11 @@ class Counts:
     def percentages(self) -> tuple[float, ...]:
         """Corr, Sub, Del, Ins, Err and S.Err of ESPnet's tables."""
         counts = (self.correct, self.substitutions, self.deletions, self.insertions)
-        return *(100 * count / self.units for count in counts), self.error_rate, 100 * self.sentence_errors / self.sentences
+        return (
+            *(100 * count / self.units for count in counts),
+            self.error_rate,
+            100 * self.sentence_errors / self.sentences,
+        )
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,9 @@ def make_pairs(refs: Mapping[str, str], hyps: Mapping[str, str], langs: Mapping[
     _require_all(refs, hyps, "hypothesis", where)
     _require_all(hyps, refs, "reference", where)
     _require_all(refs, langs, "language", where)
-    pairs = [Pair(utt, langs[utt], normalize(ref, langs[utt]), normalize(hyps[utt], langs[utt])) for utt, ref in refs.items()]
+    pairs = [
+        Pair(utt, langs[utt], normalize(ref, langs[utt]), normalize(hyps[utt], langs[utt])) for utt, ref in refs.items()
+    ]
     if not pairs:
         raise ValueError(f"{where}: nothing to score, as there is no reference")
     if empty := {pair.lang for pair in pairs} - {pair.lang for pair in pairs if pair.ref}:
@@ -125,7 +131,9 @@ def _require_all(utts: Collection[str], table: Collection[str], what: str, where
 def align(pairs: Sequence[Pair], metric: str) -> jiwer.WordOutput | jiwer.CharacterOutput:
     """Align pairs by word (``wer``) or by character (``cer``, where a space between words is a character)."""
     process = {"wer": jiwer.process_words, "cer": jiwer.process_characters}[metric]
-    return process(*([remove_spaces(getattr(pair, side), pair.lang, metric) for pair in pairs] for side in ("ref", "hyp")))
+    return process(
+        *([remove_spaces(getattr(pair, side), pair.lang, metric) for pair in pairs] for side in ("ref", "hyp"))
+    )
 
 
 def count(pairs: Sequence[Pair], metric: str) -> Counts:
@@ -213,7 +221,9 @@ def score_set(decode_dir: Path, dumpdir: Path, test_set: str, predicts_language:
     score = SetScore(test_set, rtf=read_rtf(decoded / "rtf"))
     if predicts_language:
         score.confusion = read_confusion(decoded / "lang", dumpdir / test_set / "utt2lang")
-    groups = {lang: [pair for pair in pairs if pair.lang == lang] for lang in dict.fromkeys(pair.lang for pair in pairs)}
+    groups = {
+        lang: [pair for pair in pairs if pair.lang == lang] for lang in dict.fromkeys(pair.lang for pair in pairs)
+    }
     for metric in METRICS:
         score.counts[metric] = {lang: count(group, metric) for lang, group in groups.items()}
         score.alignments[metric] = draw_alignments(pairs, metric)

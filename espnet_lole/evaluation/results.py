@@ -11,7 +11,7 @@ from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
 
-from espnet_lole.atomic_io import write_whole
+from espnet_lole.atomic_io import write_text_atomic
 from espnet_lole.evaluation.rates import Counts, SetScore, score_set
 from espnet_lole.evaluation.resources import INFERENCE, TRAINING, read_resources
 from espnet_lole.systems import SCENARIOS, base_system
@@ -23,7 +23,7 @@ Row = dict[str, str]
 
 @dataclass(frozen=True)
 class Decoded:
-    """A decoded system: its name (one of ``SYSTEMS`` or a variant), a scenario, and ``<experiment>/<inference tag>``."""
+    """A decoded system: its name (of ``SYSTEMS``, or a variant), a scenario, ``<experiment>/<inference tag>``."""
 
     system: str
     scenario: str
@@ -109,7 +109,8 @@ def csv_rows(score: SystemScore, seed: int) -> list[Row]:
     """Return a system's rows of results.csv: figures of each set, then of set ``all``."""
     figures = (figure for part in (*map(_set_figures, score.sets), _overall_figures(score)) for figure in part)
     return [
-        dict(zip(CSV_FIELDS, (*score.decoded.key, *where, f"{value:.6g}", str(seed)), strict=True)) for *where, value in figures
+        dict(zip(CSV_FIELDS, (*score.decoded.key, *where, f"{value:.6g}", str(seed)), strict=True))
+        for *where, value in figures
     ]
 
 
@@ -146,7 +147,9 @@ def read_csv(path: Path) -> list[Row]:
     with path.open(encoding="utf-8", newline="") as lines:
         reader = csv.DictReader(lines)
         if tuple(reader.fieldnames or ()) != CSV_FIELDS:
-            raise ValueError(f"{path}: expected the columns {','.join(CSV_FIELDS)}, got {reader.fieldnames}: move the file away")
+            raise ValueError(
+                f"{path}: expected the columns {','.join(CSV_FIELDS)}, got {reader.fieldnames}: move the file away"
+            )
         return list(reader)
 
 
@@ -156,7 +159,7 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
     writer = csv.DictWriter(out, CSV_FIELDS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_whole(path, out.getvalue())
+    write_text_atomic(path, out.getvalue())
 
 
 def update_csv(path: Path, rows: Sequence[Row]) -> list[Row]:

@@ -1,1 +1,1 @@
-"""Trained systems for others: a folder of its own, a whole Whisper, an archive of ESPnet, and a card that tells what it is."""
+"""Trained systems in the forms that others use: a folder, an archive, a Whisper of transformers or CTranslate2."""

@@ -1,51 +1,43 @@
-"""Audio of any length: cut at silences into pieces that Whisper takes, batched, and joined again."""
+"""Recordings of any length: split at silences into pieces that Whisper takes, and joined again."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
-from espnet_lole.inference.search import Hypothesis
-from espnet_lole.inference.transcriber import Transcription
-from espnet_lole.whisper.features import HOP, MAX_SAMPLES, MIN_SAMPLES, SAMPLE_RATE
+from espnet_lole.inference.results import Hypothesis
+from espnet_lole.whisper.features import HOP, MIN_SAMPLES
 
 PAUSE = 30
-"""Frames of 10 ms over which loudness is averaged: the quietest place is the middle of a pause, not a stop consonant."""
+"""Frames of 10 ms over which the power is averaged, long enough to prefer pauses to closures of stop consonants."""
 SEARCHED = 0.5
-"""A cut is looked for in this last part of the longest piece."""
+"""The share of the longest piece, at its end, in which a cut is placed."""
 
 
-def split(speech: np.ndarray, longest: int = MAX_SAMPLES) -> list[tuple[int, int]]:
-    """Where to cut: spans that cover all samples, each cut at the quietest place of the last half of the longest span.
+def split(speech: np.ndarray, longest: int) -> list[tuple[int, int]]:
+    """Split a recording at the quietest place of the last half of each longest piece.
 
     Args:
         speech: samples at 16 kHz, shape (S,).
-        longest: samples of a span, at most.
+        longest: maximum number of samples of a piece.
 
     Returns:
-        First sample and the one behind the last of each span; none if the audio is shorter than Whisper takes (25 ms).
-
-    Raises:
-        ValueError: the longest span is not of 1 to 30 s.
+        First sample and end of each piece; together they cover the recording, and each has 25 ms or more.
     """
-    if not SAMPLE_RATE <= longest <= MAX_SAMPLES:
-        raise ValueError(f"expected pieces of 1 to 30 s at most, got {longest / SAMPLE_RATE:g} s")
-    if len(speech) < MIN_SAMPLES:
-        return []
-    loudness = _loudness(speech) if len(speech) > longest else np.empty(0)
-    spans, start = [], 0
+    power, spans, start = _smooth_power(speech), [], 0
     while len(speech) - start > longest:
         first = start + int(SEARCHED * longest)
         last = min(start + longest, len(speech) - MIN_SAMPLES)
-        cut = _quietest(loudness, first // HOP, last // HOP) * HOP
+        cut = _quietest(power, first // HOP, last // HOP) * HOP
         spans.append((start, cut))
         start = cut
     return [*spans, (start, len(speech))]
 
 
-def _loudness(speech: np.ndarray) -> np.ndarray:
-    """Mean power around each multiple of 10 ms, shape (F,)."""
+def _smooth_power(speech: np.ndarray) -> np.ndarray:
+    """Average the power around each multiple of 10 ms, shape (F,)."""
     frames = len(speech) // HOP
     power = (speech[: frames * HOP].reshape(frames, HOP).astype(np.float64) ** 2).mean(1)  # (F,)
     total = np.concatenate([[0.0], power.cumsum()])
@@ -54,46 +46,40 @@ def _loudness(speech: np.ndarray) -> np.ndarray:
     return (total[high] - total[low]) / (high - low)
 
 
-def _quietest(loudness: np.ndarray, first: int, last: int) -> int:
-    """The quietest frame of ``first .. last``; of an even silence, its middle."""
-    searched = loudness[first : last + 1]
+def _quietest(power: np.ndarray, first: int, last: int) -> int:
+    """Find the quietest frame of ``first .. last``; in an even silence, its middle."""
+    searched = power[first : last + 1]
     quiet = np.flatnonzero(searched <= searched.min() * (1 + 1e-6) + 1e-12)
-    run = np.split(quiet, np.flatnonzero(np.diff(quiet) > 1) + 1)
-    longest = max(run, key=len)
+    runs = np.split(quiet, np.flatnonzero(np.diff(quiet) > 1) + 1)
+    longest = max(runs, key=len)
     return first + int(longest[len(longest) // 2])
 
 
-def make_batches(samples: Sequence[int], seconds: float) -> list[list[int]]:
-    """Indices of utterances in batches of similar length, the longest first, of at most ``seconds`` of audio with padding."""
-    batches: list[list[int]] = []
-    for i in sorted(range(len(samples)), key=lambda i: -samples[i]):
-        if not batches or (len(batches[-1]) + 1) * samples[batches[-1][0]] > seconds * SAMPLE_RATE:
-            batches.append([])
-        batches[-1].append(i)
-    return batches
+def join(pieces: Sequence[Hypothesis], num_samples: Sequence[int]) -> Hypothesis:
+    """Join the hypotheses of a recording's pieces.
 
-
-def join(pieces: Sequence[Transcription], samples: Sequence[int]) -> Transcription:
-    """What was said in all pieces of a recording.
-
-    The language is the one spoken longest, the posteriors are means over time, the score is that of the mean token.
+    The language is the one spoken longest, posteriors are averaged over time, the score is averaged over tokens.
 
     Args:
-        pieces: in their order, at least one.
-        samples: length of each.
+        pieces: in order, at least one.
+        num_samples: length of each.
     """
     if len(pieces) == 1:
         return pieces[0]
-    lengths = [len(p.hypothesis.tokens) + 1 for p in pieces]  # the end token counted
-    score = sum(n * p.hypothesis.score for n, p in zip(lengths, pieces, strict=True)) / sum(lengths)
-    spoken: dict[str, int] = {}
-    for piece, size in zip(pieces, samples, strict=True):
-        spoken[piece.lang] = spoken.get(piece.lang, 0) + size
+    lengths = [len(piece.tokens) + 1 for piece in pieces]  # with the end token
+    spoken = Counter[str]()
+    for piece, samples in zip(pieces, num_samples, strict=True):
+        spoken[piece.language] += samples
     posteriors = None
     if pieces[0].posteriors is not None:
-        shares = np.array(samples) / sum(samples)
-        mean = shares @ np.array([list(p.posteriors.values()) for p in pieces])
+        shares = np.array(num_samples) / sum(num_samples)
+        mean = shares @ np.array([list(piece.posteriors.values()) for piece in pieces])
         posteriors = dict(zip(pieces[0].posteriors, mean.tolist(), strict=True))
-    tokens = [token for piece in pieces for token in piece.hypothesis.tokens]
-    looped = any(piece.hypothesis.looped for piece in pieces)
-    return Transcription(Hypothesis(tokens, score, looped), max(spoken, key=spoken.get), posteriors)
+    return Hypothesis(
+        tokens=[token for piece in pieces for token in piece.tokens],
+        score=sum(n * piece.score for n, piece in zip(lengths, pieces, strict=True)) / sum(lengths),
+        looped=any(piece.looped for piece in pieces),
+        language=max(spoken, key=spoken.get),
+        posteriors=posteriors,
+        decode_seconds=sum(piece.decode_seconds for piece in pieces),
+    )

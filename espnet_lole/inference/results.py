@@ -1,14 +1,44 @@
-"""What a transcribed recording gives, and its forms: JSON and subtitles."""
+"""The results of a transcription: the hypothesis of an utterance, the result of a recording, and subtitles."""
 
 from __future__ import annotations
 
+import html
+import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from whisper.utils import SubtitlesWriter, WriteSRT, WriteVTT
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """The transcription of an utterance, or of a recording joined from its pieces.
+
+    Attributes:
+        tokens: ids without prompt and end token, and without repetitions cut off a loop.
+        score: log-probability over length to the power ``length_penalty``; both include what was cut off.
+        looped: whether a loop was cut off.
+        language: code of the language whose prompt was used; "" from the search alone.
+        posteriors: probability of each language; None where the system does not estimate it.
+        decode_seconds: time of the decoding, an utterance's share of its batch by length.
+    """
+
+    tokens: list[int]
+    score: float
+    looped: bool = False
+    language: str = ""
+    posteriors: dict[str, float] | None = None
+    decode_seconds: float = field(default=0.0, compare=False)
+
+    @property
+    def confidence(self) -> float | None:
+        """The posterior of the language."""
+        return None if self.posteriors is None else self.posteriors[self.language]
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A piece of a recording: its start and end in seconds, what was said and in which language."""
+    """A part of a recording: start and end in seconds, its text and its language."""
 
     start: float
     end: float
@@ -21,16 +51,16 @@ class Result:
     """A transcribed recording.
 
     Attributes:
-        name: its file, or its place among the inputs.
-        text: what was said.
-        language: the one spoken longest.
-        posteriors: of the languages, means over time; None: the system was told the language, or cannot find it.
-        confidence: the posterior of the language, or None.
-        score: log-probability of the mean token.
-        duration: of the recording, in seconds.
-        took: seconds of work, the recording's share of its batches.
-        token_ids: of the text; with timestamps also of the times, which count from where each cut at a silence was made.
-        segments: the pieces that the recording was cut into: at silences, and with timestamps at the times found.
+        name: the file, or the position among the inputs.
+        text: the transcript.
+        language: code of the language spoken longest.
+        posteriors: probability of each language, averaged over time; None if the system does not estimate it.
+        confidence: the posterior of ``language``, or None.
+        score: log-probability per token.
+        duration: length of the recording in seconds.
+        decode_seconds: time of the decoding, the recording's share of its batches.
+        token_ids: ids of the text; with timestamps also the timestamp tokens, relative to each cut at a silence.
+        segments: the recording cut at silences, and with timestamps at the predicted timestamps.
     """
 
     name: str
@@ -40,25 +70,24 @@ class Result:
     confidence: float | None
     score: float
     duration: float
-    took: float
+    decode_seconds: float
     token_ids: list[int]
     segments: list[Segment]
 
 
 def srt(segments: Sequence[Segment]) -> str:
-    """Subtitles in the form of SubRip; segments without text are left out."""
-    said = [s for s in segments if s.text]
-    return "".join(f"{i}\n{_clock(s.start, ',')} --> {_clock(s.end, ',')}\n{s.text}\n\n" for i, s in enumerate(said, 1))
+    """Format subtitles as SubRip; segments without text are left out."""
+    return _subtitles(WriteSRT(""), [(s, s.text) for s in segments])
 
 
 def vtt(segments: Sequence[Segment]) -> str:
-    """Subtitles in the form of WebVTT; segments without text are left out."""
-    escaped = [(s, s.text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")) for s in segments if s.text]
-    return "WEBVTT\n\n" + "".join(f"{_clock(s.start, '.')} --> {_clock(s.end, '.')}\n{text}\n\n" for s, text in escaped)
+    """Format subtitles as WebVTT; segments without text are left out."""
+    return _subtitles(WriteVTT(""), [(s, html.escape(s.text, quote=False)) for s in segments])
 
 
-def _clock(seconds: float, point: str) -> str:
-    """``hh:mm:ss,mmm``, with that decimal point."""
-    milliseconds = round(seconds * 1000)
-    minutes, milliseconds = divmod(milliseconds, 60_000)
-    return f"{minutes // 60:02d}:{minutes % 60:02d}:{milliseconds // 1000:02d}{point}{milliseconds % 1000:03d}"
+def _subtitles(writer: SubtitlesWriter, segments: Sequence[tuple[Segment, str]]) -> str:
+    """Format segments and their escaped texts with a writer of openai-whisper."""
+    file = io.StringIO()
+    spoken = [{"start": s.start, "end": s.end, "text": text} for s, text in segments if text]
+    writer.write_result({"segments": spoken}, file)
+    return file.getvalue()

@@ -1,130 +1,117 @@
-"""Transcribe whole test sets: mixed languages, sorted by length, a batch at a time."""
+"""Transcribe formatted test sets and write the hypotheses."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import soundfile
 import torch
 from torch import Tensor
 
-from espnet_lole.atomic_io import write_whole
+from espnet_lole.atomic_io import write_text_atomic
 from espnet_lole.data.kaldi import read_table
-from espnet_lole.inference.longform import join, make_batches, split
-from espnet_lole.inference.search import Hypothesis
-from espnet_lole.inference.transcriber import Transcriber, Transcription
-from espnet_lole.whisper.features import MAX_SAMPLES, MIN_SAMPLES, SAMPLE_RATE
-from espnet_lole.whisper.tokenizer import WhisperTokens
+from espnet_lole.inference.batching import Audio, transcribe
+from espnet_lole.inference.longform import join
+from espnet_lole.inference.results import Hypothesis
+from espnet_lole.inference.transcriber import Transcriber
+from espnet_lole.whisper.features import SAMPLE_RATE
+from espnet_lole.whisper.tokenizer import WhisperTokenizer
 
 
-@dataclass(frozen=True)
-class Item:
-    """An utterance to transcribe, or a piece of it."""
-
-    test_set: str
-    utt: str
-    wav: str
-    samples: int
-    lang: str
-    start: int = 0
-
-    def read(self) -> Tensor:
-        """Its samples, shape (S,)."""
-        return torch.from_numpy(soundfile.read(self.wav, self.samples, self.start, dtype="float32")[0])
-
-    def pieces(self) -> list[Item]:
-        """The utterance, or its pieces, if it is longer than Whisper takes; none, if it is shorter (under 25 ms)."""
-        if MIN_SAMPLES <= self.samples <= MAX_SAMPLES:
-            return [self]
-        return [replace(self, start=start, samples=stop - start) for start, stop in split(self.read().numpy())]
-
-
-def read_items(folder: Path) -> list[Item]:
-    """The utterances of a formatted test set (``dump/raw/<set>``).
+def read_test_set(folder: Path) -> list[Audio]:
+    """Read the utterances of a formatted test set (``dump/raw/<set>``), of any length; their samples are loaded later.
 
     Raises:
         FileNotFoundError: a file of the set is missing.
         ValueError: an utterance has no language or no length.
     """
     wavs, sizes, langs = (read_table(folder / name) for name in ("wav.scp", "utt2num_samples", "utt2lang"))
-    if lacking := sorted(set(wavs) - (set(sizes) & set(langs))):
+    if missing := sorted(set(wavs) - (set(sizes) & set(langs))):
         raise ValueError(
-            f"expected a line in utt2num_samples and utt2lang of {folder} for each of wav.scp, got none for {lacking[:3]} "
-            f"({len(lacking)} in all): run stage 3 again"
+            f"utt2num_samples or utt2lang of {folder} lacks {len(missing)} utterances of wav.scp, {missing[:3]} among "
+            "them: run stage 3 again"
         )
-    return [Item(folder.name, utt, wav, int(sizes[utt]), langs[utt]) for utt, wav in wavs.items()]
+    return [Audio(utt, langs[utt], 0, int(sizes[utt]), partial(_read, wav)) for utt, wav in wavs.items()]
 
 
 def transcribe_sets(
-    transcriber: Transcriber,
-    folders: Sequence[Path],
-    output: Path,
-    scenario: str,
-    batch_seconds: float,
-    log_every: float = 10.0,
+    transcriber: Transcriber, folders: Sequence[Path], output: Path, scenario: str, batch_seconds: float
 ) -> float:
     """Transcribe test sets together and write ``<output>/<set>/{text,token,token_int,score,lang,lang_confidence,rtf}``.
 
-    Audio over 30 s is cut at silences, and its pieces' texts are joined. Audio under 25 ms gets an empty hypothesis, which
-    scoring counts as deletions, and a warning.
+    Audio over 30 s is split at silences, and its pieces' texts are joined. Audio under 25 ms gets a warning and an
+    empty hypothesis, which scoring counts as deletions.
 
     Args:
         transcriber: the system.
         folders: formatted test sets.
-        output: the decoding's folder.
+        output: folder of the decoding.
         scenario: ``aware``: the language is given, or ``agnostic``: it is not.
         batch_seconds: audio of a batch, padding included.
-        log_every: seconds between two lines on the progress.
 
     Returns:
-        The real-time factor: seconds of work for a second of audio.
+        The real-time factor: seconds of work per second of audio.
     """
-    items = [item for folder in folders for item in read_items(folder)]
-    pieces = {item: item.pieces() for item in items}
-    for item in (item for item, of_item in pieces.items() if not of_item):
-        logging.warning(f"{item.utt}: expected 25 ms at least, got {item.samples} samples: its hypothesis is empty")
-    todo = [piece for of_item in pieces.values() for piece in of_item]
-    found: dict[Item, Transcription] = {}
-    total, started, said = sum(piece.samples for piece in todo), time.perf_counter(), time.perf_counter()
-    read = 0
-    for rows in make_batches([transcriber.backbone.input_samples(piece.samples) for piece in todo], batch_seconds):
-        batch = [todo[row] for row in rows]
-        langs = [piece.lang for piece in batch] if scenario == "aware" else None
-        found |= zip(batch, transcriber([piece.read() for piece in batch], langs), strict=True)
-        read += sum(piece.samples for piece in batch)
-        now = time.perf_counter()
-        if now - said > log_every:
-            said = now
-            left = (now - started) * (total - read) / read
-            logging.info(f"{100 * read / total:.0f} % of {total / SAMPLE_RATE / 60:.1f} min of audio; {left:.0f} s left")
-    rtf = (time.perf_counter() - started) / max(total / SAMPLE_RATE, 1e-9)
-    whole = {item: _whole(item, of_item, found, scenario) for item, of_item in pieces.items()}
-    for folder in folders:
-        rows = sorted((i for i in items if i.test_set == folder.name), key=lambda i: i.utt)
-        _write(output / folder.name, [(i.utt, whole[i]) for i in rows], transcriber.tokens, rtf)
+    utterances = [(folder.name, utterance) for folder in folders for utterance in read_test_set(folder)]
+    if scenario == "agnostic":
+        utterances = [(name, replace(utterance, language=None)) for name, utterance in utterances]
+    pieces = [utterance.pieces() for _, utterance in utterances]
+    seconds = sum(piece.num_samples for of_utterance in pieces for piece in of_utterance) / SAMPLE_RATE
+    started = time.perf_counter()
+    found = transcribe(transcriber, pieces, batch_seconds, _log_progress(seconds))
+    rtf = (time.perf_counter() - started) / max(seconds, 1e-9)
+    rows: dict[str, list[tuple[str, Hypothesis]]] = {folder.name: [] for folder in folders}
+    for (name, utterance), hypotheses, of_utterance in zip(utterances, found, pieces, strict=True):
+        rows[name].append((utterance.id, _join(utterance, hypotheses, of_utterance)))
+    for name, of_set in rows.items():
+        _write(output / name, sorted(of_set, key=lambda row: row[0]), transcriber.tokenizer, rtf)
     return rtf
 
 
-def _whole(item: Item, pieces: Sequence[Item], found: Mapping[Item, Transcription], scenario: str) -> Transcription:
-    """The transcription of an utterance from those of its pieces; an empty one if it has none."""
-    if not pieces:
-        return Transcription(Hypothesis([], 0.0), item.lang if scenario == "aware" else "-", None)
-    return join([found[piece] for piece in pieces], [piece.samples for piece in pieces])
+def _join(utterance: Audio, hypotheses: Sequence[Hypothesis], pieces: Sequence[Audio]) -> Hypothesis:
+    """Join the hypotheses of an utterance's pieces; warn if it has none."""
+    if pieces:
+        return join(hypotheses, [piece.num_samples for piece in pieces])
+    logging.warning(f"{utterance.id} has {utterance.num_samples} samples, less than 25 ms: its hypothesis is empty")
+    return Hypothesis([], 0.0, language=utterance.language or "-")
 
 
-def _write(folder: Path, rows: Sequence[tuple[str, Transcription]], tokens: WhisperTokens, rtf: float) -> None:
+def _log_progress(total: float, every: float = 10.0) -> Callable[[float], None]:
+    """Make a function that adds up seconds of audio, of a total, and logs the progress every so many seconds."""
+    done, started = 0.0, time.perf_counter()
+    logged = started
+
+    def progress(seconds: float) -> None:
+        nonlocal done, logged
+        done, now = done + seconds, time.perf_counter()
+        if now - logged > every:
+            logged = now
+            left = (now - started) * (total - done) / done
+            logging.info(f"{100 * done / total:.0f} % of {total / 60:.1f} min of audio; {left:.0f} s left")
+
+    return progress
+
+
+def _read(wav: str, start: int, stop: int) -> Tensor:
+    """Read samples of an audio file, shape (S,)."""
+    return torch.from_numpy(soundfile.read(wav, stop - start, start, dtype="float32")[0])
+
+
+def _write(folder: Path, rows: Sequence[tuple[str, Hypothesis]], tokenizer: WhisperTokenizer, rtf: float) -> None:
+    """Write the files of a test set."""
     files = {
-        "text": [f"{utt} {tokens.decode(t.hypothesis.tokens)}" for utt, t in rows],
-        "token": [f"{utt} {' '.join(tokens.pieces(t.hypothesis.tokens))}" for utt, t in rows],
-        "token_int": [f"{utt} {' '.join(map(str, t.hypothesis.tokens))}" for utt, t in rows],
-        "score": [f"{utt} {t.hypothesis.score:.6f}" for utt, t in rows],
-        "lang": [f"{utt} {t.lang}" for utt, t in rows],
-        "lang_confidence": [f"{utt} {t.confidence:.6f}" for utt, t in rows if t.confidence is not None],
+        "text": [f"{utt} {tokenizer.decode(h.tokens)}" for utt, h in rows],
+        "token": [f"{utt} {' '.join(tokenizer.pieces(h.tokens))}" for utt, h in rows],
+        "token_int": [f"{utt} {' '.join(map(str, h.tokens))}" for utt, h in rows],
+        "score": [f"{utt} {h.score:.6f}" for utt, h in rows],
+        "lang": [f"{utt} {h.language}" for utt, h in rows],
+        "lang_confidence": [f"{utt} {h.confidence:.6f}" for utt, h in rows if h.confidence is not None],
         "rtf": [f"{rtf:.6f}"],
     }
     for name, lines in files.items():
-        write_whole(folder / name, "".join(line.rstrip() + "\n" for line in lines))
+        write_text_atomic(folder / name, "".join(line.rstrip() + "\n" for line in lines))

@@ -1,92 +1,85 @@
-"""Whisper's tokens of time: what the search may choose where, and the segments that they cut a hypothesis into."""
+"""Whisper's timestamp tokens: which of them the search may predict, and the segments that they delimit."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from espnet_lole.whisper.tokenizer import WhisperTokens
+from espnet_lole.whisper.tokenizer import WhisperTokenizer
 
-STEP = 0.02
-"""Seconds between two tokens of time."""
-FIRST_TIME = 50
-"""The first time is this many steps (1 s) at most, as in Whisper."""
-
-
-@dataclass(frozen=True)
-class TimedText:
-    """Start and end in seconds from where the speech begins, and the tokens of the text between them."""
-
-    start: float
-    end: float
-    tokens: list[int]
+TIMESTAMP_SECONDS = 0.02
+"""Seconds between two timestamp tokens."""
+MAX_INITIAL_TIMESTAMP = 50
+"""The first timestamp is at most this token (1 s), as in openai-whisper."""
 
 
-def restrict(logits: Tensor, chosen: Tensor, must_end: Tensor, tokens: WhisperTokens) -> Tensor:
-    """Log-probabilities of the next token under the rules of openai-whisper's ``ApplyTimestampRules``.
+def apply_timestamp_rules(logits: Tensor, tokens: Tensor, must_end: Tensor, tokenizer: WhisperTokenizer) -> Tensor:
+    """Compute log-probabilities of the next token under the rules of openai-whisper's ``ApplyTimestampRules``.
 
-    A hypothesis is made of segments: a time, text, a later time, which the next segment's first time follows, not earlier.
-    Where the times together are likelier than the likeliest other token, the next token is a time. Languages and tasks are
-    never chosen.
+    A hypothesis is a sequence of segments: a timestamp, text, a later timestamp, then the next segment, which does not
+    begin earlier. If all timestamps together are more likely than the most likely other token, a timestamp comes next.
+    Language and task tokens are never predicted.
 
     Args:
-        logits: scores of the vocabulary, shape (B, K, V).
-        chosen: the hypotheses, shape (B, K, U).
-        must_end: those whose next token is the end, which the last of these rules must not rule out, shape (B, K).
-        tokens: of the vocabulary.
+        logits: shape (B, K, V).
+        tokens: the hypotheses so far, shape (B, K, U).
+        must_end: hypotheses whose next token is the end token, whatever the timestamps' probability, shape (B, K).
+        tokenizer: tells text, end and timestamp tokens apart.
 
     Returns:
-        Log-probabilities, -inf for what is not allowed, shape (B, K, V).
+        Log-probabilities, -inf for tokens that are not allowed, shape (B, K, V).
     """
-    first, end, steps = tokens.first_time, tokens.end, chosen.shape[-1]
+    begin, eot, length = tokenizer.timestamp_begin, tokenizer.eot, tokens.shape[-1]
     logits = logits.clone()
-    text, times = logits[..., :first], logits[..., first:]  # masked in place, with the special tokens behind the end
-    text[..., end + 1 :] = -torch.inf
-    ids = torch.arange(first, logits.shape[-1], device=logits.device)
-    if steps == 0:
-        times.masked_fill_(ids > first + FIRST_TIME, -torch.inf)
+    text, times = logits[..., :begin], logits[..., begin:]  # views, masked in place
+    text[..., eot + 1 :] = -torch.inf
+    ids = torch.arange(begin, logits.shape[-1], device=logits.device)
+    if length == 0:
+        times.masked_fill_(ids > begin + MAX_INITIAL_TIMESTAMP, -torch.inf)
         timed = torch.ones_like(must_end)
     else:
-        newest = chosen.amax(-1)  # times have the largest ids, and never decrease
-        last = chosen[..., -1] >= first
-        opened = last & (chosen[..., -2] >= first) if steps > 1 else last  # text follows
-        closed = last & ~opened  # a time or the end follows
+        newest = tokens.amax(-1)  # timestamps have the largest ids, and never decrease
+        last = tokens[..., -1] >= begin
+        opened = last & (tokens[..., -2] >= begin) if length > 1 else last  # text follows
+        closed = last & ~opened  # a timestamp or the end follows
         times.masked_fill_(opened[..., None] | (ids < (newest + (~closed).long())[..., None]), -torch.inf)
-        text[..., :end].masked_fill_(closed[..., None], -torch.inf)
+        text[..., :eot].masked_fill_(closed[..., None], -torch.inf)
         timed = (times.logsumexp(-1) > text.amax(-1)) & ~must_end
     text.masked_fill_(timed[..., None], -torch.inf)
     return logits.log_softmax(-1)
 
 
-def cut_at_times(ids: Sequence[int], seconds: float, tokens: WhisperTokens) -> list[TimedText]:
-    """The segments of a hypothesis.
+def split_at_timestamps(
+    ids: Sequence[int], seconds: float, tokenizer: WhisperTokenizer
+) -> list[tuple[float, float, list[int]]]:
+    """Split a hypothesis into segments.
 
-    Times behind the end of the speech become its end. Text without a time behind it lasts until the end of the speech, and
-    text that would begin there belongs to the segment before it, so that every segment lasts for 20 ms at least.
+    Timestamps after the end of the speech are moved to its end. Text without a timestamp after it lasts until the end
+    of the speech, and text that would begin there joins the segment before it: every segment lasts 20 ms or more.
 
     Args:
-        ids: of the hypothesis, times among them.
-        seconds: how long the speech is, 25 ms at least.
-        tokens: of the vocabulary.
+        ids: the hypothesis, with timestamp tokens.
+        seconds: duration of the speech, 25 ms or more.
+        tokenizer: tells text and timestamp tokens apart.
 
     Returns:
-        The segments, in their order; without any time, or without text, one that is as long as the speech.
+        Start and end in seconds and text tokens of each segment, in order; without timestamps or without text, one
+        segment of the whole speech.
     """
-    last = int(seconds / STEP)
-    found: list[TimedText] = []
+    begin, last = tokenizer.timestamp_begin, int(seconds / TIMESTAMP_SECONDS)
+    segments: list[tuple[float, float, list[int]]] = []
     start, text = 0, []
-    for token in [*ids, tokens.first_time + last]:
-        if token < tokens.first_time:
+    for token in [*ids, begin + last]:
+        if token < begin:
             text.append(token)
             continue
-        stop = min(token - tokens.first_time, last)
-        if text and start == last and found:
-            found[-1].tokens.extend(text)
+        stop = min(token - begin, last)
+        if text and start == last and segments:
+            segments[-1][2].extend(text)
         elif text:
-            begin = 0 if start == last else start
-            found.append(TimedText(round(begin * STEP, 2), seconds if stop == last else round(stop * STEP, 2), text))
+            first = 0.0 if start == last else round(start * TIMESTAMP_SECONDS, 2)
+            segments.append((first, seconds if stop == last else round(stop * TIMESTAMP_SECONDS, 2), text))
         start, text = stop, []
-    return found or [TimedText(0.0, seconds, [])]
+    return segments or [(0.0, seconds, [])]

@@ -3,218 +3,203 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
-from espnet_lole.inference.search import Hypothesis, SearchConfig, beam_rows, search
-from espnet_lole.lole.bank import ExpertBank
-from espnet_lole.lole.cache import ExpertCache
-from espnet_lole.lole.mole import MoLE
-from espnet_lole.lole.routing import Plan, RoutingConfig, plan_found, plan_given
-from espnet_lole.whisper.model import Backbone, Encoded
-from espnet_lole.whisper.tokenizer import WhisperTokens
-
-
-@dataclass(frozen=True)
-class Transcription:
-    """What was said, in which language, and the posterior of each language; None: the system has no opinion on it."""
-
-    hypothesis: Hypothesis
-    lang: str
-    posteriors: dict[str, float] | None
-
-    @property
-    def confidence(self) -> float | None:
-        """The posterior of the language."""
-        return None if self.posteriors is None else self.posteriors[self.lang]
+from espnet_lole.inference.expert_cache import ExpertCache
+from espnet_lole.inference.results import Hypothesis
+from espnet_lole.inference.search import SearchConfig, beam_rows, search
+from espnet_lole.lole.experts import LoRAExperts
+from espnet_lole.lole.mole import MoLE, RoutingConfig, RoutingDecision, route, route_given
+from espnet_lole.whisper.model import Encoded, Whisper
+from espnet_lole.whisper.tokenizer import WhisperTokenizer
 
 
 class Transcriber(Protocol):
-    """A system, its backbone and the tokens of it."""
+    """A system, with its Whisper and tokenizer."""
 
-    backbone: Backbone
-    tokens: WhisperTokens
+    whisper: Whisper
+    tokenizer: WhisperTokenizer
 
     @property
     def num_parameters(self) -> int:
-        """How many parameters it holds."""
+        """Number of parameters in memory."""
 
-    def __call__(self, speech: Sequence[Tensor], langs: Sequence[str] | None) -> list[Transcription]:
+    def __call__(self, speech: Tensor, lengths: Tensor, languages: Sequence[str] | None) -> list[Hypothesis]:
         """Transcribe a batch.
 
         Args:
-            speech: samples at 16 kHz in [-1, 1], each of shape (S,).
-            langs: language code of each utterance, or None: the system finds it.
+            speech: samples at 16 kHz in [-1, 1], shape (B, S).
+            lengths: samples of each utterance, shape (B,).
+            languages: code of each utterance's language, or None: the system finds it.
 
         Returns:
-            What was said in each utterance.
+            B hypotheses.
 
         Raises:
-            ValueError: a language is unknown or has no expert, languages are needed, or an utterance is shorter than 25 ms or
-                longer than 30 s.
+            ValueError: a language is unknown or has no expert, languages are needed, or an utterance is shorter than
+                25 ms or longer than 30 s.
         """
 
 
 @dataclass(frozen=True)
 class ExpertTranscriber:
-    """Language experts, which must be told each utterance's language.
+    """Language experts; the language of each utterance must be given.
 
     Attributes:
-        backbone: in evaluation mode.
-        tokens: its tokens.
-        bank: the experts in it, all in memory or read from disk when they are needed.
-        search: how to search.
+        experts: all in memory, or read from disk when they are needed; in evaluation mode.
+        tokenizer: of the Whisper.
+        search: options of the search.
     """
 
-    backbone: Backbone
-    tokens: WhisperTokens
-    bank: ExpertBank | ExpertCache
+    experts: LoRAExperts | ExpertCache
+    tokenizer: WhisperTokenizer
     search: SearchConfig
 
     @property
+    def whisper(self) -> Whisper:
+        """The Whisper that the experts adapt."""
+        return self.experts.whisper
+
+    @property
     def num_parameters(self) -> int:
-        """Those of the backbone and its adapters."""
-        return count_parameters(self.backbone)
+        """Number of parameters of the backbone and its experts."""
+        return count_parameters(self.whisper)
 
     @torch.no_grad()
-    def __call__(self, speech: Sequence[Tensor], langs: Sequence[str] | None) -> list[Transcription]:
-        """Transcribe a batch; see ``Transcriber``."""
-        if langs is None:
-            raise ValueError("expected the language of each utterance, got none: experts alone do not find it, MoLE does")
-        experts = self.bank.indices(langs)
-        order = sorted(range(len(experts)), key=experts.__getitem__)  # those of an expert together: fewer, larger products
-        padded, lengths = pad_speech([speech[i] for i in order], self.backbone)
-        prompts = [self.tokens.prompt(langs[i], self.search.timestamps) for i in order]
-        expert = torch.tensor([experts[i] for i in order], device=padded.device)
-        with self.bank.routed(expert):
-            encoded = self.backbone.encode(padded, lengths)
-        with self.bank.routed_steps(beam_rows(expert, self.search.beam_size)):
-            hypotheses = search(self.backbone, encoded, torch.tensor(prompts, device=padded.device), self.tokens, self.search)
-        found = dict(zip(order, hypotheses, strict=True))
-        return [Transcription(found[i], lang, None) for i, lang in enumerate(langs)]
+    def __call__(self, speech: Tensor, lengths: Tensor, languages: Sequence[str] | None) -> list[Hypothesis]:
+        """See ``Transcriber``."""
+        if languages is None:
+            raise ValueError("experts need the language of each utterance: give it, or use MoLE, which finds it")
+        index = torch.tensor(self.experts.indices(languages), device=speech.device)  # (B,)
+        rows = index.argsort(stable=True)  # utterances of an expert together: fewer, larger products
+        with self.experts.activate(index[rows]):
+            encoded = self.whisper.encode(speech[rows], lengths[rows])
+        prompts = make_prompts(languages, self.tokenizer, self.search, speech.device)[rows]
+        with self.experts.activate(beam_rows(index[rows], self.search.beam_size)):
+            hypotheses = search(self.whisper, encoded, prompts, self.tokenizer, self.search)
+        found = dict(zip(rows.tolist(), hypotheses, strict=True))
+        return [replace(found[i], language=lang) for i, lang in enumerate(languages)]
 
 
 @dataclass(frozen=True)
 class PromptTranscriber:
-    """A backbone with one adapter for all languages, or as it is, which finds the language by Whisper's language token.
+    """A Whisper with one adapter for all languages, or without any; it finds the language by Whisper's language token.
 
     Attributes:
-        backbone: in evaluation mode.
-        tokens: its tokens.
-        bank: the adapter in it; None for the backbone as it is.
-        languages: codes of the languages that can be found.
-        search: how to search.
+        whisper: in evaluation mode.
+        tokenizer: of the Whisper.
+        adapter: the only adapter; None: the Whisper alone.
+        languages: codes of the languages to choose from.
+        search: options of the search.
     """
 
-    backbone: Backbone
-    tokens: WhisperTokens
-    bank: ExpertBank | None
+    whisper: Whisper
+    tokenizer: WhisperTokenizer
+    adapter: LoRAExperts | None
     languages: Sequence[str]
     search: SearchConfig
 
     @property
     def num_parameters(self) -> int:
-        """Those of the backbone and its adapters."""
-        return count_parameters(self.backbone)
+        """Number of parameters of the Whisper and its adapter."""
+        return count_parameters(self.whisper)
 
     @torch.no_grad()
-    def __call__(self, speech: Sequence[Tensor], langs: Sequence[str] | None) -> list[Transcription]:
-        """Transcribe a batch; see ``Transcriber``."""
-        padded, lengths = pad_speech(speech, self.backbone)
-        adapter = torch.zeros_like(lengths)  # (B,): the only one
-        with nullcontext() if self.bank is None else self.bank.routed(adapter):
-            encoded = self.backbone.encode(padded, lengths)
-            posteriors: list[dict[str, float] | None] = [None] * len(speech)
-            if langs is None:
+    def __call__(self, speech: Tensor, lengths: Tensor, languages: Sequence[str] | None) -> list[Hypothesis]:
+        """See ``Transcriber``."""
+        posteriors: list[dict[str, float] | None] = [None] * len(speech)
+        with self._adapted(len(speech)):
+            encoded = self.whisper.encode(speech, lengths)
+            if languages is None:
                 posteriors = name_posteriors(self.languages, self._language_posteriors(encoded))
-                langs = [max(row, key=row.get) for row in posteriors]
-            prompts = torch.tensor([self.tokens.prompt(lang, self.search.timestamps) for lang in langs], device=padded.device)
-            hypotheses = search(self.backbone, encoded, prompts, self.tokens, self.search)
-        return [Transcription(h, lang, p) for h, lang, p in zip(hypotheses, langs, posteriors, strict=True)]
+                languages = [max(row, key=row.get) for row in posteriors]
+        prompts = make_prompts(languages, self.tokenizer, self.search, speech.device)
+        with self._adapted(len(speech) * self.search.beam_size):
+            hypotheses = search(self.whisper, encoded, prompts, self.tokenizer, self.search)
+        results = zip(hypotheses, languages, posteriors, strict=True)
+        return [replace(h, language=lang, posteriors=row) for h, lang, row in results]
+
+    def _adapted(self, rows: int) -> AbstractContextManager[None]:
+        """Activate the adapter for a batch of so many rows."""
+        return nullcontext() if self.adapter is None else self.adapter.activate([0] * rows)
 
     def _language_posteriors(self, encoded: Encoded) -> Tensor:
-        """Probabilities of the languages' tokens after the start token, shape (B, L)."""
+        """Compute probabilities of the language tokens after the start token, shape (B, L)."""
         if not self.languages:
-            raise ValueError("expected the languages that can be found, got none: give --langs")
-        start = torch.full((len(encoded.states), 1), self.tokens.start, device=encoded.states.device)
-        scores = self.backbone.logits(self.backbone.decode(start, encoded)[:, 0]).float()  # (B, V)
-        ids = [self.tokens.language(lang) for lang in self.languages]
-        return scores[:, ids].softmax(-1)
+            raise ValueError("expected languages to choose from, got none: give --langs")
+        sot = torch.full((len(encoded.states), 1), self.tokenizer.sot, device=encoded.states.device)
+        logits = self.whisper.logits(self.whisper.decode(sot, encoded)[:, 0]).float()  # (B, V)
+        return logits[:, [self.tokenizer.language(lang) for lang in self.languages]].softmax(-1)
 
 
 class MoLETranscriber:
-    """MoLE: one pass of the shallow layers finds the languages and is the input of the deep ones.
+    """MoLE: one pass of the shallow layers finds the languages and is the input of the deep layers.
 
     Args:
-        mole: the system; its shallow layers are merged into the weights.
-        tokens: the backbone's tokens.
-        search: how to search.
+        mole: the system, in evaluation mode; the fusion of its shallow layers is merged into their weights.
+        tokenizer: of its Whisper.
+        search: options of the search.
         routing: how utterances of unknown language are routed.
     """
 
-    def __init__(self, mole: MoLE, tokens: WhisperTokens, search: SearchConfig, routing: RoutingConfig) -> None:
-        mole.merge()
-        self.mole, self.backbone, self.tokens, self.search, self.routing = mole, mole.backbone, tokens, search, routing
+    def __init__(self, mole: MoLE, tokenizer: WhisperTokenizer, search: SearchConfig, routing: RoutingConfig) -> None:
+        mole.merge_and_unload()
+        self.mole, self.tokenizer, self.search, self.routing = mole, tokenizer, search, routing
+        self.experts, self.whisper = mole.experts, mole.experts.whisper
 
     @property
     def num_parameters(self) -> int:
-        """Those of the backbone with its merged layers, of the deep layers' experts and of the classifier."""
-        return count_parameters(self.backbone, self.mole.classifier)
+        """Number of parameters: Whisper with merged shallow layers, experts of the deep layers, classifier."""
+        return count_parameters(self.mole)
 
     @torch.no_grad()
-    def __call__(self, speech: Sequence[Tensor], langs: Sequence[str] | None) -> list[Transcription]:
-        """Transcribe a batch; see ``Transcriber``."""
-        bank = self.mole.bank
-        shallow = self.mole.shallow(*pad_speech(speech, self.backbone))
-        posteriors = self.mole.classifier(shallow).softmax(-1)  # (B, E)
-        if langs is None:
-            plan = plan_found(posteriors, self.routing)
+    def __call__(self, speech: Tensor, lengths: Tensor, languages: Sequence[str] | None) -> list[Hypothesis]:
+        """See ``Transcriber``."""
+        encoded, logits = self.mole.frontend(speech, lengths)
+        posteriors = logits.softmax(-1)  # (B, L)
+        if languages is None:
+            decision = route(posteriors, self.routing)
         else:
-            plan = plan_given(torch.tensor([bank.index(lang) for lang in langs], device=posteriors.device))
-        hypotheses = self._decode(shallow, plan)
-        log_posteriors = posteriors[plan.rows, plan.language].clamp(min=1e-30).log().cpu()  # (N,)
-        joint = torch.tensor([h.score for h in hypotheses]) + self.routing.posterior_weight * log_posteriors
-        ranks = [(not h.looped, value) for h, value in zip(hypotheses, joint.tolist(), strict=True)]
-        best: dict[int, int] = {}
-        for i, row in enumerate(plan.rows.tolist()):
-            if row not in best or ranks[i] > ranks[best[row]]:
-                best[row] = i
-        languages = [bank.languages[i] for i in plan.language.tolist()]
-        named = name_posteriors(bank.languages, posteriors)
-        return [Transcription(hypotheses[i], languages[i], named[row]) for row, i in sorted(best.items())]
+            decision = route_given(torch.tensor(self.experts.indices(languages), device=speech.device))
+        hypotheses = self._decode(encoded, decision)
+        log_posteriors = posteriors[decision.rows, decision.language].clamp(min=1e-30).log().tolist()
+        best: dict[int, tuple[tuple[bool, float], Hypothesis]] = {}
+        for row, hypothesis, log_posterior in zip(decision.rows.tolist(), hypotheses, log_posteriors, strict=True):
+            rank = not hypothesis.looped, hypothesis.score + self.routing.posterior_weight * log_posterior
+            if row not in best or rank > best[row][0]:
+                best[row] = rank, hypothesis
+        named = name_posteriors(self.experts.languages, posteriors)
+        return [replace(best[row][1], posteriors=named[row]) for row in range(len(speech))]
 
-    def _decode(self, shallow: Encoded, plan: Plan) -> list[Hypothesis]:
-        """One pass of the deep layers and one search for all rows of the plan."""
-        bank, backbone, k = self.mole.bank, self.backbone, self.search.beam_size
-        chosen = Encoded(shallow.states[plan.rows], None if shallow.mask is None else shallow.mask[plan.rows])
-        prompts = torch.tensor(
-            [self.tokens.prompt(lang, self.search.timestamps) for lang in bank.languages], device=plan.rows.device
-        )[plan.language]
-        with bank.routed(plan.experts, plan.weights):
-            encoded = self.mole.deep(chosen)
-        experts = beam_rows(plan.experts, k)
-        mixture = plan.weights is not None
-        with bank.routed(experts, beam_rows(plan.weights, k)) if mixture else bank.routed_steps(experts):
-            return search(backbone, encoded, prompts, self.tokens, self.search)
+    def _decode(self, shallow: Encoded, decision: RoutingDecision) -> list[Hypothesis]:
+        """Run the deep layers and the search once for all N rows of the decision."""
+        index = decision.language
+        prompts = make_prompts(self.experts.languages, self.tokenizer, self.search, index.device)[index]
+        with self.experts.activate(index):
+            encoded = self.mole.deep(shallow.select(decision.rows))
+        with self.experts.activate(beam_rows(index, self.search.beam_size)):
+            hypotheses = search(self.whisper, encoded, prompts, self.tokenizer, self.search)
+        languages = [self.experts.languages[i] for i in index.tolist()]
+        return [replace(h, language=lang) for h, lang in zip(hypotheses, languages, strict=True)]
+
+
+def make_prompts(
+    languages: Sequence[str], tokenizer: WhisperTokenizer, search: SearchConfig, device: torch.device
+) -> Tensor:
+    """Make the decoder's prompt of each language, shape (N, P)."""
+    return torch.tensor([tokenizer.prompt(lang, search.timestamps) for lang in languages], device=device)
 
 
 def name_posteriors(languages: Sequence[str], posteriors: Tensor) -> list[dict[str, float]]:
-    """The posteriors of each utterance, shape (B, L), by language."""
+    """Map languages to the posteriors (B, L) of each utterance."""
     return [dict(zip(languages, row, strict=True)) for row in posteriors.tolist()]
 
 
-def count_parameters(*modules: nn.Module) -> int:
-    """How many parameters modules have, shared ones once."""
-    return sum({id(p): p.numel() for module in modules for p in module.parameters()}.values())
-
-
-def pad_speech(speech: Sequence[Tensor], backbone: Backbone) -> tuple[Tensor, Tensor]:
-    """Utterances of shape (S,) as a batch on the backbone's device: samples (B, S), lengths (B,)."""
-    device = backbone.features.window.device
-    lengths = torch.tensor([len(s) for s in speech], device=device)
-    return pad_sequence(list(speech), batch_first=True).to(device), lengths
+def count_parameters(module: nn.Module) -> int:
+    """Count the parameters of a module, shared ones once."""
+    return sum(p.numel() for p in module.parameters())

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from espnet_lole import compat
-from espnet_lole.atomic_io import whole_folder
+from espnet_lole.atomic_io import atomic_folder
 from espnet_lole.lole.experts import ExpertConfig, ExpertLinear, LoRAExperts
 from espnet_lole.whisper.model import Whisper
 
@@ -46,7 +46,7 @@ def save_adapter(experts: LoRAExperts, lang: str, folder: Path, base_model: str)
         base_model_name_or_path=base_model,
         inference_mode=True,
     )
-    with whole_folder(folder) as made:
+    with atomic_folder(folder) as made:
         save_file(tensors, made / WEIGHTS, metadata={"format": "pt", "pad_to": experts.whisper.pad_to})
         config.save_pretrained(made)
 
@@ -84,7 +84,9 @@ class Adapter:
         """
         for file in (CONFIG, WEIGHTS):
             if not (folder / file).is_file():
-                raise FileNotFoundError(f"expected a peft adapter with {CONFIG} and {WEIGHTS} in {folder}: {file} is not there")
+                raise FileNotFoundError(
+                    f"expected a peft adapter with {CONFIG} and {WEIGHTS} in {folder}: {file} is not there"
+                )
         try:
             config = PeftConfig.from_pretrained(str(folder))
         except (ValueError, TypeError, KeyError, AttributeError) as error:  # what peft raises for a broken file
@@ -113,8 +115,8 @@ def load_adapter(experts: LoRAExperts, lang: str, adapter: Adapter) -> None:
     layers = experts.layers
     if unknown := sorted(set(adapter.factors) - set(layers)):
         raise ValueError(
-            f"expected an adapter of targets {list(experts.config.targets)}, got in {adapter.folder} weights for {unknown[:4]} "
-            f"({len(unknown)} in all): add their names to targets of expert_conf"
+            f"expected an adapter of targets {list(experts.config.targets)}, got in {adapter.folder} weights for "
+            f"{unknown[:4]} ({len(unknown)} in all): add their names to targets of expert_conf"
         )
     fitted = {name: _fit(layer, experts.config.rank, name, adapter) for name, layer in layers.items()}
     with torch.no_grad():
@@ -144,7 +146,9 @@ def load_adapters(whisper: Whisper, folder: Path, languages: Sequence[str] | Non
     languages = present if languages is None else languages
     if not languages or set(languages) - set(present):
         needed = " ".join(languages) or "some languages"
-        raise FileNotFoundError(f"expected adapters of {needed} in {folder}, got {present}: train the experts first (stage 11)")
+        raise FileNotFoundError(
+            f"expected adapters of {needed} in {folder}, got {present}: train the experts first (stage 11)"
+        )
     adapters = {lang: Adapter.read(folder / lang) for lang in languages}
     linears = [(adapter, name) for adapter in adapters.values() for name in adapter.factors]
     rank = max(adapter.rank(name) for adapter, name in linears)
@@ -167,7 +171,9 @@ def _check_plain_lora(config: PeftConfig, folder: Path) -> None:
         "trainable_token_indices": config.trainable_token_indices,
     }
     if used := [name for name, value in extras.items() if value]:
-        raise ValueError(f"expected a plain LoRA adapter, got one with {used} in {folder}: merge it, or train it without")
+        raise ValueError(
+            f"expected a plain LoRA adapter, got one with {used} in {folder}: merge it, or train it without"
+        )
 
 
 def _damaged(folder: Path, error: SafetensorError) -> ValueError:
@@ -207,7 +213,9 @@ def _fit(layer: ExpertLinear, largest: int, name: str, adapter: Adapter) -> tupl
         return a, b
     rank = adapter.rank(name)
     if rank > largest:
-        raise ValueError(f"expected rank {largest} at most, got {rank} for {name} in {folder}: raise rank of expert_conf")
+        raise ValueError(
+            f"expected rank {largest} at most, got {rank} for {name} in {folder}: raise rank of expert_conf"
+        )
     if (pair["A"].shape[1], *pair["B"].shape) != (a.shape[1], b.shape[0], rank):
         raise ValueError(
             f"expected {name} of {a.shape[1]} to {b.shape[0]}, got factors {tuple(pair['A'].shape)} and "

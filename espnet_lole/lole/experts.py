@@ -84,7 +84,13 @@ class Active:
 
 
 def expert_linear(
-    x: Tensor, x_lora: Tensor, base: nn.Linear, a: nn.ParameterDict, b: nn.ParameterDict, selection: Selection, scale: float
+    x: Tensor,
+    x_lora: Tensor,
+    base: nn.Linear,
+    a: nn.ParameterDict,
+    b: nn.ParameterDict,
+    selection: Selection,
+    scale: float,
 ) -> Tensor:
     """Compute ``y = W0 x + bias + s B_e A_e x`` with the expert ``e`` of each utterance.
 
@@ -128,7 +134,7 @@ class ExpertLinear(nn.Module):
 
     @torch.no_grad()
     def reset(self, name: str, seed: int) -> None:
-        """Draw A (Kaiming uniform) and zero B; an expert's start depends on its language, not on the other languages."""
+        """Draw A (Kaiming uniform) and zero B; an expert's start depends on its language alone."""
         bound = 1 / math.sqrt(self.base.in_features)
         for lang, a in self.lora_A.items():
             if not a.is_meta:
@@ -205,7 +211,8 @@ class LoRAExperts(nn.Module):
         """Within the context, utterance ``i`` of a batch uses expert ``index[i]``; with None, the backbone alone.
 
         Args:
-            index: expert of each utterance, shape (B,). Fewest products are computed if an expert's utterances lie together.
+            index: expert of each utterance, shape (B,). Fewest products are computed if an expert's utterances lie
+                together.
         """
         before = self._active.selection
         if index is None:
@@ -230,7 +237,9 @@ class LoRAExperts(nn.Module):
     def parameters_of_experts(self) -> dict[str, list[nn.Parameter]]:
         """Return the parameters of each language's expert."""
         layers = self.layers.values()
-        return {lang: [p for layer in layers for p in (layer.lora_A[lang], layer.lora_B[lang])] for lang in self.languages}
+        return {
+            lang: [p for layer in layers for p in (layer.lora_A[lang], layer.lora_B[lang])] for lang in self.languages
+        }
 
     def cast_(self, dtype: torch.dtype) -> LoRAExperts:
         """Store the factors in the precision of the products, for decoding; training needs float32."""

@@ -19,7 +19,7 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str2bool
 from torch import nn
 
-from espnet_lole.atomic_io import held
+from espnet_lole.atomic_io import dir_lock
 from espnet_lole.config import load_yaml, merge
 from espnet_lole.data.kaldi import read_table
 from espnet_lole.espnet_model import (
@@ -92,7 +92,8 @@ class LoLEPreprocessor(AbsPreprocessor):
         lang, speech = data["lang"], data["speech"]
         if lang not in self.index:
             raise ValueError(
-                f"{uid}: expected a language of the experts {' '.join(self.index)}, got {lang!r}: correct utt2lang or --langs"
+                f"{uid}: expected a language of the experts {' '.join(self.index)}, got {lang!r}: correct utt2lang or "
+                "--langs"
             )
         if speech.ndim != 1 or not MIN_SAMPLES <= len(speech) <= MAX_SAMPLES:
             raise ValueError(
@@ -105,12 +106,14 @@ class LoLEPreprocessor(AbsPreprocessor):
 
 
 class LoLECollateFn(CommonCollateFn):
-    """Pads speech with zeros and text with -1; the utterances of a language lie together, which takes fewer products."""
+    """Pads speech with zeros and text with -1; utterances of a language lie together: fewer products."""
 
     def __init__(self) -> None:
         super().__init__(float_pad_value=0.0, int_pad_value=IGNORE)
 
-    def __call__(self, data: Collection[tuple[str, dict[str, np.ndarray]]]) -> tuple[list[str], dict[str, torch.Tensor]]:
+    def __call__(
+        self, data: Collection[tuple[str, dict[str, np.ndarray]]]
+    ) -> tuple[list[str], dict[str, torch.Tensor]]:
         """Return the ids and the tensors of a batch."""
         return super().__call__(sorted(data, key=lambda item: int(item[1]["lang"][0])))
 
@@ -183,7 +186,9 @@ class LoLETask(AbsTask):
         return LoLEPreprocessor(train, args.langs, WhisperTokenizer(load_config(args.backbone).vocab_size))
 
     @classmethod
-    def build_task_iter_factory(cls, args: argparse.Namespace, iter_options: IteratorOptions, mode: str) -> BalancedIterFactory:
+    def build_task_iter_factory(
+        cls, args: argparse.Namespace, iter_options: IteratorOptions, mode: str
+    ) -> BalancedIterFactory:
         """Return, for ``iterator_type: task``, batches balanced over the languages."""
         (shape_file,) = iter_options.shape_files
         lang_file = next(path for path, name, _ in iter_options.data_path_and_name_and_type if name == "lang")
@@ -230,7 +235,7 @@ class LoLETask(AbsTask):
             BlockingIOError: another does.
         """
         first = get_rank(args.dist_rank, args.dist_launcher) in (None, 0)
-        with held(args.output_dir) if first else nullcontext():
+        with dir_lock(args.output_dir) if first else nullcontext():
             super().main_worker(args)
 
     @classmethod
@@ -251,7 +256,7 @@ class LoLETask(AbsTask):
     def build_model_from_file(
         cls, config_file: Path | str | None = None, model_file: Path | str | None = None, device: str = "cpu"
     ) -> tuple[AbsLoLEModel, argparse.Namespace]:
-        """Return a trained model and its options; unlike ESPnet's own, this runs no code that the checkpoint may contain.
+        """Return a trained model and its options, without running code that the checkpoint may contain.
 
         Raises:
             FileNotFoundError: a file is missing.

@@ -15,10 +15,14 @@ import numpy as np
 import torch
 from espnet2.train.reporter import Reporter
 
-from espnet_lole.atomic_io import whole_file
+from espnet_lole.atomic_io import atomic_write
 
 CHECKPOINT, PREVIOUS = "checkpoint.pth", "previous.pth"
-_PLAIN = [timedelta, np.dtype, *(kind for x in (np.float32(0), np.float64(0)) for kind in (type(x.dtype), x.__reduce__()[0]))]
+_PLAIN = [
+    timedelta,
+    np.dtype,
+    *(kind for x in (np.float32(0), np.float64(0)) for kind in (type(x.dtype), x.__reduce__()[0])),
+]
 """What ESPnet's reporter stores besides tensors and plain values; none of it runs code."""
 
 
@@ -47,8 +51,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"expected a checkpoint of tensors and plain values, got other objects in {path}, which were not loaded, as they "
-            f"could run code: take it from another source ({str(error).splitlines()[0]})"
+            f"expected a checkpoint of tensors and plain values, got other objects in {path}, which were not loaded, "
+            f"as they could run code: take it from another source ({str(error).splitlines()[0]})"
         ) from error
 
 
@@ -73,7 +77,9 @@ def keep_previous(folder: Path) -> None:
 
 
 def recover(folder: Path, criteria: Sequence[Sequence[str]]) -> None:
-    """Complete what a killed training left: a broken checkpoint is replaced by the one before, and its epoch's files exist.
+    """Complete what a killed training left.
+
+    A broken checkpoint is replaced by the one before, and the files of its epoch are written.
 
     Args:
         folder: of the training.
@@ -95,7 +101,7 @@ def recover(folder: Path, criteria: Sequence[Sequence[str]]) -> None:
     reporter.load_state_dict(states["reporter"])
     epoch = reporter.get_epoch()
     if not is_intact(folder / f"{epoch}epoch.pth"):
-        with whole_file(folder / f"{epoch}epoch.pth") as made:
+        with atomic_write(folder / f"{epoch}epoch.pth") as made:
             torch.save(states["model"], made)
     _link(folder / "latest.pth", epoch)
     for phase, key, mode in criteria:

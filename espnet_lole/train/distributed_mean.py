@@ -14,8 +14,8 @@ class DistributedMeans:
     """Means over one step's batches of all processes.
 
     Attributes:
-        losses: each mean, with the gradient of this process's part, times the number of processes: the mean of the gradients
-            over the processes, which DDP takes, is that of the mean over all. 0 where nothing was counted.
+        losses: each mean, with the gradient of this process's part, times the number of processes: the mean of the
+            gradients over the processes, which DDP takes, is that of the mean over all. 0 where nothing was counted.
         stats: each mean without gradient, the same on all processes. NaN where nothing was counted.
         weight: utterances, the same number on all processes, so that ESPnet's weighting of them changes nothing.
     """
@@ -41,5 +41,9 @@ def distributed_means(sums: Mapping[str, tuple[Tensor, Tensor]], utterances: int
         ranks = distributed.get_world_size()
     all_totals, all_counts = everything[:-1].chunk(2)
     losses, stats = ranks * totals / all_counts.where(all_counts > 0, 1), all_totals / all_counts
-    each = list(enumerate(sums))  # not unbind: ESPnet's trainer scales the loss in place, which autograd forbids for its views
-    return DistributedMeans({name: losses[i] for i, name in each}, {name: stats[i] for i, name in each}, everything[-1] / ranks)
+    each = list(
+        enumerate(sums)
+    )  # not unbind: ESPnet's trainer scales the loss in place, which autograd forbids for its views
+    return DistributedMeans(
+        {name: losses[i] for i, name in each}, {name: stats[i] for i, name in each}, everything[-1] / ranks
+    )

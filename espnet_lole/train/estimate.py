@@ -1,46 +1,37 @@
-"""What a training will need, before it is started: the configured system is built without weights and run without numbers."""
+"""Estimates what a training needs before it is started, from a step on tensors that have shapes but no values."""
 
 from __future__ import annotations
 
 import argparse
 import math
 import weakref
-from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from espnet_lole.config import read_conf
-from espnet_lole.espnet_full_model import ESPnetFullModel
-from espnet_lole.espnet_model import AbsLoLEModel, ESPnetExpertModel
-from espnet_lole.espnet_mole_model import ESPnetMoLEModel
-from espnet_lole.espnet_student_model import STUDENT, DistillConfig, ESPnetStudentModel
-from espnet_lole.lole.bank import ExpertBank, ExpertConfig
-from espnet_lole.lole.classifier import ClassifierConfig
-from espnet_lole.lole.experts import hold_routes
-from espnet_lole.lole.fusion import FusionConfig
-from espnet_lole.lole.mole import MoLE
-from espnet_lole.whisper.checkpoint import empty_backbone
+from espnet_lole.espnet_model import AbsLoLEModel, Targets
+from espnet_lole.lole.system import SystemConfig, build_system
+from espnet_lole.tasks.lole import MODELS
+from espnet_lole.train.distributed_mean import distributed_means
+from espnet_lole.whisper.checkpoint import empty_whisper
 from espnet_lole.whisper.features import HOP, MAX_SAMPLES, SAMPLE_RATE
-from espnet_lole.whisper.loss import token_costs
-from espnet_lole.whisper.model import Backbone, Encoded
-from espnet_lole.whisper.tokenizer import WhisperTokens
+from espnet_lole.whisper.model import Encoded
 
-MOMENTS = {"adam": 2, "adamw": 2, "expert_adamw": 2, "sgd": 0}
-"""Tensors that an optimizer keeps for each trained one."""
+MOMENTS = {"adam": 2, "adamw": 2, "sgd": 0}
+"""Tensors that an optimizer stores for each trained one."""
 _ATEN = torch.ops.aten
 UNCOUNTED = {
     **dict.fromkeys((_ATEN.addmm_, _ATEN.baddbmm_), lambda onto, left, _right, **_: 2 * math.prod(onto) * left[-1]),
     _ATEN._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3]),
-    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: lambda *shapes, **_: sdpa_backward_flop_count(*shapes[:4]),
+    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: lambda *shapes, **_: sdpa_backward_flop_count(
+        *shapes[:4]
+    ),
 }
 """Operations that torch does not count by itself."""
 
@@ -61,16 +52,18 @@ class Workload:
 
     @classmethod
     def share(cls, batch_bins: int, gpus: int, seconds: float, tokens_per_second: float) -> Workload:
-        """A process's share of a batch of ``batch_bins`` samples in utterances of equal length, at least one.
+        """Return a process's share of a batch of ``batch_bins`` samples, in utterances of equal length, at least one.
 
         Raises:
             ValueError: a figure is not positive, or an utterance is longer than Whisper takes.
         """
         if gpus < 1 or tokens_per_second <= 0 or not 0.025 <= seconds <= MAX_SAMPLES / SAMPLE_RATE:
             raise ValueError(
-                f"expected at least one GPU, 0.025 to 30 s an utterance and tokens, got {gpus}, {seconds} and {tokens_per_second}"
+                f"expected at least one GPU, 0.025 to 30 s per utterance and tokens, got {gpus}, {seconds} and "
+                f"{tokens_per_second}"
             )
-        return cls(max(int(batch_bins / gpus / SAMPLE_RATE / seconds), 1), seconds, math.ceil(seconds * tokens_per_second))
+        utterances = max(int(batch_bins / gpus / SAMPLE_RATE / seconds), 1)
+        return cls(utterances, seconds, math.ceil(seconds * tokens_per_second))
 
 
 @dataclass(frozen=True)
@@ -84,7 +77,7 @@ class Needs:
         gradients: of the trained ones.
         optimizer: its state.
         activations: the most that a step's forward and backward pass hold at once besides the weights and gradients.
-        model_file: a checkpoint of the model, as each epoch leaves one.
+        model_file: the checkpoint of the model that each epoch writes.
         checkpoint: what training resumes from.
         flops: floating-point operations of a step, two for a multiplication with its addition.
     """
@@ -106,7 +99,7 @@ class Needs:
 
 
 class PeakMemory(TorchDispatchMode):
-    """Within the context, counts the bytes of the tensors that come to be and go; ``peak`` is the most at once."""
+    """Within the context, counts the bytes of the tensors that exist; ``peak`` is the largest number."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,7 +107,7 @@ class PeakMemory(TorchDispatchMode):
         self._seen: weakref.WeakSet = weakref.WeakSet()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        """Run an operation and count what it made."""
+        """Run an operation and count its results."""
         known = {id(x.untyped_storage()) for x in _tensors((args, kwargs))}
         result = func(*args, **(kwargs or {}))
         for x in _tensors(result):
@@ -135,61 +128,30 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 
 def build_empty(args: argparse.Namespace, expert_rank: int) -> AbsLoLEModel:
-    """The configured system on the meta device, on experts of ``expert_rank`` where it needs prepared ones.
+    """Build the configured system on the meta device; prepared experts that it needs have rank ``expert_rank``.
 
     Raises:
-        ValueError: the system is not one of these, or a configuration does not fit.
+        ValueError: a configuration does not fit.
+        FileNotFoundError: the backbone has no published name, and is neither here nor on the hub.
     """
-    backbone = empty_backbone(args.backbone, args.window, args.precision).requires_grad_(False)
-    tokens = WhisperTokens(backbone.model.config.vocab_size)
-    if args.system not in BUILD:
-        raise ValueError(f"expected a system of {sorted(BUILD)} to plan, got {args.system!r}")
-    model = BUILD[args.system](args, backbone, tokens, ExpertConfig(rank=expert_rank))
-    if args.checkpointing:
-        backbone.recompute = partial(hold_routes, backbone)
-    return model
-
-
-def _experts(args: argparse.Namespace, backbone: Backbone, tokens: WhisperTokens, _: ExpertConfig) -> ESPnetExpertModel:
-    conf = read_conf(ExpertConfig, args.expert_conf, "expert_conf")
-    return ESPnetExpertModel(backbone, ExpertBank(backbone.model, args.langs, conf), tokens)
-
-
-def _mole(args: argparse.Namespace, backbone: Backbone, tokens: WhisperTokens, experts: ExpertConfig) -> ESPnetMoLEModel:
-    bank = ExpertBank(backbone.model, args.langs, experts)
-    fusion = read_conf(FusionConfig, args.fusion_conf, "fusion_conf")
-    classifier = read_conf(ClassifierConfig, args.classifier_conf, "classifier_conf")
-    return ESPnetMoLEModel(MoLE(backbone, bank, fusion, classifier), tokens, args.lid_weight)
-
-
-def _student(args: argparse.Namespace, backbone: Backbone, tokens: WhisperTokens, experts: ExpertConfig) -> ESPnetStudentModel:
-    conf = read_conf(DistillConfig, args.distill_conf, "distill_conf")
-    teacher = None if conf.kd == "none" and args.student_start != "average" else ExpertBank(backbone.model, args.langs, experts)
-    student = ExpertBank(backbone.model, [STUDENT], read_conf(ExpertConfig, args.expert_conf, "expert_conf"))
-    return ESPnetStudentModel(backbone, args.langs, teacher, student, tokens, conf, args.max_epoch)
-
-
-def _full(args: argparse.Namespace, backbone: Backbone, tokens: WhisperTokens, _: ExpertConfig) -> ESPnetFullModel:
-    return ESPnetFullModel(backbone, args.langs, tokens)
-
-
-BUILD = {"experts": _experts, "mole": _mole, "student": _student, "full": _full}
-"""System -> what builds it without weights."""
+    whisper = empty_whisper(args.backbone, args.pad_to, args.precision)
+    system = build_system(SystemConfig.parse(vars(args)), whisper, empty_rank=expert_rank)
+    return MODELS[args.system](system, args)
 
 
 def measure(args: argparse.Namespace, model: AbsLoLEModel, work: Workload) -> Needs:
-    """What a step of a system needs, found by running one on tensors that have shapes but no numbers.
+    """Measure what a step of a system needs.
 
     Args:
         args: of the training.
         model: from ``build_empty``; its parameters are replaced.
-        work: what a process gets.
+        work: of a process.
 
     Raises:
-        ValueError: an optimizer whose state is not known here.
+        ValueError: the state of the optimizer is not known here.
     """
     if args.optim not in MOMENTS:
-        raise ValueError(f"expected optim of {sorted(MOMENTS)} to plan, got {args.optim!r}")
+        raise ValueError(f"expected optim of {sorted(MOMENTS)} for an estimate, got {args.optim!r}")
     params = list(model.parameters())
     trained = [p for p in params if p.requires_grad]
     gradients = sum(p.numel() * p.element_size() for p in trained)
@@ -198,10 +160,10 @@ def measure(args: argparse.Namespace, model: AbsLoLEModel, work: Workload) -> Ne
     amp = torch.autocast("cpu", torch.bfloat16) if args.use_amp else nullcontext()
     with FakeTensorMode(allow_non_fake_inputs=True), ExitStack() as stack:
         _fill_with_fakes(model)
-        for context in (memory, flops, amp):
+        for context in (memory, flops):
             stack.enter_context(context)
-        loss = step_loss(model, work)
-        amp.__exit__(None, None, None)
+        with amp:
+            loss = step_loss(model, work)
         loss.backward()
     return Needs(
         trained=sum(p.numel() for p in trained),
@@ -217,7 +179,7 @@ def measure(args: argparse.Namespace, model: AbsLoLEModel, work: Workload) -> Ne
 
 
 def _fill_with_fakes(model: nn.Module) -> None:
-    """Replace parameters and buffers by fake ones on the CPU, shared ones by shared ones; those that train get gradients."""
+    """Replace parameters and buffers by fake ones on the CPU; sharing remains, and trained ones get gradients."""
     fakes: dict[int, Tensor] = {}
     for module in model.modules():
         for table in (module._parameters, module._buffers):
@@ -232,61 +194,21 @@ def _fill_with_fakes(model: nn.Module) -> None:
 
 
 def step_loss(model: AbsLoLEModel, work: Workload) -> Tensor:
-    """The loss of a step of utterances of equal length, through the layers and losses that the system's own step has."""
-    backbone, (batch, tokens) = model.backbone, (work.utterances, len(model.prompts[0]) + work.tokens)
-    frames = backbone.input_samples(round(work.seconds * SAMPLE_RATE)) // HOP
-    mel = torch.zeros(batch, backbone.model.config.num_mel_bins, frames)
-    states = backbone.convolve(mel, torch.ones(batch, frames, dtype=torch.bool))
+    """Compute the loss of a step of utterances of equal length, in which the languages take turns."""
+    whisper, batch, prompt = model.whisper, work.utterances, model.prompts.shape[1]
+    frames = whisper.input_samples(round(work.seconds * SAMPLE_RATE)) // HOP
+    mel = torch.zeros(batch, whisper.model.config.num_mel_bins, frames)
+    states = whisper.convolve(mel, torch.ones(batch, frames, dtype=torch.bool))
     embedded = Encoded(states, torch.ones(states.shape[:2], dtype=torch.bool))
-    inputs = torch.zeros(batch, tokens, dtype=torch.long)
-    return STEPS[type(model)](model, embedded, inputs)
-
-
-def _chosen(states: Tensor, positions: int) -> tuple[Tensor, Tensor]:
-    """The states (N, D) of each utterance's last ``positions`` targets, from states (B, U, D), and targets (N,)."""
-    chosen = states[:, -positions:].flatten(0, 1)
-    return chosen, torch.zeros(len(chosen), dtype=torch.long)
-
-
-def _experts_step(model: ESPnetExpertModel, embedded: Encoded, inputs: Tensor) -> Tensor:
-    with model.bank.routed(inputs[:, 0]):
-        states = model.backbone.decode(inputs, model.backbone.finish(embedded, 0))
-    return model.backbone.token_costs(*_chosen(states, inputs.shape[1] - 3))[0].mean()
-
-
-def _mole_step(model: ESPnetMoLEModel, embedded: Encoded, inputs: Tensor) -> Tensor:
-    shallow = model.backbone.encode_layers(embedded, 0, model.mole.shared_layers)
-    language = F.cross_entropy(model.classifier(shallow), inputs[:, 0])
-    with model.bank.routed(inputs[:, 0]):
-        states = model.backbone.decode(inputs, model.mole.deep(shallow))
-    return model.backbone.token_costs(*_chosen(states, inputs.shape[1] - 3))[0].mean() + language
-
-
-def _student_step(model: ESPnetStudentModel, embedded: Encoded, inputs: Tensor) -> Tensor:
-    with model.student.routed(inputs[:, 0]):
-        own = model.run(embedded, inputs)
-    if model.with_layers or model.with_logits:
-        with torch.no_grad(), model.teacher.routed(inputs[:, 0]):
-            theirs = model.run(embedded, inputs)
-    chosen, wanted = _chosen(own.states, inputs.shape[1] - 2)  # with the language
-    taught = _chosen(theirs.states, inputs.shape[1] - 3)[0] if model.with_logits else None
-    parts = model.output_parts(chosen, wanted, taught, inputs[:, 0])
-    if model.with_layers:
-        parts |= model.layer_parts(own, theirs, torch.ones(inputs.shape, dtype=torch.bool))
-    return model.weigh({name: total / count for name, (total, count) in parts.items()})[0]
-
-
-def _full_step(model: ESPnetFullModel, embedded: Encoded, inputs: Tensor) -> Tensor:
-    states = model.backbone.decode(inputs, model.backbone.finish(embedded, 0))
-    chosen, wanted = _chosen(states, inputs.shape[1] - 2)  # with the language
-    costs, hits = token_costs(model.backbone.logits(chosen).float(), wanted)
-    return model.prompt_parts(chosen, costs, hits, inputs[:, 0])["loss_asr"][0] / len(costs)
-
-
-STEPS: dict[type, Callable[..., Tensor]] = {
-    ESPnetExpertModel: _experts_step,
-    ESPnetMoLEModel: _mole_step,
-    ESPnetStudentModel: _student_step,
-    ESPnetFullModel: _full_step,
-}
-"""Model -> the loss of its step on tensors without numbers."""
+    experts = sorted(i % len(model.languages) for i in range(batch))
+    labels = torch.zeros(batch * (work.tokens + 1), dtype=torch.long)  # text and end
+    targets = Targets(
+        tokens=torch.zeros(batch, prompt + work.tokens, dtype=torch.long),
+        index=torch.zeros_like(labels),
+        labels=labels,
+        lengths=torch.zeros(batch, dtype=torch.long),
+        language=torch.zeros(batch, dtype=torch.long),
+        experts=experts,
+    )
+    loss, _ = model.total_loss(distributed_means(model.compute_losses(embedded, targets), batch))
+    return loss

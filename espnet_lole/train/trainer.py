@@ -28,23 +28,32 @@ class LoLETrainer(Trainer):
 
     @classmethod
     def build_options(cls, args: argparse.Namespace) -> TrainerOptions:
-        """Return ESPnet's options; each expert is clipped alone and has its own best epoch, as if it were trained alone."""
+        """Return ESPnet's options; each expert is clipped alone and has its own best epoch."""
         options = super().build_options(args)
         if args.system == "experts":
             lang_file = next(path for path, name, _ in args.valid_data_path_and_name_and_type if name == "lang")
             languages = sorted(set(read_table(Path(lang_file)).values()))
             options.best_model_criterion = [
                 *options.best_model_criterion,
-                *((phase, f"{key}_{lang}", mode) for phase, key, mode in options.best_model_criterion for lang in languages),
+                *(
+                    (phase, f"{key}_{lang}", mode)
+                    for phase, key, mode in options.best_model_criterion
+                    for lang in languages
+                ),
             ]
-            # ExpertAdamW clips. A norm of order 0 counts tensors with a gradient: always finite, so that one expert's broken
-            # gradient does not make ESPnet skip the step of all.
+            # ExpertAdamW clips. ESPnet skips the step of all experts if its norm is not finite; one of order 0, which
+            # counts the tensors with a gradient, always is.
             options.grad_clip, options.grad_clip_type = math.inf, 0.0
         return options
 
     @classmethod
     def run(
-        cls, *, model: AbsLoLEModel, trainer_options: TrainerOptions, distributed_option: DistributedOption, **others: Any
+        cls,
+        *,
+        model: AbsLoLEModel,
+        trainer_options: TrainerOptions,
+        distributed_option: DistributedOption,
+        **others: Any,
     ) -> None:
         """Train, from the last intact checkpoint on, and write adapters and ``resources.json``.
 
@@ -65,13 +74,18 @@ class LoLETrainer(Trainer):
             write_training_resources(folder, model)
         if distributed_option.distributed:
             torch.distributed.barrier()
-            torch.distributed.destroy_process_group()  # its threads, left to the interpreter's exit, abort a process now and then
+            torch.distributed.destroy_process_group()  # its threads may abort the interpreter's exit
 
     @classmethod
     def train_one_epoch(
-        cls, *, model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer], reporter: SubReporter, **others: Any
+        cls,
+        *,
+        model: torch.nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        reporter: SubReporter,
+        **others: Any,
     ) -> bool:
-        """Call ``model.start_epoch(epoch)``, counted from 1, train, and report which updates of experts were left out."""
+        """Call ``model.start_epoch(epoch)``, counted from 1, train, and report skipped updates."""
         getattr(model, "module", model).start_epoch(reporter.get_epoch())
         invalid = super().train_one_epoch(model=model, optimizers=optimizers, reporter=reporter, **others)
         for optimizer in optimizers:
@@ -80,7 +94,9 @@ class LoLETrainer(Trainer):
         return invalid
 
     @classmethod
-    def validate_one_epoch(cls, *, options: TrainerOptions, distributed_option: DistributedOption, **others: Any) -> None:
+    def validate_one_epoch(
+        cls, *, options: TrainerOptions, distributed_option: DistributedOption, **others: Any
+    ) -> None:
         """Validate; then make room for ESPnet's next checkpoint, so that a kill during its writing loses no epoch."""
         super().validate_one_epoch(options=options, distributed_option=distributed_option, **others)
         if distributed_option.dist_rank in (None, 0):
@@ -91,13 +107,17 @@ class KDTrainer(LoLETrainer):
     """Trains a student: its teacher does not change, its losses have a schedule, and their means are logged."""
 
     @classmethod
-    def train_one_epoch(cls, *, model: torch.nn.Module, options: TrainerOptions, reporter: SubReporter, **others: Any) -> bool:
+    def train_one_epoch(
+        cls, *, model: torch.nn.Module, options: TrainerOptions, reporter: SubReporter, **others: Any
+    ) -> bool:
         """Set the weights of the losses for the epoch, train, and log the mean of each loss."""
         student = getattr(model, "module", model)
         progress = (reporter.get_epoch() - 1) / max(options.max_epoch - 1, 1)
         student.schedule = 1.0 + progress * (student.kd.config.final_factor - 1.0)
         invalid = super().train_one_epoch(model=model, options=options, reporter=reporter, **others)
-        losses = {name: reporter.stats[name] for name in ("loss_asr", "loss_layers", "loss_logits") if name in reporter.stats}
+        losses = {
+            name: reporter.stats[name] for name in ("loss_asr", "loss_layers", "loss_logits") if name in reporter.stats
+        }
         means = ", ".join(f"{name} {sum(v.value for v in values) / len(values):.4f}" for name, values in losses.items())
         logging.info(f"distillation, weights times {student.schedule:g}: {means}")
         return invalid
@@ -112,13 +132,13 @@ def explain_errors(folder: Path) -> Iterator[None]:
         if "DataLoader worker (pid" in str(error):
             reason = error.__cause__ if isinstance(error.__cause__, RuntimeError) else error  # which signal killed it
             raise RuntimeError(
-                f"a process that reads the data died ({str(reason).strip().rstrip('.')}): most often memory ran out; free "
-                "some, or lower --num_workers or --batch_bins; the same command goes on from the last checkpoint"
+                f"a process that reads the data died ({str(reason).strip().rstrip('.')}): most often memory ran out; "
+                "free some, or lower --num_workers or --batch_bins; the same command goes on from the last checkpoint"
             ) from error
         if "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error):
             raise OSError(
-                f"could not write a checkpoint to {folder}: check the disk's free space and the permissions; the same command "
-                "goes on from the last checkpoint"
+                f"could not write a checkpoint to {folder}: check the disk's free space and the permissions; the same "
+                "command goes on from the last checkpoint"
             ) from error
         raise
 
@@ -135,7 +155,7 @@ def save_trained(folder: Path, model: AbsLoLEModel, criteria: Sequence[Sequence[
 
 
 def write_training_resources(folder: Path, model: torch.nn.Module) -> None:
-    """Write ``resources.json`` of a training by ESPnet's trainer; the last checkpoint counts steps and time over all resumptions.
+    """Write ``resources.json`` of a training by ESPnet's trainer, over all resumptions.
 
     Args:
         folder: of the experiment, with ``config.yaml`` and ``checkpoint.pth``.

@@ -30,7 +30,9 @@ def test_a_bar_holds_or_not(bar, ratio, holds):
 
 def test_a_later_run_replaces_its_own_rows_alone(tmp_path):
     for name, value in (("encode", 1.0), ("encode all", 5.0), ("encode", 2.0), ("decode", 3.0)):
-        outcome = Outcome([Measure(name, "ours", "s", value, value, value)], [Claim(f"{name}: a / b", value, 1.0, "s", "<= 2")])
+        outcome = Outcome(
+            [Measure(name, "ours", "s", value, value, value)], [Claim(f"{name}: a / b", value, 1.0, "s", "<= 2")]
+        )
         update(tmp_path, name.split()[0], outcome, "Here.", "make bench")
     rows = list(csv.DictReader((tmp_path / "results.csv").open()))
     assert [(r["benchmark"], r["ours"], r["holds"]) for r in rows] == [

@@ -23,12 +23,16 @@ def test_counts_equal_an_independent_edit_distance_and_jiwers_rates(metric: str)
     rng = random.Random(0)
     symbols = {"wer": ["ab", "cd", "e", "fgh"], "cer": list("abcd")}[metric]
     glue = {"wer": " ", "cer": ""}[metric]
-    units = [(rng.choices(symbols, k=rng.randint(1, 12)), rng.choices(symbols, k=rng.randint(0, 12))) for _ in range(200)]
+    units = [
+        (rng.choices(symbols, k=rng.randint(1, 12)), rng.choices(symbols, k=rng.randint(0, 12))) for _ in range(200)
+    ]
     refs, hyps = ([glue.join(side) for side in sides] for sides in zip(*units, strict=True))
     counts = count(pairs(refs, hyps), metric)
     assert counts.sentences == 200
     assert counts.units == sum(len(ref) for ref, _ in units) == counts.correct + counts.substitutions + counts.deletions
-    assert counts.substitutions + counts.deletions + counts.insertions == sum(editdistance.eval(*pair) for pair in units)
+    assert counts.substitutions + counts.deletions + counts.insertions == sum(
+        editdistance.eval(*pair) for pair in units
+    )
     assert counts.sentence_errors == sum(ref != hyp for ref, hyp in units)
     assert counts.correct + counts.substitutions + counts.insertions == sum(len(hyp) for _, hyp in units)
     assert counts.error_rate == pytest.approx(100 * getattr(jiwer, metric)(refs, hyps))
@@ -53,7 +57,9 @@ def test_counts_by_hand() -> None:
         ("one two", "three four five", 2, 0, 1),
     ],
 )
-def test_errors_are_divided_as_by_sclite(ref: str, hyp: str, substitutions: int, deletions: int, insertions: int) -> None:
+def test_errors_are_divided_as_by_sclite(
+    ref: str, hyp: str, substitutions: int, deletions: int, insertions: int
+) -> None:
     """Counted by hand, by the alignments of least cost with sclite's weights: 4 a substitution, 3 an insertion or deletion."""
     counts = count(pairs([ref], [hyp]), "wer")
     assert (counts.substitutions, counts.deletions, counts.insertions) == (substitutions, deletions, insertions)
@@ -71,7 +77,9 @@ def test_counts_add_up() -> None:
 
 
 def test_alignments_are_drawn_under_the_utterance() -> None:
-    first, second = draw_alignments(pairs(["ein alter hund", "gut"], ["ein hund bellt", "gut"]), "wer").split("=== u2 ===")
+    first, second = draw_alignments(pairs(["ein alter hund", "gut"], ["ein hund bellt", "gut"]), "wer").split(
+        "=== u2 ==="
+    )
     title, _, ref, hyp, marks = first.splitlines()[:5]
     assert title == "=== u1 ===" and Counter(marks.split()) in ({"D": 1, "I": 1}, {"S": 2})
     assert ref.replace("*", "").split() == ["REF:", "ein", "alter", "hund"]

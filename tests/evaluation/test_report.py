@@ -16,7 +16,14 @@ REFS = {
     "test_de": {"d1": ("de", "Der Hund bellt."), "d2": ("de", "Gut so!"), "d3": ("de", "...")},
     "test_mix": {"e1": ("en", "The colour."), "z1": ("zh", "你好 吗?"), "d4": ("de", "eins zwei drei vier fünf")},
 }
-GOOD = {"d1": "der hund bellt", "d2": "gut", "d3": "", "e1": "the color", "z1": "你 好吗", "d4": "eins zwei drei vier fünf"}
+GOOD = {
+    "d1": "der hund bellt",
+    "d2": "gut",
+    "d3": "",
+    "e1": "the color",
+    "z1": "你 好吗",
+    "d4": "eins zwei drei vier fünf",
+}
 BAD = {"d1": "der mund bellt", "d2": "", "d3": "so", "e1": "a color", "z1": "你好", "d4": "eins zwei drei vier fünf"}
 
 
@@ -36,7 +43,9 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         folder = tmp_path / "dump/raw" / name
         folder.mkdir(parents=True)
         (folder / "text").write_text("".join(f"{utt} {text}\n" for utt, (_, text) in refs.items()), encoding="utf-8")
-        (folder / "utt2lang").write_text("".join(f"{utt} {lang}\n" for utt, (lang, _) in refs.items()), encoding="utf-8")
+        (folder / "utt2lang").write_text(
+            "".join(f"{utt} {lang}\n" for utt, (lang, _) in refs.items()), encoding="utf-8"
+        )
     write_decoded(tmp_path / "exp/lole_experts/decode_greedy", GOOD, "0.5")
     write_decoded(tmp_path / "exp/lole_zero/decode_greedy", BAD)
     return tmp_path
@@ -62,7 +71,9 @@ def value(system: str, test_set: str, language: str, metric: str) -> float:
     return float(found)
 
 
-def test_summary_is_micro_over_a_language_and_macro_over_languages(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_summary_is_micro_over_a_language_and_macro_over_languages(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run(ZERO, EXPERTS)
     summary = capsys.readouterr().out.splitlines()
     assert summary == [
@@ -121,7 +132,9 @@ def test_resources_of_training_and_decoding(work: Path) -> None:
     assert "configurations: `conf/train.yaml` `conf/decode.yaml`" in text
 
 
-@pytest.mark.parametrize(("text", "message"), [("{}}", "is not JSON"), ('{"speed": 1}', "expected the keys"), ("3", "got 3")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("{}}", "is not JSON"), ('{"speed": 1}', "expected the keys"), ("3", "got 3")]
+)
 def test_a_broken_resources_file_is_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "resources.json").write_text(text)
     with pytest.raises(ValueError, match=rf"resources.json.*{message}"):
@@ -184,7 +197,9 @@ def test_missing_hypotheses(work: Path) -> None:
     write_decoded(work / "exp/lole_zero/decode_greedy", {"d1": "x"})
     with pytest.raises(SystemExit) as caught:
         run(ZERO)
-    assert caught.value.code == "error: exp/lole_zero/decode_greedy/test_de: 2 of 3 utterances have no hypothesis: d2 d3"
+    assert (
+        caught.value.code == "error: exp/lole_zero/decode_greedy/test_de: 2 of 3 utterances have no hypothesis: d2 d3"
+    )
     assert not Path("exp/results.csv").exists()
 
 

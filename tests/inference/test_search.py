@@ -1,32 +1,39 @@
 import pytest
 import torch
+from conftest import tiny_whisper
 
 from espnet_lole.inference.search import SearchConfig, beam_rows, cut_loop, search
-from espnet_lole.whisper.tokenizer import WhisperTokens
+from espnet_lole.whisper.model import Whisper
+from espnet_lole.whisper.tokenizer import WhisperTokenizer
 
 PROMPT = torch.tensor([[50258, 50261, 50359, 50363]])
-TOKENS = WhisperTokens(51865)
-END = TOKENS.end
+TOKENIZER = WhisperTokenizer(51865)
+EOT = TOKENIZER.eot
+
+
+@pytest.fixture
+def whisper() -> Whisper:
+    return Whisper(tiny_whisper()).eval()
 
 
 @torch.no_grad()
-def greedy_one_by_one(backbone, speech, row, limit):
-    """The reference: one utterance, no cache, the whole prefix again at each step."""
+def greedy_one_by_one(whisper, speech, row, limit):
+    """Decode one utterance without a cache, the whole prefix again at each step."""
     noise, lengths = speech
-    encoded = backbone.encode(noise[row : row + 1, : lengths[row]], lengths[row : row + 1])
+    encoded = whisper.encode(noise[row : row + 1, : lengths[row]], lengths[row : row + 1])
     tokens, score = PROMPT[0].tolist(), 0.0
     while True:
-        logits = backbone.logits(backbone.decode(torch.tensor([tokens]), encoded))[0, -1, : END + 1].log_softmax(-1)
-        best = END if len(tokens) - 4 >= limit else int(logits.argmax())
+        logits = whisper.logits(whisper.decode(torch.tensor([tokens]), encoded))[0, -1, : EOT + 1].log_softmax(-1)
+        best = EOT if len(tokens) - 4 >= limit else int(logits.argmax())
         score += float(logits[best])
-        if best == END:
+        if best == EOT:
             return tokens[4:], score / (len(tokens) - 3)
         tokens.append(best)
 
 
 @torch.no_grad()
-def exhaustive_beam(backbone, encoded, k, limit):
-    """The reference: beam search over lists of one utterance."""
+def exhaustive_beam(whisper, encoded, k, limit):
+    """Search the beam of one utterance in Python lists."""
     beam = [((), 0.0, False)]
     while not all(done for _, _, done in beam):
         grown = []
@@ -34,14 +41,14 @@ def exhaustive_beam(backbone, encoded, k, limit):
             if done:
                 grown.append((tokens, score, True))
                 continue
-            states = backbone.decode(torch.tensor([[*PROMPT[0].tolist(), *tokens]]), encoded)
-            logits = backbone.logits(states)[0, -1, : END + 1].log_softmax(-1)
+            states = whisper.decode(torch.tensor([[*PROMPT[0].tolist(), *tokens]]), encoded)
+            logits = whisper.logits(states)[0, -1, : EOT + 1].log_softmax(-1)
             if len(tokens) >= limit:
-                grown.append((tokens, score + float(logits[END]), True))
+                grown.append((tokens, score + float(logits[EOT]), True))
                 continue
             values, ids = logits.topk(k)
             for value, token in zip(values.tolist(), ids.tolist(), strict=True):
-                grown.append((tokens if token == END else (*tokens, token), score + value, token == END))
+                grown.append((tokens if token == EOT else (*tokens, token), score + value, token == EOT))
         beam = sorted(grown, key=lambda h: -h[1])[:k]
     return max(((list(t), s / (len(t) + 1)) for t, s, _ in beam), key=lambda h: h[1])
 
@@ -51,24 +58,28 @@ def limits(lengths, ratio=0.2):
 
 
 @torch.no_grad()
-def test_greedy_in_a_batch_is_greedy_alone_without_a_cache(backbone, speech):
-    found = search(backbone, backbone.encode(*speech), PROMPT.expand(4, -1), TOKENS, SearchConfig(maxlenratio=0.2))
+def test_greedy_in_a_batch_is_greedy_alone_without_a_cache(whisper, speech):
+    hypotheses = search(
+        whisper, whisper.encode(*speech), PROMPT.expand(4, -1), TOKENIZER, SearchConfig(maxlenratio=0.2)
+    )
     for row, limit in enumerate(limits(speech[1])):
-        tokens, score = greedy_one_by_one(backbone, speech, row, limit)
-        assert found[row].tokens == tokens
-        assert found[row].score == pytest.approx(score, abs=1e-3)
+        tokens, score = greedy_one_by_one(whisper, speech, row, limit)
+        assert hypotheses[row].tokens == tokens
+        assert hypotheses[row].score == pytest.approx(score, abs=1e-3)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("k", [2, 5])
-def test_beam_in_a_batch_is_a_plain_beam_search(backbone, speech, k):
-    found = search(backbone, backbone.encode(*speech), PROMPT.expand(4, -1), TOKENS, SearchConfig(k, maxlenratio=0.2))
+def test_beam_in_a_batch_is_a_plain_beam_search(whisper, speech, k):
+    hypotheses = search(
+        whisper, whisper.encode(*speech), PROMPT.expand(4, -1), TOKENIZER, SearchConfig(k, maxlenratio=0.2)
+    )
     noise, lengths = speech
     for row, limit in enumerate(limits(lengths)):
-        encoded = backbone.encode(noise[row : row + 1, : lengths[row]], lengths[row : row + 1])
-        tokens, score = exhaustive_beam(backbone, encoded, k, limit)
-        assert found[row].tokens == tokens
-        assert found[row].score == pytest.approx(score, abs=1e-3)
+        encoded = whisper.encode(noise[row : row + 1, : lengths[row]], lengths[row : row + 1])
+        tokens, score = exhaustive_beam(whisper, encoded, k, limit)
+        assert hypotheses[row].tokens == tokens
+        assert hypotheses[row].score == pytest.approx(score, abs=1e-3)
 
 
 def test_beam_rows_repeats_each_utterance():
@@ -82,7 +93,7 @@ def test_impossible_searches_are_refused(wrong):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "kept"),
+    ("tokens", "cut"),
     [
         ([7, 1, 1, 1, 1, 1, 1], [7, 1]),
         ([7, 1, 2, 1, 2, 1, 2], [7, 1, 2]),
@@ -93,36 +104,38 @@ def test_impossible_searches_are_refused(wrong):
         ([], []),
     ],
 )
-def test_a_loop_is_cut_to_one_phrase(tokens, kept):
-    assert cut_loop(tokens, 6) == kept
+def test_a_loop_is_cut_to_one_phrase(tokens, cut):
+    assert cut_loop(tokens, 6) == cut
 
 
 @torch.no_grad()
-def test_a_loop_ends_the_search(backbone, speech, monkeypatch):
-    """One token is made so likely that every hypothesis repeats it."""
+def test_a_loop_ends_the_search(whisper, speech, monkeypatch):
+    """With one token so likely that every hypothesis repeats it."""
     steps = []
 
     def logits(states):
         steps.append(None)
-        return torch.zeros(*states.shape[:-1], END + 2).index_fill(-1, torch.tensor([11]), 9.0)
+        return torch.zeros(*states.shape[:-1], EOT + 2).index_fill(-1, torch.tensor([11]), 9.0)
 
-    monkeypatch.setattr(backbone, "logits", logits)
-    encoded, prompts = backbone.encode(*speech), PROMPT.expand(4, -1)
-    assert [h.tokens for h in search(backbone, encoded, prompts, TOKENS, SearchConfig(loop_tokens=6))] == [[11]] * 4
+    monkeypatch.setattr(whisper, "logits", logits)
+    encoded, prompts = whisper.encode(*speech), PROMPT.expand(4, -1)
+    assert [h.tokens for h in search(whisper, encoded, prompts, TOKENIZER, SearchConfig(loop_tokens=6))] == [[11]] * 4
     assert len(steps) == 7
-    assert all(len(h.tokens) > 50 for h in search(backbone, encoded, prompts, TOKENS, SearchConfig()))
+    assert all(len(h.tokens) > 50 for h in search(whisper, encoded, prompts, TOKENIZER, SearchConfig()))
 
 
 @torch.no_grad()
-def test_a_hypothesis_without_a_loop_is_better(backbone, speech, monkeypatch):
+def test_a_hypothesis_without_a_loop_is_better(whisper, speech, monkeypatch):
     def logits(states):
-        scores = torch.full((*states.shape[:-1], END + 1), -50.0)
-        scores[..., 11], scores[..., END] = 9.0, 0.0
-        return scores
+        likely = torch.full((*states.shape[:-1], EOT + 1), -50.0)
+        likely[..., 11], likely[..., EOT] = 9.0, 0.0
+        return likely
 
-    monkeypatch.setattr(backbone, "logits", logits)
-    found = search(backbone, backbone.encode(*speech), PROMPT.expand(4, -1), TOKENS, SearchConfig(2, loop_tokens=6))
-    assert all(h.tokens.count(11) < 6 for h in found)
+    monkeypatch.setattr(whisper, "logits", logits)
+    hypotheses = search(
+        whisper, whisper.encode(*speech), PROMPT.expand(4, -1), TOKENIZER, SearchConfig(2, loop_tokens=6)
+    )
+    assert all(h.tokens.count(11) < 6 for h in hypotheses)
 
 
 def test_a_loop_of_less_than_three_phrases_is_refused():

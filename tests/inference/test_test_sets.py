@@ -1,36 +1,34 @@
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 from conftest import tiny_whisper
 
-from espnet_lole.inference.search import Hypothesis
-from espnet_lole.inference.test_sets import transcribe_sets
-from espnet_lole.inference.transcriber import Transcription
-from espnet_lole.whisper.model import Backbone
-from espnet_lole.whisper.tokenizer import WhisperTokens
+from espnet_lole.inference.results import Hypothesis
+from espnet_lole.inference.test_sets import read_test_set, transcribe_sets
+from espnet_lole.whisper.model import Whisper
+from espnet_lole.whisper.tokenizer import WhisperTokenizer
 
 RATE = 16_000
 
 
-class Listener:
-    """A system that says the loudest level of each utterance, in hundredths, as a word."""
+class LevelMeter:
+    """A system whose hypothesis is the loudest level of an utterance, in hundredths, as a word."""
 
-    tokens = WhisperTokens(51865)
+    tokenizer = WhisperTokenizer(51865)
+    whisper = Whisper(tiny_whisper())
 
-    def __init__(self, window="short"):
-        self.backbone, self.batches = Backbone(tiny_whisper(), window), []
-
-    def __call__(self, speech, langs):
-        self.batches.append(len(speech))
-        said = [self.tokens.encode(f"level{round(100 * float(s.max()))}", "de") for s in speech]
-        langs = langs or ["en"] * len(said)
-        return [Transcription(Hypothesis(ids, -1.0), lang, None) for ids, lang in zip(said, langs, strict=True)]
+    def __call__(self, speech, lengths, languages):
+        tokens = [self.tokenizer.encode(f"level{round(100 * float(s.max()))}", "de") for s in speech]
+        posteriors = None if languages else {"en": 0.75, "de": 0.25}
+        languages = languages or ["en"] * len(tokens)
+        return [Hypothesis(t, -1.0, False, lang, posteriors) for t, lang in zip(tokens, languages, strict=True)]
 
 
 @pytest.fixture
-def test_set(tmp_path):
+def test_set(tmp_path) -> Path:
     folder = tmp_path / "test_de"
     folder.mkdir()
     long = np.concatenate([np.full(20 * RATE, 0.25), np.zeros(2 * RATE), np.full(21 * RATE, 0.5)])
@@ -45,25 +43,33 @@ def test_set(tmp_path):
     return folder
 
 
-def test_long_audio_is_cut_and_joined_and_short_audio_is_told(test_set, tmp_path, caplog):
+def test_long_audio_is_split_and_joined_and_short_audio_is_warned_of(test_set, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        transcribe_sets(Listener(), [test_set], tmp_path / "out", "aware", 60.0)
+        transcribe_sets(LevelMeter(), [test_set], tmp_path / "out", "aware", 60.0)
     out = tmp_path / "out" / "test_de"
     assert (out / "text").read_text() == "long level25 level50\nshort level75\ntiny\n"
+    assert (out / "lang").read_text() == "long de\nshort de\ntiny de\n"
     assert [len(line.split()) for line in (out / "token_int").read_text().splitlines()] == [
         len(line.split()) for line in (out / "token").read_text().splitlines()
     ]
-    assert "tiny: expected 25 ms at least" in caplog.text
+    assert "tiny has 200 samples, less than 25 ms: its hypothesis is empty" in caplog.text
 
 
-@pytest.mark.parametrize("window, batches", [("short", [2, 1]), ("30s", [1, 1, 1])])
-def test_silence_that_is_worked_through_counts_in_a_batch(test_set, tmp_path, window, batches):
-    system = Listener(window)
-    transcribe_sets(system, [test_set], tmp_path / "out", "aware", 50.0)
-    assert system.batches == batches
+def test_the_language_is_not_given_in_the_agnostic_scenario(test_set, tmp_path):
+    transcribe_sets(LevelMeter(), [test_set], tmp_path / "out", "agnostic", 60.0)
+    out = tmp_path / "out" / "test_de"
+    assert (out / "lang").read_text() == "long en\nshort en\ntiny -\n"
+    assert (out / "lang_confidence").read_text() == "long 0.750000\nshort 0.750000\n"
+
+
+def test_a_file_is_read_at_its_samples(test_set):
+    long = read_test_set(test_set)[0]
+    assert long.read(19 * RATE, 23 * RATE).tolist() == [0.25] * RATE + [0.0] * 2 * RATE + [0.5] * RATE
 
 
 def test_a_set_without_lengths_is_refused(test_set, tmp_path):
     (test_set / "utt2num_samples").write_text("long 1\n")
-    with pytest.raises(ValueError, match=r"got none for \['short', 'tiny'\] \(2 in all\): run stage 3 again"):
-        transcribe_sets(Listener(), [test_set], tmp_path / "out", "aware", 60.0)
+    with pytest.raises(
+        ValueError, match=r"lacks 2 utterances of wav.scp, \['short', 'tiny'\] among them: run stage 3 again"
+    ):
+        transcribe_sets(LevelMeter(), [test_set], tmp_path / "out", "aware", 60.0)

@@ -5,117 +5,129 @@ import pytest
 import torch
 from conftest import random_experts, tiny_whisper
 
+from espnet_lole.inference import transcriber as transcriber_module
+from espnet_lole.inference.results import Hypothesis
 from espnet_lole.inference.search import SearchConfig
-from espnet_lole.inference.transcriber import ExpertTranscriber, MoLETranscriber, Transcription, pad_speech
-from espnet_lole.lole.bank import ExpertBank, ExpertConfig
-from espnet_lole.lole.classifier import ClassifierConfig
-from espnet_lole.lole.fusion import FusionConfig
-from espnet_lole.lole.mole import MoLE
-from espnet_lole.lole.routing import RoutingConfig
-from espnet_lole.whisper.model import Backbone
-from espnet_lole.whisper.tokenizer import WhisperTokens
+from espnet_lole.inference.transcriber import ExpertTranscriber, MoLETranscriber, PromptTranscriber
+from espnet_lole.lole.language_classifier import ClassifierConfig
+from espnet_lole.lole.mole import FusionConfig, MoLE, RoutingConfig
+from espnet_lole.whisper.model import Whisper
+from espnet_lole.whisper.tokenizer import WhisperTokenizer
 
 LANGS = ("de", "en", "fr", "es", "it", "ru", "tr", "zh")
 SEARCH = SearchConfig(beam_size=2, maxlenratio=0.2)
+TOKENIZER = WhisperTokenizer(51865)
 
 
-def make(shared_layers: int, search: SearchConfig = SEARCH, **routing) -> MoLETranscriber:
-    backbone = Backbone(tiny_whisper()).eval().requires_grad_(False)
-    bank = random_experts(ExpertBank(backbone.model, LANGS, ExpertConfig(rank=4, alpha=8.0)))
+def make_mole(shared_layers: int, search: SearchConfig = SEARCH, **routing) -> MoLETranscriber:
+    experts = random_experts(LANGS)
     torch.manual_seed(0)
-    mole = MoLE(backbone, bank, FusionConfig(shared_layers), ClassifierConfig(hidden=8))
-    mole.classifier.eval()
-    torch.nn.init.normal_(mole.classifier.mlp[-1].weight)
-    return MoLETranscriber(mole, WhisperTokens(51865), search, RoutingConfig(**routing))
+    mole = MoLE(experts, FusionConfig(shared_layers), ClassifierConfig(hidden=8)).eval()
+    torch.nn.init.normal_(mole.frontend.classifier.mlp[-1].weight)
+    return MoLETranscriber(mole, TOKENIZER, search, RoutingConfig(**routing))
 
 
-def eight(speech) -> list[torch.Tensor]:
-    rows = [row[:length] for row, length in zip(*speech, strict=True)]
-    return rows + [row.flip(0) for row in rows]
+@pytest.fixture
+def batch(speech) -> tuple[torch.Tensor, torch.Tensor]:
+    """Eight utterances: those of ``speech``, and each of them reversed."""
+    noise, lengths = speech
+    backwards = torch.zeros_like(noise)
+    for row, length in enumerate(lengths):
+        backwards[row, :length] = noise[row, :length].flip(0)
+    return torch.cat([noise, backwards]), lengths.repeat(2)
 
 
-def spread(mole: MoLETranscriber, rows: list[torch.Tensor]) -> None:
-    """Let the classifier find different languages in utterances that sound alike."""
-    with torch.no_grad():
-        scores = mole.mole.classifier(mole.mole.shallow(*pad_speech(rows, mole.mole.backbone)))
-        mole.mole.classifier.mlp[-1].bias -= scores.mean(0)
+@torch.no_grad()
+def spread(transcriber: MoLETranscriber, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    """Shift the classifier's bias so that similar utterances get different languages."""
+    _, logits = transcriber.mole.frontend(*batch)
+    transcriber.mole.frontend.classifier.mlp[-1].bias -= logits.mean(0)
 
 
-def test_given_languages_without_shared_layers_are_the_experts(speech):
-    mole, rows = make(0), eight(speech)
-    experts = ExpertTranscriber(mole.mole.backbone, mole.tokens, mole.mole.bank, SEARCH)
-    for ours, theirs in zip(mole(rows, LANGS), experts(rows, LANGS), strict=True):
-        assert ours.hypothesis.tokens == theirs.hypothesis.tokens and ours.lang == theirs.lang
-        assert 0 <= ours.confidence <= 1 and theirs.confidence is None
+def test_mole_without_shared_layers_is_the_experts_when_the_language_is_given(batch):
+    mole = make_mole(0)
+    experts = ExpertTranscriber(mole.experts, TOKENIZER, SEARCH)
+    for ours, expected in zip(mole(*batch, LANGS), experts(*batch, LANGS), strict=True):
+        assert ours.tokens == expected.tokens and ours.language == expected.language
+        assert ours.score == pytest.approx(expected.score, abs=1e-4)
+        assert 0 <= ours.confidence <= 1 and expected.confidence is None
 
 
-def test_found_language_decodes_as_if_it_were_given(speech):
-    mole, rows = make(2), eight(speech)
-    spread(mole, rows)
-    found = mole(rows, None)
-    assert len({t.lang for t in found}) > 1
-    assert mole(rows, [t.lang for t in found]) == found
-    for row, together in zip(rows, found, strict=True):
-        (alone,) = mole([row], None)
-        assert (alone.hypothesis.tokens, alone.lang) == (together.hypothesis.tokens, together.lang)
+def test_experts_return_hypotheses_in_the_order_of_the_utterances(batch):
+    experts = ExpertTranscriber(make_mole(0).experts, TOKENIZER, SEARCH)
+    languages = ["zh", "de", "tr", "de", "zh", "en", "tr", "en"]
+    for row, (together, lang) in enumerate(zip(experts(*batch, languages), languages, strict=True)):
+        length = int(batch[1][row])
+        (alone,) = experts(batch[0][row : row + 1, :length], batch[1][row : row + 1], [lang])
+        assert (alone.tokens, alone.language) == (together.tokens, lang)
+        assert alone.score == pytest.approx(together.score, abs=1e-4)
 
 
-def test_one_encoder_pass_and_one_search_for_eight_languages(speech, monkeypatch):
-    mole = make(2)
-    calls = {"encoder": 0, "search": 0}
-    backbone, bank = mole.mole.backbone, mole.mole.bank
+def test_a_predicted_language_decodes_as_if_it_were_given(batch):
+    mole = make_mole(2)
+    spread(mole, batch)
+    hypotheses = mole(*batch, None)
+    assert len({h.language for h in hypotheses}) > 1
+    assert mole(*batch, [h.language for h in hypotheses]) == hypotheses
+    for row, together in enumerate(hypotheses):
+        length = int(batch[1][row])
+        (alone,) = mole(batch[0][row : row + 1, :length], batch[1][row : row + 1], None)
+        assert (alone.tokens, alone.language) == (together.tokens, together.language)
+        assert alone.score == pytest.approx(together.score, abs=1e-4)
 
-    def count(*_):
+
+def test_one_encoder_pass_and_one_search_serve_eight_languages(batch, monkeypatch):
+    mole, calls = make_mole(2), {"encoder": 0, "search": 0}
+
+    def count_layer(*_):
         calls["encoder"] += 1
 
-    for layer in backbone.encoder.layers:
-        layer.register_forward_pre_hook(count)
-    import espnet_lole.inference.transcriber as module
-
-    whole = module.search
-
-    def counted(*args):
+    def counted_search(*args, search=transcriber_module.search):
         calls["search"] += 1
-        return whole(*args)
+        return search(*args)
 
-    monkeypatch.setattr(module, "search", counted)
-    mole(eight(speech), bank.languages)
-    assert calls == {"encoder": len(backbone.encoder.layers), "search": 1}
-    mole(eight(speech), None)
-    assert calls == {"encoder": 2 * len(backbone.encoder.layers), "search": 2}
-
-
-def test_sharp_mixture_is_the_argmax(speech):
-    mole, rows = make(1), eight(speech)
-    mole.mole.classifier.mlp[-1].weight.data *= 1e4
-    spread(mole, rows)
-    argmax = mole(rows, None)
-    mole.routing = RoutingConfig(experts=0)
-    mixed = mole(rows, None)
-    sure = [i for i, t in enumerate(argmax) if t.confidence > 1 - 1e-6]
-    assert sure
-    assert [mixed[i].hypothesis.tokens for i in sure] == [argmax[i].hypothesis.tokens for i in sure]
+    for layer in mole.whisper.encoder.layers:
+        layer.register_forward_pre_hook(count_layer)
+    monkeypatch.setattr(transcriber_module, "search", counted_search)
+    mole(*batch, LANGS)
+    assert calls == {"encoder": len(mole.whisper.encoder.layers), "search": 1}
+    mole(*batch, None)
+    assert calls == {"encoder": 2 * len(mole.whisper.encoder.layers), "search": 2}
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5, 1e6])
 @pytest.mark.parametrize("loop_tokens", [0, 3])
-def test_candidates_keep_the_language_of_best_score_and_posterior(speech, weight, loop_tokens):
+def test_candidates_end_in_the_language_of_best_score_and_posterior(batch, weight, loop_tokens):
     search = replace(SEARCH, loop_tokens=loop_tokens)
-    mole, rows = make(2, search, candidates=8, threshold=1.0, posterior_weight=weight), eight(speech)
-    spread(mole, rows)
-    by_language = {lang: mole(rows, [lang] * 8) for lang in LANGS}
+    mole = make_mole(2, search, candidates=8, threshold=1.0, posterior_weight=weight)
+    spread(mole, batch)
+    by_language = {lang: mole(*batch, [lang] * 8) for lang in LANGS}
 
-    def rank(said: Transcription) -> tuple[bool, float]:
-        return not said.hypothesis.looped, said.hypothesis.score + weight * math.log(said.confidence)
+    def rank(hypothesis: Hypothesis) -> tuple[bool, float]:
+        return not hypothesis.looped, hypothesis.score + weight * math.log(hypothesis.confidence)
 
-    for i, found in enumerate(mole(rows, None)):
-        best = max((said[i] for said in by_language.values()), key=rank)
-        assert found.hypothesis.tokens == best.hypothesis.tokens and found.lang == best.lang
-    looped = {said.hypothesis.looped for all_said in by_language.values() for said in all_said}
+    for i, hypothesis in enumerate(mole(*batch, None)):
+        best = max((hypotheses[i] for hypotheses in by_language.values()), key=rank)
+        assert hypothesis.tokens == best.tokens and hypothesis.language == best.language
+    looped = {h.looped for hypotheses in by_language.values() for h in hypotheses}
     assert looped == ({True, False} if loop_tokens else {False})
 
 
-def test_who_needs_languages_says_so(speech):
-    mole = make(2)
-    with pytest.raises(ValueError, match="expected the language of each utterance"):
-        ExpertTranscriber(mole.mole.backbone, mole.tokens, mole.mole.bank, SEARCH)(eight(speech), None)
+def test_a_student_is_its_adapter_alone_with_the_prompt_of_the_likeliest_language(batch):
+    student = random_experts(("student",))
+    prompted = PromptTranscriber(student.whisper, TOKENIZER, student, LANGS, SEARCH)
+    hypotheses = prompted(*batch, None)
+    assert all(h.language == max(h.posteriors, key=h.posteriors.get) for h in hypotheses)
+    assert [h.tokens for h in prompted(*batch, [h.language for h in hypotheses])] == [h.tokens for h in hypotheses]
+    bare = PromptTranscriber(Whisper(tiny_whisper()).eval(), TOKENIZER, None, LANGS, SEARCH)
+    for without, with_adapter in zip(bare(*batch, None), hypotheses, strict=True):
+        assert without.posteriors != pytest.approx(with_adapter.posteriors, abs=1e-3)
+        assert without.score != pytest.approx(with_adapter.score, abs=1e-3)
+
+
+def test_systems_that_need_languages_refuse_a_batch_without(batch):
+    mole = make_mole(2)
+    with pytest.raises(ValueError, match="experts need the language of each utterance"):
+        ExpertTranscriber(mole.experts, TOKENIZER, SEARCH)(*batch, None)
+    with pytest.raises(ValueError, match="expected languages to choose from, got none"):
+        PromptTranscriber(Whisper(tiny_whisper()).eval(), TOKENIZER, None, (), SEARCH)(*batch, None)

@@ -91,11 +91,23 @@ class Training:
         write_table(data / "shape", dict.fromkeys(utts, 8000))
 
     def options(self, output: str) -> list[str]:
-        made = ["--config", str(self.folder / "train.yaml"), "--backbone", str(self.folder / "tiny"), "--langs", "de", "tr"]
+        made = [
+            "--config",
+            str(self.folder / "train.yaml"),
+            "--backbone",
+            str(self.folder / "tiny"),
+            "--langs",
+            "de",
+            "tr",
+        ]
         made += ["--resume", "true", "--output_dir", str(self.folder / output)]
         for part in ("train", "valid"):
             made += [f"--{part}_shape_file", str(self.folder / "data" / "shape")]
-            for file, name, kind in (("wav.scp", "speech", "sound"), ("text", "text", "text"), ("utt2lang", "lang", "text")):
+            for file, name, kind in (
+                ("wav.scp", "speech", "sound"),
+                ("text", "text", "text"),
+                ("utt2lang", "lang", "text"),
+            ):
                 made += [f"--{part}_data_path_and_name_and_type", f"{self.folder / 'data' / file},{name},{kind}"]
         return made
 
@@ -153,9 +165,9 @@ def test_a_killed_data_worker_is_told_and_training_goes_on(training):
     folder = training.folder / "lonely"
     status, told = training.run("lonely", "--num_workers", "2", fault=partial(kill_worker, folder / "checkpoint.pth"))
     last = told.strip().splitlines()[-1]
-    assert status == 1 and last.startswith("RuntimeError: expected the processes that read the data to live as long"), told[
-        -3000:
-    ]
+    assert status == 1 and last.startswith("RuntimeError: expected the processes that read the data to live as long"), (
+        told[-3000:]
+    )
     assert "is killed by signal: Killed: most often memory ran out" in last and "the same command goes on" in last
     assert intact(folder / "checkpoint.pth") and intact(folder / "1epoch.pth") and not (folder / "2epoch.pth").exists()
     told = training.train("lonely", "--num_workers", "2")

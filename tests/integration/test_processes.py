@@ -86,7 +86,9 @@ def test_two_processes_end_with_the_weights_and_figures_of_one(training, system)
     assert first["weights"].keys() == second["weights"].keys() == one["weights"].keys()
     assert first["figures"].keys() == second["figures"].keys() == one["figures"].keys()
     assert all(torch.equal(value, second["weights"][name]) for name, value in first["weights"].items())
-    assert all(math.isfinite(first["figures"][epoch, phase, "loss"]) for epoch in (1, 2) for phase in ("train", "valid"))
+    assert all(
+        math.isfinite(first["figures"][epoch, phase, "loss"]) for epoch in (1, 2) for phase in ("train", "valid")
+    )
     for key, value in first["figures"].items():
         assert value == pytest.approx(second["figures"][key], rel=1e-6, nan_ok=True), key
         assert value == pytest.approx(one["figures"][key], rel=1e-4, abs=1e-5, nan_ok=True), key

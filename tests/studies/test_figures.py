@@ -33,7 +33,9 @@ def test_fusion_weights_are_drawn_by_factor_around_a_white_uniform_weight():
         assert np.array_equal(drawn.get_array(), weights[:, i]) and drawn.norm(1 / 3) == 0.5
         assert ticks(axes.xaxis) == ["de", "en", "zh"]
     assert ticks(panels[0].yaxis) == ["0.q_proj", "0.k_proj", "1.q_proj", "1.k_proj"]
-    assert [axes.get_title() for axes in draw_fusion(weights[:, :1], linears, ["de", "en", "zh"]).axes[:1]] == ["weight of B A"]
+    assert [axes.get_title() for axes in draw_fusion(weights[:, :1], linears, ["de", "en", "zh"]).axes[:1]] == [
+        "weight of B A"
+    ]
 
 
 def test_energy_is_drawn_in_percent_over_the_rank():
@@ -46,7 +48,10 @@ def test_energy_is_drawn_in_percent_over_the_rank():
 
 def test_cosines_have_a_line_for_each_system():
     (axes,) = draw_cosines({"student": {"enc1": 0.9, "dec1": 0.8}, "other": {"enc1": 0.7, "dec1": 0.6}}).axes
-    assert {line.get_label(): list(line.get_ydata()) for line in axes.lines} == {"student": [0.9, 0.8], "other": [0.7, 0.6]}
+    assert {line.get_label(): list(line.get_ydata()) for line in axes.lines} == {
+        "student": [0.9, 0.8],
+        "other": [0.7, 0.6],
+    }
 
 
 def test_states_have_a_panel_for_each_system_and_points_for_each_language():

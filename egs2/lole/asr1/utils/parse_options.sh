@@ -1,19 +1,20 @@
-# Sourced: each option --name value sets the shell variable name, which must have been set before; other names are errors.
+# Sourced below the variables that are a script's options, each with a comment: --name VALUE sets `name`; --help lists them.
 # shellcheck shell=bash
-while [[ ${1:-} == --* ]]; do
+while [ $# -gt 0 ]; do
     if [ "$1" = --help ]; then
-        sed -n '2,/^set /p' "$0" | grep '^#' | grep -v '^# shellcheck' || true
-        sed -n 's/^\([a-z_0-9]*=.*#.*\)$/  --\1/p' "$0"
+        sed -n '2,/^set /s/^# \(.*\)/\1/p; /^set /,/parse_options.sh/s/^\(# [A-Z].*\|[a-z_]*=.*#.*\)$/\1/p' "$0" | sed 's/^\([a-z_]*=\)/    --\1/'
         exit 0
     fi
     option=${1#--}
     option=${option//-/_}
-    if [ -z "${!option+set}" ]; then
-        echo "error: expected an option of $0, got $1: see $0 --help" >&2
+    if [[ $1 != --* ]]; then
+        echo "error: '$1' is no option: options begin with two dashes, as in --stage 11; see $0 --help" >&2
         exit 1
-    fi
-    if [ $# -lt 2 ]; then
-        echo "error: expected a value after $1, got none" >&2
+    elif ! sed '/parse_options.sh/q' "$0" | grep -q "^${option}=.*#"; then
+        echo "error: unknown option $1: see $0 --help" >&2
+        exit 1
+    elif [ $# -eq 1 ]; then
+        echo "error: option $1 needs a value" >&2
         exit 1
     fi
     printf -v "${option}" '%s' "$2"

@@ -1,0 +1,74 @@
+# Sourced by the recipe's scripts: messages, and trainings that end with the script. They read the scripts' options of the same names.
+# shellcheck shell=bash disable=SC2154
+
+log() {
+    echo "$(date '+%H:%M:%S') $*"
+}
+
+fail() {
+    echo "error: $*" >&2
+    exit 1
+}
+
+require() { # file $1, which a stage left: stop and say what to run ($2) if it is missing or empty
+    [ -s "$1" ] || fail "$1 is missing or empty: $2"
+}
+
+make_folder() { # $1, or stop where no file can be written to it
+    local probe
+    if ! { mkdir -p "$1" && probe=$(mktemp -p "$1") && rm "${probe}"; } 2>/dev/null; then
+        fail "cannot write to the folder $1: check its permissions and the disk's free space; nothing was changed"
+    fi
+}
+
+fail_job() { # job $1, which ended with status $2: stop with the last error in its logs, the arguments after them
+    local message # not the lines of gloo: they are of processes that lost their connection to the failed one
+    message=$(grep -ahE '^error: |Error: .|Signal [0-9]+ .SIG(KILL|ABRT|SEGV|BUS)' "${@:3}" 2>/dev/null |
+        grep -av gloo/transport | tail -n 1 | sed 's/^error: //' || true)
+    fail "$1 failed: ${message:-it ended with status $2}"$'\n'"log: ${*:3}"
+}
+
+start() { # a command in the background, as a process group that ends with this script
+    set -m
+    "$@" &
+    set +m
+}
+
+stop_jobs() {
+    local group groups
+    groups=$(jobs -pr)
+    for group in ${groups}; do kill -- "-${group}" 2>/dev/null || true; done
+    [ -z "${groups}" ] || log "stopped: the same command resumes a training from its last epoch"
+}
+trap stop_jobs EXIT
+
+show_progress() { # of process $1, a training in folder $2, until it ends
+    local now shown=''
+    while kill -0 "$1" 2>/dev/null; do
+        sleep 1
+        [ "$2/train.log" -nt "$2/launch.log" ] || continue # the log of an earlier training
+        now=$(grep -aoE '[0-9]+/[0-9]+epoch started.*' "$2/train.log" | tail -n 1 || true)
+        [ "${now}" = "${shown}" ] || log "  ${now}"
+        shown=${now}
+    done
+}
+
+launch() { # train into folder $1 with module $2 and the options after it, through ESPnet's launcher
+    local torchrun=() options=(--resume true --seed "${seed}" --output_dir "$1")
+    options+=(--train_shape_file "${raw}/${train_set}/utt2num_samples" --valid_shape_file "${raw}/${valid_set}/utt2num_samples")
+    options+=(--train_data_path_and_name_and_type "${raw}/${train_set}/wav.scp,speech,sound")
+    options+=(--train_data_path_and_name_and_type "${raw}/${train_set}/text,text,text")
+    options+=(--valid_data_path_and_name_and_type "${raw}/${valid_set}/wav.scp,speech,sound")
+    options+=(--valid_data_path_and_name_and_type "${raw}/${valid_set}/text,text,text")
+    if [ "${nproc}" -gt 1 ]; then
+        torchrun=(-m torch.distributed.run --standalone --nproc_per_node "${nproc}")
+        options+=(--dist_backend gloo)
+    fi
+    make_folder "$1"
+    OMP_NUM_THREADS=$(((OMP_NUM_THREADS + nproc - 1) / nproc)) \
+        start "${python}" -m espnet2.bin.launch --cmd "${cuda_cmd}" --log "$1/train.log" --ngpu "${ngpu}" --num_nodes "${num_nodes}" \
+        --init_file_prefix "$1/.dist_init_" --multiprocessing_distributed true -- \
+        "${python}" "${torchrun[@]}" -m "$2" "${options[@]}" "${@:3}" 2>"$1/launch.log"
+    show_progress "$!" "$1"
+    wait "$!" || fail_job training "$?" "$1/launch.log" "$1/train.log"
+}

@@ -1,0 +1,101 @@
+"""A trained system in one folder, or one archive, that can be moved, uploaded and loaded anywhere."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+
+from espnet_lole.atomic_io import atomic_folder, atomic_write
+from espnet_lole.export.metadata import collect_metadata
+from espnet_lole.export.model_card import model_card
+from espnet_lole.inference.load import MOLE_WEIGHTS, SystemFolder
+from espnet_lole.lole.kd import STUDENT
+
+BACKBONE_FILES = (
+    "config.json",
+    "generation_config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "README.md",
+)
+
+
+def save_bundle(system: SystemFolder, folder: Path, licence: str, data: str) -> None:
+    """Copy a system with all its parts but a backbone from the hub; the folder appears whole or not at all.
+
+    Args:
+        system: the system.
+        folder: folder to write; it is replaced if it exists.
+        licence: identifier of the licence, for the model card.
+        data: description of the training data, for the model card.
+
+    Raises:
+        ValueError: the system is a whole Whisper, which is such a folder already.
+        OSError: a part cannot be read or written.
+    """
+    adapters = system.adapter_folders()
+    if not adapters:
+        raise ValueError(f"{system.folder} is a whole Whisper, which needs no export: use it as it is")
+    metadata = collect_metadata(system)
+    with atomic_folder(folder) as made:
+        conf = {
+            "system": system.system,
+            "langs": list(system.languages),
+            "backbone": _copy_backbone(system.backbone, made),
+        }
+        names = system.languages if system.system in ("experts", "mole") else (STUDENT,)
+        for name, adapter in zip(names, adapters.values(), strict=True):
+            shutil.copytree(adapter, made / "adapters" / name)
+        if system.system == "mole":
+            conf["experts"] = "adapters"
+            shutil.copyfile(system.mole_weights, made / MOLE_WEIGHTS)
+        (made / "config.yaml").write_text(yaml.safe_dump(conf | system.conf, sort_keys=False))
+        metadata.history.write(made)
+        (made / "README.md").write_text(model_card(metadata, folder.name, licence, data), encoding="utf-8")
+
+
+def pack_bundle(system: SystemFolder, archive: Path, licence: str, data: str) -> None:
+    """Pack a system into an archive of ESPnet's form, whose `unpack` restores the folder of `save_bundle`.
+
+    Args:
+        system: the system.
+        archive: file to write, with an ending that ESPnet knows: `.zip`, `.tar`, `.tgz` ...
+        licence: as for `save_bundle`.
+        data: as for `save_bundle`.
+
+    Raises:
+        ValueError: another ending, or ESPnet is not installed.
+        OSError: a part cannot be read or written.
+    """
+    try:
+        from espnet2.main_funcs.pack_funcs import Archiver
+    except ImportError as error:
+        raise ValueError("packing needs ESPnet: pip install espnet") from error
+    with tempfile.TemporaryDirectory() as scratch, atomic_write(archive) as made:
+        bundle = Path(scratch) / archive.stem
+        save_bundle(system, bundle, licence, data)
+        weights = {"asr_model_file": MOLE_WEIGHTS} if (bundle / MOLE_WEIGHTS).is_file() else {}
+        meta = {"files": weights, "yaml_files": {"asr_train_config": "config.yaml"}}
+        (bundle / "meta.yaml").write_text(yaml.safe_dump(meta))
+        with Archiver(made, mode="w") as packed, contextlib.redirect_stdout(sys.stderr):  # it prints each file's name
+            for file in filter(Path.is_file, sorted(bundle.rglob("*"))):
+                packed.add(file, str(file.relative_to(bundle)))
+
+
+def _copy_backbone(backbone: str, folder: Path) -> str:
+    """Copy a backbone that is a folder or a file, and return its name in the copy; a name on the hub stays."""
+    source = Path(backbone)
+    if source.is_file():
+        shutil.copyfile(source, folder / source.name)
+        return source.name
+    if not source.is_dir():
+        return backbone
+    (folder / "backbone").mkdir()
+    for file in (file for pattern in BACKBONE_FILES for file in source.glob(pattern)):
+        shutil.copyfile(file, folder / "backbone" / file.name)
+    return "backbone"

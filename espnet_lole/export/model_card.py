@@ -1,0 +1,97 @@
+"""The model card: a README.md with the header that hubs read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from espnet_lole.export.metadata import ModelMetadata
+
+DESCRIPTIONS = {
+    "experts": "One LoRA expert per language on a frozen Whisper. The language of each utterance must be given.",
+    "mole": "LoRA MoLE: language experts on a frozen Whisper, shared shallow layers, and a classifier that identifies "
+    "the language.",
+    "student": "One LoRA adapter for all languages on a frozen Whisper, distilled from language experts.",
+    "multilingual": "One LoRA adapter for all languages on a frozen Whisper.",
+}
+SCENARIOS = {"aware": "language given", "agnostic": "language identified"}
+
+
+def model_card(metadata: ModelMetadata, name: str, licence: str, data: str) -> str:
+    """Write the model card of a system.
+
+    Args:
+        metadata: what is known of the system.
+        name: title of the card.
+        licence: identifier of the licence on hubs, e.g. `apache-2.0`.
+        data: description of the training data; may be empty.
+    """
+    local = Path(metadata.backbone).exists()
+    header = {
+        "language": list(metadata.languages),
+        "license": licence,
+        "library_name": "espnet_lole",
+        "pipeline_tag": "automatic-speech-recognition",
+        "tags": ["whisper", "lora", "espnet", metadata.system],
+    } | ({} if local else {"base_model": metadata.backbone})
+    topics = metadata.describe() | {"backbone": Path(metadata.backbone).name if local else metadata.backbone}
+    system = "\n".join(f"- {topic}: {text}" for topic, text in topics.items())
+    lang = f', langs="{metadata.languages[0]}"' if metadata.system == "experts" else ""
+    return f"""---
+{yaml.safe_dump(header, sort_keys=False)}---
+
+# {name}
+
+{DESCRIPTIONS[metadata.system]}
+
+## Use
+
+```python
+from espnet_lole import Speech2Text
+
+s2t = Speech2Text.from_pretrained("FOLDER_OF_THIS_FILE")
+for result in s2t.transcribe(["a.wav", "b.wav"]{lang}):
+    print(result.language, result.text)
+```
+
+## System
+
+{system}
+
+## Data
+
+{_data(metadata.history.hours, data)}
+
+## Results
+
+{_results(metadata.history.error_rates)}
+
+## Licence
+
+{licence}
+"""
+
+
+def _data(hours: dict[str, float], data: str) -> str:
+    """Describe the training data, with a table of the hours by language."""
+    rows = [["language", "hours of training"], *([lang, f"{value:.2f}"] for lang, value in hours.items())]
+    return "\n\n".join(filter(None, [data, _table(rows) if hours else ""])) or "Not described."
+
+
+def _results(error_rates: dict[str, dict[str, float]]) -> str:
+    """Tabulate the error rates by language and scenario."""
+    if not error_rates:
+        return "Not scored."
+    rows = [["language", *(SCENARIOS[scenario] for scenario in error_rates)]]
+    for lang in dict.fromkeys(lang for rates in error_rates.values() for lang in rates):
+        rows.append([lang, *(f"{rates[lang]:.1f}" if lang in rates else "" for rates in error_rates.values())])
+    return "CER of languages written without spaces, WER of the others, in percent, on the test sets.\n\n" + _table(
+        rows
+    )
+
+
+def _table(rows: list[list[str]]) -> str:
+    """Format rows as a Markdown table, the first as its head."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])

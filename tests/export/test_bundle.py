@@ -1,0 +1,37 @@
+"""A bundle decodes like its training, wherever it lies."""
+
+import shutil
+
+import numpy as np
+import pytest
+import yaml
+from espnet2.main_funcs.pack_funcs import unpack
+from systems import make_recipe
+
+from espnet_lole import Speech2Text
+from espnet_lole.cli.main import main
+from espnet_lole.inference.search import Hypothesis, SearchConfig
+
+NOISE = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
+
+
+def transcribe(folder, lang=None) -> Hypothesis:
+    """Return tokens and score; the score differs between systems even if the tokens do not."""
+    s2t = Speech2Text.from_pretrained(folder, device="cpu")
+    s2t.search = SearchConfig(maxlenratio=0.2)
+    return s2t(NOISE, lang)[0][3]
+
+
+@pytest.mark.parametrize(("system", "lang"), [("mole", None), ("student", None), ("experts", "fr")])
+def test_a_bundle_decodes_alike_wherever_it_is(tmp_path, system, lang):
+    made = make_recipe(tmp_path / "made")
+    before = transcribe(made / "exp" / system, lang)
+    assert main(["export", str(made / "exp" / system), str(tmp_path / "here")]) == 0
+    assert main(["export", str(tmp_path / "here"), str(tmp_path / "pack.zip"), "--format", "pack"]) == 0
+    shutil.rmtree(made)
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert transcribe(tmp_path / "there", lang) == before
+    files = unpack(tmp_path / "pack.zip", tmp_path / "unpacked")
+    assert transcribe(tmp_path / "unpacked", lang) == before
+    assert yaml.safe_load(open(files["asr_train_config"]))["system"] == system
+    assert not list((tmp_path / "there").rglob("*.pth"))

@@ -1,0 +1,168 @@
+"""The stages of lole.sh with a stand-in for Python, which writes down its command lines."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from recipes import ROOT
+
+PYTHON = """#!/usr/bin/env bash
+echo "$*" >> calls
+if [ "$2" = espnet2.bin.launch ]; then
+    while [ "$1" != -- ]; do [ "$1" != --log ] || log=$2; shift; done
+    "${@:2}" > "${log}"; exit
+fi
+if [ "$2" = espnet_lole.bin.lole_train ]; then echo "1/1epoch started"; fi
+case "$*" in *wait*) sleep 60 ;; *broken*) echo "ValueError: broken"; exit 1 ;; esac
+"""
+SET = {"wav.scp": "a a.wav\n", "text": "a ja\n", "utt2lang": "a de\nb tr\n", "utt2num_samples": "a 16000\n"}
+TRAIN = ("--stage", "11", "--stop_stage", "11")
+
+
+class Script:
+    """The recipe's folder with formatted data of de and tr."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for file in (ROOT / "egs2" / "lole" / "asr1").iterdir():
+            if file.name not in ("data", "dump", "exp"):
+                (folder / file.name).symlink_to(file.resolve())
+        (folder / "python").write_text(PYTHON)
+        (folder / "python").chmod(0o755)
+        for name in ("train", "dev", "test_de", "test_tr", "test_fr"):
+            (folder / "dump" / "raw" / name).mkdir(parents=True)
+            for table, content in SET.items():
+                (folder / "dump" / "raw" / name / table).write_text(content)
+
+    def start(self, *options: str, script: str = "run.sh") -> subprocess.Popen[str]:
+        command = [f"./{script}", "--python", "./python", *options]
+        env = os.environ | {"LOLE_ROOT": str(ROOT)}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen(command, cwd=self.folder, env=env, start_new_session=True, **pipes)
+
+    def run(self, *options: str, script: str = "run.sh", fails: bool = False) -> str:
+        with self.start(*options, script=script) as process:
+            printed = process.communicate(timeout=60)[0]
+        assert (process.returncode != 0) == fails, printed
+        return printed
+
+    def calls(self, module: str) -> list[str]:
+        """Return the command lines of a module, one for each call."""
+        lines = (self.folder / "calls").read_text().splitlines()
+        return [line for line in lines if line.startswith(f"-m {module} ")]
+
+
+@pytest.fixture
+def script(tmp_path) -> Script:
+    return Script(tmp_path)
+
+
+def test_help_lists_every_option_with_its_meaning(script):
+    printed = script.run("--help", script="lole.sh")
+    source = (script.folder / "lole.sh").read_text().partition("parse_options.sh")[0]
+    options = re.findall(r"^([a-z_]+)=.*#", source, re.MULTILINE)
+    assert len(options) > 25 and all(f"--{name}=" in printed for name in options)
+
+
+def test_a_system_is_trained_with_its_own_configuration_over_the_shared_one(script):
+    script.run(*TRAIN, "--systems", "zero_shot student_long", "--seed", "3", "--asr_args", "--max_epoch 1")
+    (call,) = script.calls("espnet_lole.bin.lole_train")
+    configs = "conf/mini/train.yaml conf/mini/train_student.yaml conf/mini/train_student_long.yaml"
+    assert f"--system student --config {configs} --experts exp/lole_train_experts_raw_lole_mini_seed3/adapters" in call
+    assert "--output_dir exp/lole_train_student_long_raw_lole_mini_seed3" in call and "--seed 3" in call
+    assert "--langs de tr" in call and call.endswith("--max_epoch 1")
+
+
+def test_a_tag_names_the_experiment_and_not_that_of_the_experts(script):
+    script.run(*TRAIN, "--systems", "mole", "--asr_tag", "mine")
+    (call,) = script.calls("espnet_lole.bin.lole_train")
+    assert (
+        "--output_dir exp/lole_mine" in call and "--experts exp/lole_train_experts_raw_lole_mini_seed0/adapters" in call
+    )
+
+
+def test_a_system_is_decoded_in_its_scenarios_on_the_test_sets_of_the_languages(script):
+    script.run("--stage", "12", "--stop_stage", "12", "--inference_args", "--beam_size 5", "--inference_nj", "2")
+    calls = {call.split()[3]: call for call in script.calls("espnet_lole.bin.lole_inference")}
+    assert "--langs de tr " in calls["../../../models/whisper-nano"]
+    assert "--scenarios aware --test_dirs" in calls["exp/lole_train_experts_raw_lole_mini_seed0"]
+    assert "--scenarios aware agnostic --test_dirs" in calls["exp/lole_train_mole_raw_lole_mini_seed0"]
+    assert len(calls) == 4 and all(
+        "--test_dirs dump/raw/test_de dump/raw/test_tr --output_dir" in c for c in calls.values()
+    )
+    assert all("/decode_beam_size5 --beam_size 5" in call for call in calls.values())
+
+
+def test_scoring_gets_every_decoding(script):
+    script.run("--stage", "13", "--systems", "zero_shot experts espnet")
+    (call,) = script.calls("espnet_lole.bin.lole_score")
+    decoded = [text.split(":exp/")[0] for text in call.split("--decoded ")[1:]]
+    assert decoded == ["zero_shot:aware", "zero_shot:agnostic", "experts:aware", "espnet:agnostic"]
+
+
+def test_stages_can_be_left_out(script):
+    printed = script.run("--stage", "4", "--skip_stages", "4 12", "--skip_train", "true")
+    assert [line.split()[2] for line in printed.splitlines() if "Stage" in line] == ["5:", "10:", "13:"]
+
+
+def test_speed_perturbation_makes_a_training_set_of_its_own(script):
+    options = ["--speed_perturb_factors", "0.9 1.1", "--test_sets", "test_de"]
+    script.run("--stage", "2", "--stop_stage", "4", *options)
+    perturb, convert, remove = script.calls("espnet_lole.bin.lole_data")
+    assert "perturb --src data/train --dst data/train_sp --factors 0.9 1.1" in perturb
+    assert (
+        "--src data/train_sp data/dev data/test_de --dst" in convert
+        and "--dst dump/raw/train_sp dump/raw/dev " in remove
+    )
+
+
+def test_the_error_of_a_training_is_the_last_line_but_one(script):
+    printed = script.run(*TRAIN, "--systems", "experts", "--asr_args", "--broken 1", fails=True)
+    error, log = printed.splitlines()[-2:]
+    assert error == "error: training failed: ValueError: broken" and "experts_raw_lole_mini_seed0/train.log" in log
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stage", ["11", "12"])
+def test_a_signal_ends_what_the_script_has_started(script, stage, sent):
+    args = ["--asr_args", "wait"] if stage == "11" else ["--inference_args", "wait"]
+    with script.start("--stage", stage, "--stop_stage", stage, "--systems", "experts", *args) as process:
+        while not (script.folder / "calls").exists() or " wait" not in (script.folder / "calls").read_text():
+            time.sleep(0.05)
+        time.sleep(0.2)
+        (os.killpg if sent is signal.SIGINT else os.kill)(process.pid, sent)
+        printed = process.communicate(timeout=10)[0]  # the pipe is closed when all processes have ended
+    assert process.returncode == -sent and "stopped: the same command resumes" in printed
+
+
+MISTAKES = {
+    "--systems nonsense": "unknown system nonsense: choose from",
+    "--systems student_nonsense": "train_student_nonsense.yaml is missing or empty",
+    "--systems espnet": "trained and decoded by run_baselines.sh",
+    "--asr_tag one": "--asr_tag names one experiment",
+    "--nproc 2 --ngpu 1": "--nproc is for training without GPUs",
+    "--nproc none": "take a number from 1",
+    "--gpu_inference True": "take true or false",
+    "--nonsense 1": "unknown option --nonsense",
+    "--command 1": "unknown option --command",
+    "--stage": "option --stage needs a value",
+    "-stage 11": "'-stage' is no option: options begin with two dashes",
+    "--stage 14": "stage 14 is after --stop_stage 13",
+    "--stage 15 --stop_stage 15": "nothing is uploaded from here",
+    "--stage 11 --dumpdir nowhere": "nowhere/raw/train/utt2num_samples is missing or empty: run stages 1 to 4",
+    "--stage 12 --langs ja": "no test set of ja in dump/raw",
+    "--stage 3": "data/train/utt2lang is missing or empty",
+}
+
+
+@pytest.mark.parametrize("options", MISTAKES)
+def test_a_mistake_is_explained(script, options):
+    printed = script.run(*options.split(), fails=True)
+    assert MISTAKES[options] in printed and printed.splitlines()[-1].startswith("error: ")
+    assert not (script.folder / "calls").exists()
