@@ -191,8 +191,8 @@ def test_yaml_is_read_or_refused_with_its_file(examples, tmp_path):
 
 
 ADAPTER_DAMAGES = (
-    "none", "shape", "rank", "missing B", "other name", "other kind", "nan", "integers", "vector", "cut weights", "cut config",
-    "no rank",
+    "none", "shape", "rank", "missing B", "other name", "other kind", "nan", "integers", "vector", "cut weights",
+    "cut config", "no rank",
 )  # fmt: skip
 
 
