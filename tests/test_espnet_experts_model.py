@@ -37,7 +37,7 @@ def test_loss_is_cross_entropy_on_text_and_end_a_mean_for_each_language(speech):
 
 
 def test_training_together_is_training_each_alone(speech):
-    """The oracle: torch's AdamW and clipping on a model of one language; a language absent from a batch does not move."""
+    """The oracle: torch's AdamW and clipping on a model of one language; an absent language does not move."""
     together = experts_model()
     alone = {lang: experts_model((lang,)) for lang in ("de", "en", "zh")}
     options = {"lr": 0.01, "eps": 1e-3}  # a larger eps: rounding does not grow to a step

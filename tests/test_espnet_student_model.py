@@ -1,4 +1,4 @@
-"""The student's losses: cross-entropy against torch, distillation weighted, and zero for a student equal to its teacher."""
+"""The student's losses: cross-entropy against torch, and distillation, zero for a student equal to its teacher."""
 
 import pytest
 import torch

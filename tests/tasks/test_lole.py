@@ -31,7 +31,12 @@ def options(recipe, system="experts", *more):
 def test_later_files_override_earlier_ones_key_by_key_and_options_override_files(tmp_path):
     files = write(
         tmp_path,
-        shared={"backbone": "a", "max_epoch": 3, "optim_conf": {"lr": 0.1, "weight_decay": 0.2}, "expert_conf": {"rank": 4}},
+        shared={
+            "backbone": "a",
+            "max_epoch": 3,
+            "optim_conf": {"lr": 0.1, "weight_decay": 0.2},
+            "expert_conf": {"rank": 4},
+        },
         own={"max_epoch": 7, "optim_conf": {"lr": 0.5}, "expert_conf": {"alpha": 8.0}},
     )
     args = LoLETask.parse_args(["--config", *files, "--langs", "de", "--output_dir", "x", "--expert_conf", "rank=16"])
@@ -105,7 +110,10 @@ def test_optimizers_move_what_trains(recipe):
         assert set(map(id, moved)) == set(map(id, trained(model).values())) and len(moved) == len(trained(model))
         assert isinstance(optimizer, ExpertAdamW) == hasattr(model, "experts")
         if hasattr(model, "mole"):
-            assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(0.01, 0.01), (0.1, 0.0)]
+            assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [
+                (0.01, 0.01),
+                (0.1, 0.0),
+            ]
             assert {p.dim() for p in optimizer.param_groups[1]["params"]} == {2}
 
 
@@ -164,7 +172,8 @@ def test_an_utterance_is_prepared_or_refused_with_its_name(tokenizer):
 
 def test_utterances_of_a_language_lie_together_in_a_batch():
     rows = [
-        (f"u{i}", {"speech": np.full(i + 2, i, np.float32), "lang": np.array([lang])}) for i, lang in enumerate([1, 0, 1, 0])
+        (f"u{i}", {"speech": np.full(i + 2, i, np.float32), "lang": np.array([lang])})
+        for i, lang in enumerate([1, 0, 1, 0])
     ]
     names, batch = LoLETask.build_collate_fn(None, True)(rows)
     assert names == ["u1", "u3", "u0", "u2"]

@@ -70,10 +70,18 @@ def test_a_broken_checkpoint_is_replaced_by_the_one_before(tmp_path, how, caplog
 
 def test_two_broken_checkpoints_are_refused(tmp_path):
     save_epochs(tmp_path, [0.5, 0.5])
+    (tmp_path / "1epoch.pth").touch()
     for name in ("checkpoint.pth", "previous.pth"):
         damage(tmp_path / name, "one bit")
     with pytest.raises(ValueError, match=r"checkpoint.pth and .*previous.pth are both broken: remove them to train"):
         recover(tmp_path, CRITERIA)
+
+
+def test_training_starts_again_after_a_kill_within_the_first_write(tmp_path):
+    save_epochs(tmp_path, [0.5])
+    damage(tmp_path / "checkpoint.pth", "truncated")
+    recover(tmp_path, CRITERIA)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_without_checkpoints_is_left_alone(tmp_path):
