@@ -27,7 +27,7 @@ SEARCHES = ("espnet2.legacy.nets.batch_beam_search", "espnet.nets.batch_beam_sea
 
 
 def mixed(size: Size) -> AbstractContextManager:
-    """Return the context in which the trainers of the peers run a model: autocast, if the precision is below float32."""
+    """Return the context in which the peers' trainers run a model: autocast, if the precision is below float32."""
     return nullcontext() if size.precision == torch.float32 else torch.autocast(size.device, size.precision)
 
 
@@ -91,8 +91,9 @@ def espnet(model: WhisperForConditionalGeneration) -> nn.Module:
             OpenAIWhisperDecoder(vocab, 1, whisper_model="base"),
         )
     return ESPnetASRModel(
-        vocab, [str(i) for i in range(vocab)], None, None, None, None, encoder, None, decoder, CTC(vocab, encoder.output_size()),
-        None, ctc_weight=0.0, report_cer=False, report_wer=False, sym_sos=str(TOKENIZER.sot), sym_eos=str(TOKENIZER.eot),
+        vocab, [str(i) for i in range(vocab)], None, None, None, None, encoder, None, decoder,
+        CTC(vocab, encoder.output_size()), None, ctc_weight=0.0, report_cer=False, report_wer=False,
+        sym_sos=str(TOKENIZER.sot), sym_eos=str(TOKENIZER.eot),
     ).to(model.device)  # fmt: skip
 
 

@@ -24,7 +24,7 @@ TOKENIZER = WhisperTokenizer(51865)
 
 
 def stock(size: Size) -> WhisperForConditionalGeneration:
-    """Make a random Whisper that never ends a text by itself, so that all contenders decode the same number of tokens."""
+    """Make a random Whisper that never ends a text by itself, so that all decode the same number of tokens."""
     torch.manual_seed(0)
     config = Dimensions(size.width, size.heads, size.layers, size.layers).config()
     config.suppress_tokens = config.begin_suppress_tokens = None

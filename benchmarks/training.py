@@ -28,7 +28,7 @@ OPTIONS = Namespace(
 
 
 def make_batch(size: Size, languages: int = len(LANGS), count: int | None = None, seconds: float | None = None) -> dict:
-    """Make a batch as ESPnet's collate function does: an utterance of each language, the others drawn, sorted by language."""
+    """Make a batch sorted by language: an utterance of each language, the others drawn."""
     count = count or size.train_batch
     speech, lengths = utterances(size, count, seconds)
     drawn = torch.randint(languages, (max(0, count - languages),), generator=torch.Generator().manual_seed(4))
