@@ -24,7 +24,7 @@ make_folder() { # $1, or stop where no file can be written to it
 fail_job() { # job $1, which ended with status $2: stop with the last error in its logs, the arguments after them
     local message # not the lines of gloo: they are of processes that lost their connection to the failed one
     message=$(grep -ahE '^error: |Error: .|Signal [0-9]+ .SIG(KILL|ABRT|SEGV|BUS)' "${@:3}" 2>/dev/null |
-        grep -av gloo/transport | tail -n 1 | sed 's/^error: //' || true)
+        grep -av gloo/transport | tail -n 1 | sed 's/^error: *//; s/^ *//' || true)
     fail "$1 failed: ${message:-it ended with status $2}"$'\n'"log: ${*:3}"
 }
 
