@@ -19,16 +19,16 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Give a temporary file to write to, which replaces `path` when the context ends without an error.
+    """Give a temporary file to write to, which replaces ``path`` when the context ends without an error.
 
     Args:
         path: the file; its folder is made if it does not exist.
 
     Yields:
-        Path of an empty file in the same folder with the suffix of `path`.
+        Path of an empty file in the same folder with the suffix of ``path``.
 
     Raises:
-        OSError: it cannot be written, e.g. because the disk is full; the message names `path`.
+        OSError: it cannot be written, e.g. because the disk is full; the message names ``path``.
     """
     path, temporary = Path(path), None
     try:
@@ -61,9 +61,9 @@ def write_text_atomic(path: str | Path, text: str) -> None:
 
 @contextmanager
 def atomic_folder(folder: str | Path) -> Iterator[Path]:
-    """Give an empty temporary folder, which replaces `folder` when the context ends without an error.
+    """Give an empty temporary folder, which replaces ``folder`` when the context ends without an error.
 
-    The temporary folder of a killed process, `.NAME.partial`, is removed by the next one that writes `folder`.
+    The temporary folder of a killed process, ``.NAME.partial``, is removed by the next one that writes ``folder``.
 
     Args:
         folder: the folder to make or to replace.
@@ -72,7 +72,7 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
         The folder to write into.
 
     Raises:
-        OSError: it cannot be written, e.g. because the disk is full; the message names `folder`.
+        OSError: it cannot be written, e.g. because the disk is full; the message names ``folder``.
     """
     folder = Path(os.path.realpath(folder))
     partial, previous = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.previous")
@@ -99,7 +99,7 @@ def dir_lock(folder: str | Path) -> Iterator[None]:
     """Lock a folder against other processes; the lock ends with the context or the process.
 
     Args:
-        folder: the folder, made if it does not exist; an empty file `.lock` stays in it.
+        folder: the folder, made if it does not exist; an empty file ``.lock`` stays in it.
 
     Raises:
         BlockingIOError: another process has locked it.
@@ -116,7 +116,9 @@ def dir_lock(folder: str | Path) -> Iterator[None]:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 message = f"{folder} is in use by another process: wait for it or stop it"
                 raise BlockingIOError(error.errno, message) from error
-            logging.warning(f"cannot lock {folder} ({os.strerror(error.errno)}): start no second process that writes there")
+            logging.warning(
+                f"cannot lock {folder} ({os.strerror(error.errno)}): start no second process that writes there"
+            )
         yield
 
 

@@ -34,14 +34,14 @@ def load_yaml(file: Path) -> dict[str, Any]:
 def config_files(config: Path) -> list[Path]:
     """List a configuration after those in its folder that it overrides, whose names begin its own.
 
-    They are `train.yaml`, `train_student.yaml` and `train_student_long.yaml` for the last of these.
+    They are ``train.yaml``, ``train_student.yaml`` and ``train_student_long.yaml`` for the last of these.
     """
     overridden = (file for file in config.parent.glob(f"*{config.suffix}") if config.stem.startswith(f"{file.stem}_"))
     return [*sorted(overridden, key=lambda file: len(file.stem)), config]
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Merge two configurations; where both have a key, `over` wins, and two mappings are merged in turn."""
+    """Merge two configurations; where both have a key, ``over`` wins, and two mappings are merged in turn."""
     nested = {key for key, value in over.items() if isinstance(value, dict) and isinstance(base.get(key), dict)}
     return base | {key: merge(base[key], value) if key in nested else value for key, value in over.items()}
 
@@ -49,7 +49,7 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 def read_conf(kind: type[Conf], conf: object, name: str) -> Conf:
     """Build a frozen dataclass from a part of a configuration.
 
-    Types are strict, as YAML has them: `"8"`, `8.0` and `true` are no integers. A list may stand for a tuple, an
+    Types are strict, as YAML has them: ``"8"``, ``8.0`` and ``true`` are no integers. A list may stand for a tuple, an
     integer for a float.
 
     Args:

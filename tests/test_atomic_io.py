@@ -122,6 +122,7 @@ with dir_lock({str(tmp_path / "a")!r}):
     if os.fork() == 0:
         os.close(1)
         time.sleep(30)
+        os._exit(0)
     print('locked', flush=True)
     input()
 """

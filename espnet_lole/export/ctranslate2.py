@@ -14,14 +14,14 @@ def save_ctranslate2(system: SystemFolder, folder: Path, lang: str | None, licen
     """Convert a system for CTranslate2, after merging its adapter; the folder appears whole or not at all.
 
     Args:
-        system: a whole Whisper, or what `save_merged` takes.
+        system: a whole Whisper, or what ``save_merged`` takes.
         folder: folder to write; it is replaced if it exists.
-        lang: as for `save_merged`.
-        licence: as for `save_merged`.
-        data: as for `save_merged`.
+        lang: as for ``save_merged``.
+        licence: as for ``save_merged``.
+        data: as for ``save_merged``.
 
     Raises:
-        ValueError: `ctranslate2` is not installed, or the system cannot be merged.
+        ValueError: ``ctranslate2`` is not installed, or the system cannot be merged.
     """
     try:
         from ctranslate2.converters import TransformersConverter

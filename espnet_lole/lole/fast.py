@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def choose(x: Tensor, weight: Tensor, rank: int, selection: Selection) -> Callable[..., Tensor] | None:
     """Return the fastest form for an input (B, T, D_in) of a linear with this weight, or None for the plain one."""
-    if x.shape[1] == 1 and len(selection.runs) > 1 and not torch.is_grad_enabled():
+    if x.shape[1] < rank and len(selection.runs) > 1 and not torch.is_grad_enabled():
         return batched_expert_linear
     if not x.is_cuda:
         return inplace_expert_linear
@@ -154,7 +154,7 @@ def batched_expert_linear(
     selection: Selection,
     scale: float,
 ) -> Tensor:
-    """Multiply the utterances of all experts in one batched product, for decoding steps of one frame each."""
+    """Multiply the utterances of all experts in one batched product, for inputs of few frames, as in a search."""
     y, groups = base(x), selection.groups
     a, b = groups.stack(a, b, y.dtype)
     x = x_lora.to(y.dtype)

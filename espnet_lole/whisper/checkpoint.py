@@ -79,8 +79,8 @@ def load_whisper(name: str, pad_to: str | None = None, precision: str = "float32
 
 def trained_pad_to(config: WhisperConfig) -> str:
     """Return the padding that the weights of a configuration were trained with."""
-    if older := getattr(config, "window", None):
-        return compat.pad_to(older)
+    if hasattr(config, "window") and not hasattr(config, "pad_to"):
+        return compat.pad_to(config.window)
     return getattr(config, "pad_to", "30s")
 
 

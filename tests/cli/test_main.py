@@ -47,6 +47,7 @@ def test_usage_errors_exit_with_2(capsys):
         ("transcribe {audio} --model {experts}", "language"),
         ("info nowhere", "nowhere"),
         ("export {mole} out --format merged", "{mole} holds a system of kind mole, which has no adapter to merge"),
+        ("export {mole} out.tgz --format pack", "out.tgz must have the ending .zip"),
         ("export {whisper} out", "{whisper} is a whole Whisper, which needs no export"),
         (
             "export {experts} out --format merged --lang tr",

@@ -13,9 +13,11 @@ from transformers import pipeline
 
 from espnet_lole import Speech2Text
 from espnet_lole.cli.main import main
-from espnet_lole.export.transformers import transformers_tokenizer
+from espnet_lole.export.transformers import save_whisper_model, transformers_tokenizer
 from espnet_lole.inference.load import find_system
 from espnet_lole.inference.search import SearchConfig
+from espnet_lole.whisper.checkpoint import load_whisper
+from espnet_lole.whisper.model import Whisper
 from espnet_lole.whisper.tokenizer import WhisperTokenizer
 
 NOISE = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
@@ -37,6 +39,13 @@ def test_a_merged_whisper_is_the_adapted_one(recipe, tmp_path, system, lang):
     assert json.loads((tmp_path / "merged" / "config.json").read_text())["pad_to"] == "none"
     assert score(tmp_path / "merged") == pytest.approx(score(recipe / "exp" / system), abs=1e-4)
     assert abs(score(tmp_path / "merged") - score(recipe / "tiny")) > 1e-2
+
+
+def test_the_padding_is_that_of_the_training_even_on_an_older_backbone(tmp_path):
+    model = tiny_whisper()
+    model.config.window = "short"  # the older name, which stays in the copy
+    save_whisper_model(Whisper(model, "+1s"), tmp_path / "merged", ["de"])
+    assert load_whisper(str(tmp_path / "merged")).pad_to == "+1s"
 
 
 @pytest.mark.parametrize("size", [51865, 51866])

@@ -101,8 +101,8 @@ def test_a_gpu_groups_only_bfloat16_rows_of_16_bytes(monkeypatch):
 def test_a_cpu_batches_decoding_steps_of_several_languages_and_adds_updates_in_place_elsewhere():
     weight, mixed = torch.randn(24, 16), Selection(["de", "en", "de"])
     with torch.no_grad():
-        assert fast.choose(torch.randn(3, 1, 16), weight, 4, mixed) is fast.batched_expert_linear
-        assert fast.choose(torch.randn(3, 2, 16), weight, 4, mixed) is fast.inplace_expert_linear
+        assert fast.choose(torch.randn(3, 3, 16), weight, 4, mixed) is fast.batched_expert_linear
+        assert fast.choose(torch.randn(3, 4, 16), weight, 4, mixed) is fast.inplace_expert_linear
         assert fast.choose(torch.randn(2, 1, 16), weight, 4, Selection(["de", "de"])) is fast.inplace_expert_linear
     assert fast.choose(torch.randn(3, 1, 16), weight, 4, mixed) is fast.inplace_expert_linear  # stacks have no gradient
 
