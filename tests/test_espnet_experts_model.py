@@ -58,9 +58,9 @@ def test_training_together_is_training_each_alone(speech):
                 optimizers[lang].step()
     for lang, model in alone.items():
         for name, layer in model.experts.layers.items():
-            ours = together.experts.layers[name]
-            torch.testing.assert_close(ours.lora_B[lang], layer.lora_B[lang], atol=2e-4, rtol=1e-2)
-            assert ours.lora_B[lang].any()
+            mixed = together.experts.layers[name]
+            torch.testing.assert_close(mixed.lora_B[lang], layer.lora_B[lang], atol=2e-4, rtol=1e-2)
+            assert mixed.lora_B[lang].any()
     untouched = experts_model().experts.layers
     for name, layer in together.experts.layers.items():
         assert torch.equal(layer.lora_A["fr"], untouched[name].lora_A["fr"]) and not layer.lora_B["fr"].any()

@@ -63,10 +63,7 @@ DEFAULTS = {
 }
 """Options of ESPnet whose default differs here."""
 SYSTEM_DEFAULTS = {
-    "experts": {
-        "iterator_type": "sequence",
-        "unused_parameters": True,
-    },  # a batch without a language has no gradient of its expert
+    "experts": {"iterator_type": "sequence", "unused_parameters": True},  # those of languages that a batch lacks
     "mole": {"best_model_criterion": [["valid", "loss", "min"]]},
 }
 """The same for one system."""

@@ -25,7 +25,7 @@ CONF = Path(__file__).resolve().parents[2] / "conf" / "mini"
 COMMON = {"max_epoch": 3, "num_workers": 0, "use_tensorboard": False, "batch_bins": 20000, "precision": "float32"}
 SMALL = {
     "experts": {"expert_conf": {"rank": 2, "alpha": 4.0}},
-    "mole": {"fusion_conf": {"shared_layers": 2}, "classifier_conf": {"hidden": 8, "dropout": 0.0}},
+    "mole": {"fusion_conf": {"shared_layers": 2}, "classifier_conf": {"hidden": 8, "dropout": 0.0, "replay": 0}},
     "student": {"expert_conf": {"rank": 4, "alpha": 8.0}},
 }
 PROCESSES = multiprocessing.get_context("forkserver")
