@@ -59,9 +59,9 @@ def run(args: argparse.Namespace) -> None:
 def _estimate(args: argparse.Namespace, config: Path) -> list[str]:
     """Estimate the needs of one configuration, train_<system>.yaml: its column of the table."""
     from espnet_lole.config import config_files
+    from espnet_lole.estimate import Workload, build_empty, measure
     from espnet_lole.systems import base_system
     from espnet_lole.tasks.lole import LoLETask
-    from espnet_lole.train.estimate import Workload, build_empty, measure
 
     options = ["--system", base_system(config.stem.partition("_")[2]), "--output_dir", "-", "--langs", *args.langs]
     if args.backbone:

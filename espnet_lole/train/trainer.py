@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from espnet2.train.distributed_utils import DistributedOption
@@ -17,10 +17,12 @@ from espnet2.train.trainer import Trainer, TrainerOptions
 
 from espnet_lole.config import load_yaml
 from espnet_lole.data.kaldi import read_table
-from espnet_lole.espnet_model import AbsLoLEModel
 from espnet_lole.evaluation.resources import write_resources
 from espnet_lole.train.checkpoints import CHECKPOINT, best_checkpoints, keep_previous, read_checkpoint, recover
 from espnet_lole.train.optimizer import ExpertAdamW
+
+if TYPE_CHECKING:
+    from espnet_lole.espnet_model import AbsLoLEModel
 
 
 class LoLETrainer(Trainer):

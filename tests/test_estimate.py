@@ -14,14 +14,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from espnet_lole.cli.main import main
 from espnet_lole.config import config_files
+from espnet_lole.estimate import UNCOUNTED, Workload, build_empty, measure
 from espnet_lole.lole.system import SystemConfig, build_system
 from espnet_lole.systems import base_system
 from espnet_lole.tasks.lole import MODELS, LoLETask
-from espnet_lole.train.estimate import UNCOUNTED, Workload, build_empty, measure
 from espnet_lole.whisper.checkpoint import precision_dtype
 from espnet_lole.whisper.model import Whisper
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = [
     file
     for name in ("train", "mini/train")
