@@ -51,7 +51,22 @@ def inplace_expert_linear(
     factors = [factor for lang, _ in selection.runs for factor in (a[lang], b[lang])]
     counts = [count for _, count in selection.runs]
     x = x.to(dtype)
-    return _InplaceExpertLinear.apply(x, x_lora.to(dtype) if dropped else x, base, counts, scale, *factors)
+    inputs = x, x_lora.to(dtype) if dropped else x, base, counts, scale
+    return (
+        _InplaceExpertLinear.apply(*inputs, *factors) if torch.is_grad_enabled() else _add_updates(*inputs, factors)[0]
+    )
+
+
+def _add_updates(
+    x: Tensor, x_lora: Tensor, base: nn.Linear, counts: list[int], scale: float, factors: Sequence[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    """Compute y (B, T, D_out), and the low-rank states (rows, R) of each run of utterances."""
+    y, low = F.linear(x, base.weight.to(x.dtype), None if base.bias is None else base.bias.to(x.dtype)), []
+    for i, (x_run, y_run) in enumerate(zip(x_lora.split(counts), y.split(counts), strict=True)):
+        a, b = (factor.to(x.dtype) for factor in factors[2 * i : 2 * i + 2])
+        low.append(x_run.flatten(0, 1) @ a.T)
+        y_run.view(-1, y.shape[-1]).addmm_(low[-1], b.T, alpha=scale)
+    return y, low
 
 
 class _InplaceExpertLinear(torch.autograd.Function):
@@ -62,12 +77,7 @@ class _InplaceExpertLinear(torch.autograd.Function):
         ctx: FunctionCtx, x: Tensor, x_lora: Tensor, base: nn.Linear, counts: list[int], scale: float, *factors: Tensor
     ) -> Tensor:
         """Compute y (B, T, D_out) from x and x_lora (B, T, D_in)."""
-        y = F.linear(x, base.weight.to(x.dtype), None if base.bias is None else base.bias.to(x.dtype))
-        low = []
-        for i, (x_run, y_run) in enumerate(zip(x_lora.split(counts), y.split(counts), strict=True)):
-            a, b = (factor.to(x.dtype) for factor in factors[2 * i : 2 * i + 2])
-            low.append(x_run.flatten(0, 1) @ a.T)  # (rows, R)
-            y_run.view(-1, y.shape[-1]).addmm_(low[-1], b.T, alpha=scale)
+        y, low = _add_updates(x, x_lora, base, counts, scale, factors)
         ctx.base, ctx.counts, ctx.scale, ctx.dropped = base, counts, scale, x_lora is not x
         train = any(ctx.needs_input_grad[5:])
         ctx.save_for_backward(*factors, *([x_lora, *low] if train else []))
