@@ -1,4 +1,4 @@
-"""Run benchmarks: ``python -m benchmarks [NAME ...] [--quick]``."""
+"""Run benchmarks: ``python -m benchmarks [NAME ...]``."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import decoding, limits, scaling, training
-from benchmarks.harness import QUICK, WHISPER_BASE, WHISPER_MEDIUM, Outcome, Size
-from benchmarks.report import machine, update
+from benchmarks import decoding, fast_paths, limits, scaling, training
+from benchmarks.harness import SIZES, Outcome, Size
+from benchmarks.report import describe_machine, update
 
 BENCHMARKS: dict[str, Callable[[Size], Outcome]] = {
     "train_step": training.train_step,
@@ -23,52 +23,66 @@ BENCHMARKS: dict[str, Callable[[Size], Outcome]] = {
     "whole_decode": decoding.whole_decode,
     "merged_student": decoding.merged_student,
     "mole": decoding.mole,
-    "student_start": scaling.student_start,
+    "fast_paths": fast_paths.fast_paths,
+    "systems": training.systems,
     "start_up": scaling.start_up,
     "limits": limits.limits,
     "scaling": scaling.scaling,
 }
-
-ON_CPU = ("start_up", "scaling")
+ON_CPU = ("start_up", "merged_student", "scaling")
 """Benchmarks that ``--gpu`` runs only when they are named."""
 
 
-def main(cmd: list[str] | None = None) -> None:
-    """Each benchmark in a new process, or all in this one on a GPU, the outcome of each written when it is done."""
+def get_parser() -> argparse.ArgumentParser:
+    """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help=f"of {' '.join(BENCHMARKS)}; all by default")
+    parser.add_argument("names", nargs="*", help=f"of {' '.join(BENCHMARKS)}; default: all")
+    parser.add_argument("--gpu", action="store_true", help="on a GPU, in bfloat16, Whisper-medium by default")
+    parser.add_argument("--size", choices=SIZES, help="of the Whisper; default: base; quick only shows that all run")
+    parser.add_argument("--train_batch", type=int, help="utterances of a training step")
+    parser.add_argument("--repeats", type=int, help="timed rounds")
     parser.add_argument(
-        "--quick", action="store_true", help="a tiny size: shows that all runs, its figures mean nothing"
+        "--output_dir", type=Path, help="gets the tables and the page; default: benchmarks/ or benchmarks/gpu/"
     )
-    parser.add_argument("--gpu", action="store_true", help="on a GPU, Whisper-medium in bfloat16")
-    parser.add_argument(
-        "--output_dir", type=Path, help="gets results.csv and the page; default: benchmarks/, or its gpu/"
-    )
+    return parser
+
+
+def get_size(args: argparse.Namespace) -> Size:
+    """Return the size that the options select."""
+    size = SIZES[args.size or ("medium" if args.gpu else "base")]
+    given = {name: getattr(args, name) for name in ("train_batch", "repeats") if getattr(args, name)}
+    return replace(size, **given, **({"device": "cuda", "precision": torch.bfloat16} if args.gpu else {}))
+
+
+def main(cmd: list[str] | None = None) -> None:
+    """Run benchmarks and write the outcome of each when it is done."""
+    parser = get_parser()
     args = parser.parse_args(cmd)
     if unknown := sorted(set(args.names) - set(BENCHMARKS)):
-        parser.error(f"expected benchmarks of {' '.join(BENCHMARKS)}, got {unknown}")
+        parser.error(f"there is no benchmark {unknown[0]}: choose from {' '.join(BENCHMARKS)}")
     if args.gpu and not torch.cuda.is_available():
-        parser.error("expected a GPU for --gpu, but PyTorch sees none: leave it out to time the processor")
-    size = WHISPER_MEDIUM if args.gpu else WHISPER_BASE
-    if args.quick:
-        size = replace(QUICK, device=size.device, precision=size.precision)
+        parser.error("PyTorch finds no GPU: leave out --gpu to time the processor")
+    size = get_size(args)
     folder = args.output_dir or Path(__file__).parent / ("gpu" if args.gpu else "")
     folder.mkdir(exist_ok=True)
     about = (
-        f"Whisper of {size.layers} + {size.layers} layers of width {size.width}, rank {size.rank} on all linears, "
-        f"products in {str(size.precision).removeprefix('torch.')}; {machine(args.gpu)}."
+        f"Made by `make {'bench-gpu' if args.gpu else 'bench'}`. Whisper of {size.layers} + {size.layers} layers of "
+        f"width {size.width}, rank {size.rank} on all linears, {str(size.precision).removeprefix('torch.')}; "
+        f"{describe_machine(size.device)}."
     )
-    names = args.names or [name for name in BENCHMARKS if not (args.gpu and name in ON_CPU)]
-    for name in names:
-        if args.gpu:
-            outcome = BENCHMARKS[name](size)
-        else:
-            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-                outcome = pool.submit(BENCHMARKS[name], size).result()
-        update(folder, name, outcome, about, "make bench-gpu" if args.gpu else "make bench")
-        for claim in outcome.claims:
-            told = f"{claim.ours:.4g} / {claim.peer:.4g} {claim.unit}, {claim.ratio:.3g} {claim.bar} {claim.holds}"
-            print(f"{claim.benchmark}: {told}")
+    for name in args.names or [name for name in BENCHMARKS if not (args.gpu and name in ON_CPU)]:
+        outcome = run(name, size)
+        update(folder, name, outcome, about)
+        for row in (comparison.row() for comparison in outcome.comparisons):
+            print("{benchmark}: {ours} / {alternative} {ratio:.3g} ({low:.3g} to {high:.3g})".format(**row))
+
+
+def run(name: str, size: Size) -> Outcome:
+    """Run a benchmark, on a CPU in a process of its own."""
+    if size.device == "cuda":
+        return BENCHMARKS[name](size)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(BENCHMARKS[name], size).result()
 
 
 if __name__ == "__main__":

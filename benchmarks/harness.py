@@ -31,7 +31,7 @@ class Size:
         tokens: of a text.
         beam: of the searches.
         repeats: timed rounds.
-        languages: points of the curve over the number of languages; ``ranks``, ``batches`` and ``lengths`` are the others.
+        languages: points of the curve of languages; ``ranks``, ``batches`` and ``lengths`` of the other curves.
         device: where all run.
         precision: of the matrix products of all contenders.
     """
@@ -54,12 +54,15 @@ class Size:
     precision: torch.dtype = torch.float32
 
 
-WHISPER_BASE = Size()
-WHISPER_MEDIUM = Size(width=1024, layers=24, heads=16, train_batch=16, repeats=9, languages=(1, 8, 64))
-QUICK = Size(
-    width=32, layers=2, heads=2, rank=4, train_batch=4, decode_batch=4, seconds=0.5, tokens=3, beam=2, repeats=2,
-    languages=(1, 8), ranks=(2, 4), batches=(1, 2), lengths=(0.5, 1.0),
-)  # fmt: skip
+SIZES = {
+    "base": Size(),
+    "small": Size(width=768, layers=12, heads=12),
+    "medium": Size(width=1024, layers=24, heads=16, train_batch=16, repeats=9, languages=(1, 8, 64)),
+    "quick": Size(
+        width=32, layers=2, heads=2, rank=4, train_batch=4, decode_batch=4, seconds=0.5, tokens=3, beam=2, repeats=2,
+        languages=(1, 8), ranks=(2, 4), batches=(1, 2), lengths=(0.5, 1.0),
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,12 @@ class Measure:
 
     def row(self) -> dict[str, object]:
         """Return a row of the table of measures."""
-        row = {"benchmark": self.benchmark, "contender": self.contender, "unit": self.unit, "median": median(self.values)}
+        row = {
+            "benchmark": self.benchmark,
+            "contender": self.contender,
+            "unit": self.unit,
+            "median": median(self.values),
+        }
         return row | {"low": min(self.values), "high": max(self.values), "axis": self.axis, "point": self.point}
 
 
@@ -117,10 +125,12 @@ class Outcome:
         """Add the values of a contender."""
         self.measures.append(Measure(benchmark, contender, unit, values, axis, point))
 
-    def race(self, benchmark: str, contenders: Mapping[str, Work], repeats: int) -> None:
+    def race(
+        self, benchmark: str, contenders: Mapping[str, Work], repeats: int, axis: str = "", point: float = 0.0
+    ) -> None:
         """Time contenders in turn and add their milliseconds."""
         for name, rounds in alternate(contenders, repeats).items():
-            self.add(benchmark, name, "ms", [1000 * wall for wall, _ in rounds])
+            self.add(benchmark, name, "ms", [1000 * wall for wall, _ in rounds], axis, point)
 
     def compare(self, benchmark: str, ours: str, *alternatives: str) -> None:
         """Compare a contender of a benchmark with others of it."""

@@ -27,7 +27,7 @@ SEARCHES = ("espnet2.legacy.nets.batch_beam_search", "espnet.nets.batch_beam_sea
 
 
 def mixed(size: Size) -> AbstractContextManager:
-    """Return the context in which the trainers of the peers run a model: autocast, if the precision is below float32."""
+    """Return the context in which the peers' trainers run a model: autocast, if the precision is below float32."""
     return nullcontext() if size.precision == torch.float32 else torch.autocast(size.device, size.precision)
 
 
@@ -86,10 +86,14 @@ def espnet(model: WhisperForConditionalGeneration) -> nn.Module:
 
     vocab = model.config.vocab_size
     with openai_weights(model):
-        encoder, decoder = OpenAIWhisperEncoder(whisper_model="base"), OpenAIWhisperDecoder(vocab, 1, whisper_model="base")
+        encoder, decoder = (
+            OpenAIWhisperEncoder(whisper_model="base"),
+            OpenAIWhisperDecoder(vocab, 1, whisper_model="base"),
+        )
     return ESPnetASRModel(
-        vocab, [str(i) for i in range(vocab)], None, None, None, None, encoder, None, decoder, CTC(vocab, encoder.output_size()),
-        None, ctc_weight=0.0, report_cer=False, report_wer=False, sym_sos=str(TOKENIZER.sot), sym_eos=str(TOKENIZER.eot),
+        vocab, [str(i) for i in range(vocab)], None, None, None, None, encoder, None, decoder,
+        CTC(vocab, encoder.output_size()), None, ctc_weight=0.0, report_cer=False, report_wer=False,
+        sym_sos=str(TOKENIZER.sot), sym_eos=str(TOKENIZER.eot),
     ).to(model.device)  # fmt: skip
 
 
@@ -115,7 +119,9 @@ def batch_beam_search() -> type:
             return importlib.import_module(name).BatchBeamSearch
         except ModuleNotFoundError:
             continue
-    raise ImportError(f"ESPnet has no BatchBeamSearch in {' or '.join(SEARCHES)}: whole_decode needs another version of it")
+    raise ImportError(
+        f"ESPnet has no BatchBeamSearch in {' or '.join(SEARCHES)}: whole_decode needs another version of it"
+    )
 
 
 def espnet_search(size: Size, speech: Tensor) -> Callable[[], list[list[int]]]:
@@ -152,12 +158,16 @@ def faster_whisper(size: Size, speech: Tensor, folder: Path) -> Work:
     names = {i: name for name, i in get_tokenizer(True).special_tokens.items()}
     vocabulary = [names.get(i, f"token {i}") for i in range(model.config.vocab_size)]
     (folder / "converted" / "vocabulary.json").write_text(json.dumps(vocabulary))
-    model = ctranslate2.models.Whisper(str(folder / "converted"), intra_threads=torch.get_num_threads(), compute_type="float32")
+    model = ctranslate2.models.Whisper(
+        str(folder / "converted"), intra_threads=torch.get_num_threads(), compute_type="float32"
+    )
     prompts = [TOKENIZER.prompt(lang) for lang in batch_langs(len(speech))]
     longest = len(prompts[0]) + size.tokens
 
     def work() -> None:
         features = ctranslate2.StorageView.from_array(mel30(speech).numpy())
-        model.generate(features, prompts, beam_size=size.beam, max_length=longest, suppress_blank=False, suppress_tokens=[])
+        model.generate(
+            features, prompts, beam_size=size.beam, max_length=longest, suppress_blank=False, suppress_tokens=[]
+        )
 
     return work

@@ -55,8 +55,9 @@ def _benchmark(row: Row) -> str:
 def make_page(comparisons: Sequence[Row], measures: Sequence[Row], about: str) -> str:
     """Write the page: comparisons, all measures, and the curves."""
     parts = [
-        f"# Benchmarks\n\n{about}\n\nContenders of a benchmark are measured in turn in one process. A ratio is the median over the "
-        "rounds of ours / alternative, with the lowest and the highest: below 1, this project takes less.\n\n## Comparisons\n\n",
+        f"# Benchmarks\n\n{about}\n\nContenders of a benchmark are measured in turn in one process. A ratio is the "
+        "median over the rounds of ours / alternative, with its lowest and highest: below 1, this project takes less.\n\n"
+        "## Comparisons\n\n",
         _table(COMPARISON_FIELDS, comparisons),
         "\n## Measures\n\nMedian, lowest and highest of the rounds.\n\n",
         _table(MEASURE_FIELDS[:6], [m for m in measures if not m["axis"]]),
@@ -76,7 +77,7 @@ def _table(names: Sequence[str], rows: Sequence[Row]) -> str:
 
 
 def draw(measures: Sequence[Measure], path: Path) -> None:
-    """Draw a panel for each axis, with logarithmic scales: a line at 45 degrees is a time proportional to what grows."""
+    """Draw a panel for each axis, with logarithmic scales: proportional growth is a line at 45 degrees."""
     from matplotlib.figure import Figure
 
     axes = list(dict.fromkeys(m.axis for m in measures))
@@ -84,7 +85,9 @@ def draw(measures: Sequence[Measure], path: Path) -> None:
     panels = figure.subplots(1, len(axes), sharey=True, squeeze=False)[0]
     for axis, panel in zip(axes, panels, strict=True):
         for name in dict.fromkeys(m.contender for m in measures):
-            rows = sorted((m.row() for m in measures if (m.axis, m.contender) == (axis, name)), key=lambda row: row["point"])
+            rows = sorted(
+                (m.row() for m in measures if (m.axis, m.contender) == (axis, name)), key=lambda row: row["point"]
+            )
             x, y, low, high = ([row[key] for row in rows] for key in ("point", "median", "low", "high"))
             panel.fill_between(x, low, high, alpha=0.2)
             panel.plot(x, y, "o-", markersize=4, label=name)
@@ -98,7 +101,7 @@ def draw(measures: Sequence[Measure], path: Path) -> None:
         figure.savefig(made, dpi=120)
 
 
-def machine(device: str) -> str:
+def describe_machine(device: str) -> str:
     """Describe the machine."""
     if device == "cuda":
         return f"{torch.cuda.get_device_name()}, {platform.system()}, PyTorch {torch.__version__}"

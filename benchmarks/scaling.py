@@ -1,4 +1,4 @@
-"""How the cost grows: with languages, rank, batch and length; the student's start; the start of each command."""
+"""How the time of a step grows with languages, rank, batch and length; and the start of each command."""
 
 from __future__ import annotations
 
@@ -9,73 +9,58 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.harness import Outcome, Size, Work, alternate
-from benchmarks.systems import START, ours, utterances
+from benchmarks.harness import Outcome, Size, Work
+from benchmarks.systems import TOKENIZER, decoding_experts, utterances
 from benchmarks.training import experts_step
-from espnet_lole.lole.kd_init import truncated_average
 
 COMMANDS = Path(__file__).resolve().parents[1] / "espnet_lole" / "bin"
-START_SHAPE = {"experts": 8, "in_dim": 1024, "out_dim": 4096, "rank": 64, "kept": 256}
 CURVE_RANK = 8
 """Rank of the experts on the curve of languages: 256 of rank 64 would not fit into the memory of most machines."""
-
-
-def student_start(size: Size) -> Outcome:
-    """The truncated average of experts against the full SVD of their average."""
-    shape = {name: max(2, value // (1 if size.width > 100 else 16)) for name, value in START_SHAPE.items()}
-    torch.manual_seed(0)
-    a = torch.randn(shape["experts"], shape["rank"], shape["in_dim"], device=size.device)
-    b = torch.randn(shape["experts"], shape["out_dim"], shape["rank"], device=size.device)
-    weights = torch.full((shape["experts"],), 1 / shape["experts"], device=size.device)
-
-    def full() -> None:
-        u, s, vh = torch.linalg.svd(torch.einsum("e,eor,erd->od", weights, b, a), full_matrices=False)
-        _ = (u * s.sqrt())[:, : shape["kept"]], (s.sqrt()[:, None] * vh)[: shape["kept"]]
-
-    out = Outcome()
-    parts = {"truncated average": partial(truncated_average, a, b, weights, shape["kept"]), "full SVD": full}
-    out.race("student_start", parts, size.repeats)
-    out.claim("student_start", *parts, ">= 5")
-    return out
+TRAINABLE = 99
+"""Whisper's languages, the most that can train."""
 
 
 def start_up(size: Size) -> Outcome:
-    """Seconds until each command has read its options, against those of importing torch and transformers' Whisper."""
-    python = [sys.executable, "-m"]
+    """Measure how long each command takes to print its options, against importing torch."""
     commands = {
-        file.stem: [*python, f"espnet_lole.bin.{file.stem}", "--help"] for file in sorted(COMMANDS.glob("lole_*.py"))
+        file.stem: ["-m", f"espnet_lole.bin.{file.stem}", "--help"] for file in sorted(COMMANDS.glob("lole_*.py"))
     }
-    commands["import torch"] = [sys.executable, "-c", "import torch"]
-    parts = {name: partial(subprocess.run, call, check=True, capture_output=True) for name, call in commands.items()}
+    commands["lole transcribe"] = ["-m", "espnet_lole.cli.main", "transcribe", "--help"]
+    commands["import torch"] = ["-c", "import torch"]
     out = Outcome()
-    out.race("start_up", parts, min(size.repeats, 3))
-    for name in commands:
-        if name != "import torch":
-            out.claim("start_up", name, "import torch")
+    run = partial(subprocess.run, check=True, capture_output=True)
+    out.race(
+        "start_up", {name: partial(run, [sys.executable, *c]) for name, c in commands.items()}, min(size.repeats, 3)
+    )
+    for name in list(commands)[:-1]:
+        out.compare("start_up", name, "import torch")
     return out
 
 
 def decoder_step(
-    size: Size, languages: int = 8, rank: int | None = None, count: int | None = None, seconds: float | None = None
+    size: Size,
+    languages: int = 8,
+    rank: int | None = None,
+    count: int | None = None,
+    seconds: float | None = None,
 ) -> Work:
-    """A cached step of the decoder of a batch in which languages come in turn."""
-    backbone, bank = ours(size, languages, rank)
-    count = count or size.decode_batch
-    index = torch.arange(count, device=size.device) % languages
-    token = torch.full((count, 1), START, device=size.device)
-    with torch.no_grad(), bank.routed(index):
-        encoded = backbone.encode(*utterances(size, count, seconds))
+    """A cached step of the decoder for a batch in which languages alternate."""
+    experts, count = decoding_experts(size, languages, rank), count or size.decode_batch
+    index = torch.arange(count) % languages
+    token = torch.full((count, 1), TOKENIZER.sot, device=size.device)
+    with torch.no_grad(), experts.activate(index):
+        encoded = experts.whisper.encode(*utterances(size, count, seconds))
 
     @torch.no_grad()
     def work() -> None:
-        with bank.routed_steps(index):
-            backbone.logits(backbone.decode(token, encoded, backbone.new_cache()))
+        with experts.activate(index):
+            experts.whisper.logits(experts.whisper.decode(token, encoded, experts.whisper.new_cache()))
 
     return work
 
 
 def scaling(size: Size) -> Outcome:
-    """Curves of a training step and of a decoding step."""
+    """Measure curves of a training step and of a decoding step."""
     out = Outcome()
     curves = {
         "languages": [(n, {"languages": n, "rank": min(CURVE_RANK, size.rank)}) for n in size.languages],
@@ -86,8 +71,7 @@ def scaling(size: Size) -> Outcome:
     for axis, points in curves.items():
         for point, options in points:
             works = {"decode step": decoder_step(size, **options)}
-            if axis != "languages" or point <= 99:  # Whisper has 99 languages to train
+            if options.get("languages", 1) <= TRAINABLE:
                 works["train step"] = experts_step(size, **options)
-            for name, seconds in alternate(works, min(size.repeats, 3)).items():
-                out.add("scaling", name, "ms", [1000 * s for s in seconds], axis, point)
+            out.race("scaling", works, min(size.repeats, 3), axis, point)
     return out

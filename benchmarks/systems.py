@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import GenerationConfig, WhisperForConditionalGeneration
 
 from benchmarks.harness import Size
-from espnet_lole.lole.experts import ExpertConfig, LoRAExperts
 from espnet_lole.lole.adapters import save_adapter
+from espnet_lole.lole.experts import ExpertConfig, LoRAExperts
 from espnet_lole.whisper.model import Whisper
 from espnet_lole.whisper.sizes import Size as Dimensions
 from espnet_lole.whisper.tokenizer import WhisperTokenizer
@@ -24,7 +24,7 @@ TOKENIZER = WhisperTokenizer(51865)
 
 
 def stock(size: Size) -> WhisperForConditionalGeneration:
-    """Make a random Whisper that never ends a text by itself, so that all contenders decode the same number of tokens."""
+    """Make a random Whisper that never ends a text by itself, so that all decode the same number of tokens."""
     torch.manual_seed(0)
     config = Dimensions(size.width, size.heads, size.layers, size.layers).config()
     config.suppress_tokens = config.begin_suppress_tokens = None
@@ -103,7 +103,9 @@ def batch_langs(count: int) -> list[str]:
 
 def texts(size: Size, count: int) -> Tensor:
     """Draw token ids of texts, shape (B, U)."""
-    return torch.randint(0, TOKENIZER.eot, (count, size.tokens), generator=torch.Generator().manual_seed(3)).to(size.device)
+    return torch.randint(0, TOKENIZER.eot, (count, size.tokens), generator=torch.Generator().manual_seed(3)).to(
+        size.device
+    )
 
 
 def mel30(speech: Tensor) -> Tensor:

@@ -21,12 +21,14 @@ from espnet_lole.tasks.lole import MODELS, LoLETask
 from espnet_lole.whisper.checkpoint import precision_dtype
 
 SYSTEMS = ("experts", "mole", "student", "multilingual")
-OPTIONS = Namespace(langs=LANGS, lid_weight=0.5, grad_clip=1.0, optim="adamw", optim_conf={"lr": 1e-4}, fusion_lr_factor=1.0)
+OPTIONS = Namespace(
+    langs=LANGS, lid_weight=0.5, grad_clip=1.0, optim="adamw", optim_conf={"lr": 1e-4}, fusion_lr_factor=1.0
+)
 """Options of ``lole_train`` that a step depends on."""
 
 
 def make_batch(size: Size, languages: int = len(LANGS), count: int | None = None, seconds: float | None = None) -> dict:
-    """Make a batch as ESPnet's collate function does: an utterance of each language, the others drawn, sorted by language."""
+    """Make a batch sorted by language: an utterance of each language, the others drawn."""
     count = count or size.train_batch
     speech, lengths = utterances(size, count, seconds)
     drawn = torch.randint(languages, (max(0, count - languages),), generator=torch.Generator().manual_seed(4))
@@ -88,7 +90,9 @@ def peft_step(size: Size) -> Work:
 
     def loss() -> Tensor:
         with mixed(size):
-            return model(input_features=mel30(data["speech"]).to(size.precision), decoder_input_ids=inputs, labels=labels).loss
+            return model(
+                input_features=mel30(data["speech"]).to(size.precision), decoder_input_ids=inputs, labels=labels
+            ).loss
 
     return stepping(loss, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad]))
 
@@ -124,7 +128,9 @@ def systems(size: Size) -> Outcome:
     out = Outcome()
     for system in SYSTEMS:
         options = {"activation_checkpointing": True} | (fusion if system == "mole" else {})
-        one = _race("systems", {system: partial(system_step, system=system, **options)}, size)  # one model in memory at a time
+        one = _race(
+            "systems", {system: partial(system_step, system=system, **options)}, size
+        )  # one model in memory at a time
         out.measures += one.measures
     return out
 
