@@ -1,9 +1,12 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env env-tests demo test test-slow lint format bench bench-gpu backbone study-l1 study-kd study-rank study-memory study-lowres clean
+.PHONY: help env env-tests demo pictures test test-slow lint format bench bench-gpu backbone study-l1 study-kd study-rank study-memory study-lowres clean
 
 BIN := .venv/bin
 RECIPE := egs2/lole/asr1
+EXP = exp/lole_train_$(1)_raw_lole_mini_seed0
+EXPERTS := --config $(call EXP,experts)/config.yaml --experts $(call EXP,experts)/adapters
+PLOT := PYTHONPATH="$(CURDIR)" $(CURDIR)/$(BIN)/python $(CURDIR)/studies/plot.py
 SCRIPTS := find . \( -name .venv -o -name .git -o -name exp -o -name dump \) -prune -o -type f -name '*.sh' -print0
 
 help:  ## list the targets
@@ -18,6 +21,15 @@ env-tests:  ## add to it what only tests need: gradio, faster-whisper, a browser
 demo: env  ## run the recipe on the embedded corpus and backbone
 	cd $(RECIPE) && PATH="$(CURDIR)/$(BIN):$$PATH" ./run.sh
 	@echo "The results are in $(RECIPE)/exp/RESULTS.md"
+
+pictures: env  ## draw what the demo's systems learned into egs2/lole/asr1/exp/images
+	cd $(RECIPE) && $(PLOT) mole --mole $(call EXP,mole) --decoded $(call EXP,mole)/decode_agnostic --dumpdir dump/raw \
+		--test_sets "$$(cd dump/raw && echo test_*)" --output_dir exp/images
+	cd $(RECIPE) && $(PLOT) energy $(EXPERTS) --student $(call EXP,student)/adapters/student --output exp/images/energy.png
+	cd $(RECIPE) && $(PLOT) cosines $(EXPERTS) --adapters student=$(call EXP,student)/adapters/student --data dump/raw/dev \
+		--output exp/images/cosines.png
+	cd $(RECIPE) && $(PLOT) states --config $(call EXP,experts)/config.yaml --data dump/raw/test_* \
+		--adapters student=$(call EXP,student)/adapters/student --output exp/images/states.png
 
 test: env-tests  ## run the unit tests
 	$(BIN)/python -m pytest -q -rs

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.decoding import expert_search
 from benchmarks.harness import Outcome, Size, Work, alternate
 from benchmarks.training import espnet_step, experts_step
-from espnet_lole.train.estimate import UNCOUNTED
+from espnet_lole.estimate import UNCOUNTED
 
 SQUARE = {"cpu": 2048, "cuda": 8192}
 """Rows and columns of the matrices whose product is the reference."""

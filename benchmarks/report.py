@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.harness import Measure, Outcome
-from espnet_lole.atomic_io import whole_file, write_whole
+from espnet_lole.atomic_io import atomic_write, write_text_atomic
 
 MEASURES, COMPARISONS, CURVES = "measures.csv", "comparisons.csv", "curves.png"
 MEASURE_FIELDS = ("benchmark", "contender", "unit", "median", "low", "high", "axis", "point")
@@ -27,7 +27,7 @@ def update(folder: Path, name: str, outcome: Outcome, about: str) -> None:
     comparisons = _replace(folder / COMPARISONS, COMPARISON_FIELDS, name, [c.row() for c in outcome.comparisons])
     page = PAGES.get(name, PAGE)
     rows = ([row for row in table if PAGES.get(_benchmark(row), PAGE) == page] for table in (comparisons, measures))
-    write_whole(folder / page, make_page(*rows, about))
+    write_text_atomic(folder / page, make_page(*rows, about))
     if curves := [m for m in outcome.measures if m.axis]:
         draw(curves, folder / CURVES)
 
@@ -43,7 +43,7 @@ def _replace(path: Path, names: Sequence[str], benchmark: str, rows: Sequence[Ma
     writer = csv.DictWriter(out, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(others + new)
-    write_whole(path, out.getvalue())
+    write_text_atomic(path, out.getvalue())
     return others + new
 
 
@@ -97,7 +97,7 @@ def draw(measures: Sequence[Measure], path: Path) -> None:
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("ms")
     panels[0].legend(fontsize=8)
-    with whole_file(path) as made:
+    with atomic_write(path) as made:
         figure.savefig(made, dpi=120)
 
 

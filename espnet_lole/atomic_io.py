@@ -13,104 +13,78 @@ from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a quota, a file that may not grow
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Error numbers of a full disk, an exhausted quota, and a file that may not grow."""
 
 
 @contextmanager
-def _told(path: Path, numbers: Container[int] | None = None) -> Iterator[None]:
-    """An error of the system, of these numbers or any, says that ``path`` was to be written, and what to do."""
-    try:
-        yield
-    except Exception as error:
-        fault = _of_the_system(error)
-        if fault is None or (numbers is not None and fault.errno not in numbers):
-            raise
-        reason = os.strerror(fault.errno) if fault.errno else fault
-        raise OSError(
-            fault.errno,
-            f"expected to write {path}, got: {reason}: check the disk's free space and the permissions; "
-            "what was there before is as it was",
-        ) from error
-
-
-def _of_the_system(error: BaseException) -> OSError | None:
-    """The system's error behind that of a library: safetensors gives the number, torch raises another after it."""
-    if isinstance(error, OSError):
-        return error
-    if number := re.search(r"\(os error (\d+)\)", str(error)):
-        return OSError(int(number[1]), os.strerror(int(number[1])))
-    return _of_the_system(error.__context__) if error.__context__ is not None else None
-
-
-@contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
-    """A new file beside ``path`` to write to, which takes its place when the context ends without an error.
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Give a temporary file to write to, which replaces ``path`` when the context ends without an error.
 
     Args:
-        path: the file, whose folder is made if it is not there.
+        path: the file; its folder is made if it does not exist.
 
     Yields:
-        Path of an empty file with the suffix of ``path``.
+        Path of an empty file in the same folder with the suffix of ``path``.
 
     Raises:
-        OSError: it cannot be written, e.g. for a full disk; the message says what is left as it was.
+        OSError: it cannot be written, e.g. because the disk is full; the message names ``path``.
     """
-    path = Path(path)
-    made = None
+    path, temporary = Path(path), None
     try:
-        with _told(path):
+        with _name_path(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
             os.close(handle)
-            made = Path(name)
-        with _told(path, FULL):
-            yield made
-        with _told(path):
-            with made.open("rb") as written:
+            temporary = Path(name)
+        with _name_path(path, NO_ROOM):
+            yield temporary
+        with _name_path(path):
+            with temporary.open("rb") as written:
                 os.fsync(written.fileno())  # else a power cut could leave the new name with no content
-            os.chmod(made, 0o644)
-            os.replace(made, path)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
     finally:
-        if made is not None:
-            made.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
-def write_whole(path: str | Path, text: str) -> None:
-    """Write a UTF-8 file so that a reader sees the old one or the new one, never a part.
+def write_text_atomic(path: str | Path, text: str) -> None:
+    """Write a UTF-8 file so that readers see the old content or the new, never a part.
 
     Raises:
         OSError: it cannot be written.
     """
-    with whole_file(path) as made:
-        made.write_text(text, encoding="utf-8", newline="")
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
 
 
 @contextmanager
-def whole_folder(folder: str | Path) -> Iterator[Path]:
-    """An empty folder beside ``folder``, which takes its place when the context ends without an error.
+def atomic_folder(folder: str | Path) -> Iterator[Path]:
+    """Give an empty temporary folder, which replaces ``folder`` when the context ends without an error.
 
-    What a killed run left beside it (``.NAME.partial``) is removed by the next one.
+    The temporary folder of a killed process, ``.NAME.partial``, is removed by the next one that writes ``folder``.
 
     Args:
-        folder: to make or to replace.
+        folder: the folder to make or to replace.
 
     Yields:
         The folder to write into.
 
     Raises:
-        OSError: it cannot be made, or the disk is full; the message says what is left as it was.
+        OSError: it cannot be written, e.g. because the disk is full; the message names ``folder``.
     """
     folder = Path(os.path.realpath(folder))
     partial, previous = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.previous")
-    with _told(folder):
+    with _name_path(folder):
         if previous.exists() and not folder.exists():
             os.replace(previous, folder)  # killed between the two renames below
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     try:
-        with _told(folder, FULL):
+        with _name_path(folder, NO_ROOM):
             yield partial
-        with _told(folder):
+        with _name_path(folder):
             shutil.rmtree(previous, ignore_errors=True)
             if folder.exists():
                 os.replace(folder, previous)
@@ -121,31 +95,56 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def held(folder: str | Path) -> Iterator[None]:
-    """Within the context, no other process gets this folder by asking for it, too; where this process ends, others may.
+def dir_lock(folder: str | Path) -> Iterator[None]:
+    """Lock a folder against other processes; the lock ends with the context or the process.
 
     Args:
-        folder: is made if it is not there, and has an empty file ``.lock`` from then on.
+        folder: the folder, made if it does not exist; an empty file ``.lock`` stays in it.
 
     Raises:
-        BlockingIOError: another process has it.
+        BlockingIOError: another process has locked it.
         OSError: it cannot be written to.
     """
     file = Path(folder) / ".lock"
-    with _told(file):
+    with _name_path(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         lock = file.open("w")
     with lock:
         try:
-            fcntl.lockf(
-                lock, fcntl.LOCK_EX | fcntl.LOCK_NB
-            )  # unlike flock's, of this process alone and not of its children
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, child processes do not inherit it
         except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):  # file systems without locks
-                logging.warning(f"a second process would not be kept from {folder}: {os.strerror(error.errno)}")
-            else:
-                raise BlockingIOError(
-                    error.errno,
-                    f"expected {folder} for this process alone, got another that runs: wait for its end, or end it",
-                ) from error
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                message = f"{folder} is in use by another process: wait for it or stop it"
+                raise BlockingIOError(error.errno, message) from error
+            logging.warning(
+                f"cannot lock {folder} ({os.strerror(error.errno)}): start no second process that writes there"
+            )
         yield
+
+
+@contextmanager
+def _name_path(path: Path, numbers: Container[int] | None = None) -> Iterator[None]:
+    """Re-raise system errors with the target path and a hint.
+
+    Args:
+        path: the file or folder that is written.
+        numbers: error numbers to re-raise in this form; None: all.
+    """
+    try:
+        yield
+    except Exception as error:
+        cause = _system_error(error)
+        if cause is None or (numbers is not None and cause.errno not in numbers):
+            raise
+        reason = os.strerror(cause.errno) if cause.errno else cause
+        message = f"cannot write {path}: {reason}: check free space and permissions; the old content is unchanged"
+        raise OSError(cause.errno, message) from error
+
+
+def _system_error(error: BaseException) -> OSError | None:
+    """Find the system error behind a library's: safetensors gives its number, torch raises its own after it."""
+    if isinstance(error, OSError):
+        return error
+    if number := re.search(r"\(os error (\d+)\)", str(error)):
+        return OSError(int(number[1]), os.strerror(int(number[1])))
+    return _system_error(error.__context__) if error.__context__ is not None else None

@@ -34,14 +34,14 @@ def load_yaml(file: Path) -> dict[str, Any]:
 def config_files(config: Path) -> list[Path]:
     """List a configuration after those in its folder that it overrides, whose names begin its own.
 
-    They are `train.yaml`, `train_student.yaml` and `train_student_long.yaml` for the last of these.
+    They are ``train.yaml``, ``train_student.yaml`` and ``train_student_long.yaml`` for the last of these.
     """
     overridden = (file for file in config.parent.glob(f"*{config.suffix}") if config.stem.startswith(f"{file.stem}_"))
     return [*sorted(overridden, key=lambda file: len(file.stem)), config]
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Merge two configurations; where both have a key, `over` wins, and two mappings are merged in turn."""
+    """Merge two configurations; where both have a key, ``over`` wins, and two mappings are merged in turn."""
     nested = {key for key, value in over.items() if isinstance(value, dict) and isinstance(base.get(key), dict)}
     return base | {key: merge(base[key], value) if key in nested else value for key, value in over.items()}
 
@@ -49,8 +49,8 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 def read_conf(kind: type[Conf], conf: object, name: str) -> Conf:
     """Build a frozen dataclass from a part of a configuration.
 
-    Types are strict, as YAML has them: `"8"`, `8.0` and `true` are no integers. A list may stand for a tuple, an integer
-    for a float.
+    Types are strict, as YAML has them: ``"8"``, ``8.0`` and ``true`` are no integers. A list may stand for a tuple, an
+    integer for a float.
 
     Args:
         kind: the dataclass.
@@ -58,7 +58,8 @@ def read_conf(kind: type[Conf], conf: object, name: str) -> Conf:
         name: name of the part or its file, for messages.
 
     Raises:
-        ValueError: not a mapping, an unknown or missing key, a value of another type, or one that the dataclass refuses.
+        ValueError: not a mapping, an unknown or missing key, a value of another type, or one that the dataclass
+            refuses.
     """
     known = ", ".join(field.name for field in fields(kind))
     if not isinstance(conf, dict):
@@ -77,7 +78,7 @@ def _explain(problem: dict[str, Any]) -> str:
     key, value = ".".join(map(str, problem["loc"])), problem["input"]
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"])
-    if word := {"missing": "missing", "unexpected_keyword_argument": "unknown"}.get(problem["type"]):
-        return f"{word} key {key!r}"
+    if reason := {"missing": "missing key", "unexpected_keyword_argument": "unknown key"}.get(problem["type"]):
+        return f"{reason} {key!r}"
     hint = ": write 1.0e-4 with its point" if problem["type"] == "float_type" and isinstance(value, str) else ""
     return f"{key}: {problem['msg'].lower()}, got {value!r}{hint}"

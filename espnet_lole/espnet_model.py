@@ -177,15 +177,16 @@ class AbsLoLEModel(AbsESPnetModel):
             if name not in state_dict or int(state_dict[name]) != int(expected[name]):
                 part = name.removesuffix("_fingerprint")
                 raise ValueError(
-                    f"the checkpoint was trained on another {part}, or on one that was trained again since: give the {part} of "
-                    f"its training ({part} in the config.yaml in its folder)"
+                    f"the checkpoint was trained on another {part}, or on one that was trained again since: give the "
+                    f"{part} of its training ({part} in the config.yaml in its folder)"
                 )
         shapes = {name: value.shape for name, value in expected.items()}
         actual = {name: value.shape for name, value in state_dict.items()}
         if wrong := sorted(n for n in shapes | actual if shapes.get(n) != actual.get(n)):
             raise ValueError(
-                f"expected a checkpoint for the languages {' '.join(self.languages)} and this configuration, got another in "
-                f"{len(wrong)} tensors, e.g. {wrong[0]}: {actual.get(wrong[0])} instead of {shapes.get(wrong[0])}"
+                f"expected a checkpoint for the languages {' '.join(self.languages)} and this configuration, got "
+                f"another in {len(wrong)} tensors, e.g. {wrong[0]}: {actual.get(wrong[0])} instead of "
+                f"{shapes.get(wrong[0])}"
             )
         return super().load_state_dict(state_dict, strict=False, assign=assign)
 
@@ -193,8 +194,8 @@ class AbsLoLEModel(AbsESPnetModel):
 class ESPnetExpertsModel(AbsLoLEModel):
     """Language experts trained together, each on its own language.
 
-    The loss of a batch is the sum over its languages of the mean cross-entropy over that language's labels, so that each expert
-    gets the gradient that it would get alone. With several processes the means are over the labels of all.
+    The loss of a batch is the sum over its languages of the mean cross-entropy over that language's labels, so that
+    each expert gets the gradient that it would get alone. With several processes the means are over the labels of all.
 
     Args:
         experts: on their Whisper.
@@ -232,7 +233,8 @@ class ESPnetMoLEModel(AbsLoLEModel):
 
     The loss is the cross-entropy of the text + lambda * that of the language.
 
-    The text goes through the expert of its true language in the deep layers; its gradient reaches only the fusion weights.
+    The text goes through the expert of its true language in the deep layers; its gradient reaches only the fusion
+    weights.
 
     Args:
         mole: on prepared experts.
@@ -384,4 +386,5 @@ def describe(model: AbsLoLEModel) -> str:
     """Return how many parameters train, in words."""
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
-    return f"{trained:,} of {total:,} parameters train ({100 * trained / total:.1f} %), languages {' '.join(model.languages)}"
+    share = f"{trained:,} of {total:,} parameters train ({100 * trained / total:.1f} %)"
+    return f"{share}, languages {' '.join(model.languages)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 SYSTEMS = ("zero_shot", "experts", "mole", "student", "multilingual", "full", "espnet", "espnet_whisper")
-"""The backbone alone, the paper's three systems, one LoRA for all languages, full fine-tuning, and ESPnet's own models."""
+"""The backbone alone, the paper's three systems, one LoRA for all languages, full fine-tuning, ESPnet's own models."""
 
 SCENARIOS = {system: ("aware", "agnostic") for system in SYSTEMS} | {
     "experts": ("aware",),

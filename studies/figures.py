@@ -12,7 +12,7 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from espnet_lole.atomic_io import whole_file
+from espnet_lole.atomic_io import atomic_write
 
 MARKERS = "os^Dv*PX<>"
 Array = NDArray[np.floating]
@@ -20,7 +20,7 @@ Array = NDArray[np.floating]
 
 def save(figure: Figure, path: Path) -> None:
     """Save a figure in the format of the path's suffix."""
-    with whole_file(path) as made:
+    with atomic_write(path) as made:
         figure.savefig(made, dpi=120)
 
 

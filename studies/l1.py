@@ -19,7 +19,7 @@ from study import CURVES, Study, write_table
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from espnet_lole.atomic_io import whole_file
+from espnet_lole.atomic_io import atomic_write
 
 
 def draw(study: Study, l1s: Sequence[int], path: Path) -> None:
@@ -34,7 +34,7 @@ def draw(study: Study, l1s: Sequence[int], path: Path) -> None:
     left.set(xlabel="L1: shared encoder layers", ylabel="average error in percent", xticks=list(l1s))
     right.set(ylabel="LID accuracy in percent")
     figure.legend(loc="outside upper center", ncols=3, fontsize=8)
-    with whole_file(path) as made:
+    with atomic_write(path) as made:
         figure.savefig(made, dpi=120)
 
 

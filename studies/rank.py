@@ -20,7 +20,7 @@ from analysis import compare_outputs, gradient_norms
 from kd import VARIANTS
 from study import CURVES, RECIPE, Study, spread, write_lines
 
-from espnet_lole.atomic_io import whole_file
+from espnet_lole.atomic_io import atomic_write
 from espnet_lole.config import load_yaml
 from espnet_lole.espnet_student_model import STUDENT, DistillConfig, ESPnetStudentModel
 from espnet_lole.lole.adapters import load_bank
@@ -64,7 +64,7 @@ def draw(study: Study, kept: dict[int, list[float]], path: Path) -> None:
     left.minorticks_off()
     right.set(ylabel="energy in percent", ylim=(0, 102))
     figure.legend(loc="outside upper center", ncols=3, fontsize=8)
-    with whole_file(path) as made:
+    with atomic_write(path) as made:
         figure.savefig(made, dpi=120)
 
 

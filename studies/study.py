@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
-from espnet_lole.atomic_io import write_whole
+from espnet_lole.atomic_io import write_text_atomic
 from espnet_lole.evaluation.results import read_csv
 
 RECIPE = Path(__file__).resolve().parents[1] / "egs2" / "lole" / "asr1"
@@ -144,5 +144,5 @@ def write_table(study: Study, head: str, variants: dict[str, str], path: Path) -
 def write_lines(head: Sequence[str], lines: Sequence[Sequence[str]], path: Path) -> str:
     """Write a table of Markdown, and return it."""
     rows = [head, ["---"] * len(head), *lines]
-    write_whole(path, "".join("| " + " | ".join(row) + " |\n" for row in rows))
+    write_text_atomic(path, "".join("| " + " | ".join(row) + " |\n" for row in rows))
     return path.read_text()

@@ -1,3 +1,5 @@
+"""Files and folders appear whole or not at all, and messages name them."""
+
 import errno
 import os
 import subprocess
@@ -11,30 +13,26 @@ import torch
 from conftest import BOUND, full_disk, room_for
 from safetensors.torch import save_file
 
-from espnet_lole.atomic_io import held, whole_file, whole_folder, write_whole
+from espnet_lole.atomic_io import atomic_folder, atomic_write, dir_lock, write_text_atomic
 from espnet_lole.data.audio import write_audio
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_whole(tmp_path / "a.txt", "old")
-
+    write_text_atomic(tmp_path / "a.txt", "old")
     for step in ("os.replace", "os.fsync", "pathlib.Path.write_text"):
-        with (
-            monkeypatch.context() as patched,
-            pytest.raises(OSError, match="a.txt, got: No space left on device: check"),
-        ):
+        with monkeypatch.context() as patched, pytest.raises(OSError, match="a.txt: No space left on device: check"):
             patched.setattr(step, full_disk)
-            write_whole(tmp_path / "a.txt", "new")
+            write_text_atomic(tmp_path / "a.txt", "new")
         assert [p.name for p in tmp_path.iterdir()] == ["a.txt"] and (tmp_path / "a.txt").read_text() == "old"
-    write_whole(tmp_path / "a.txt", "new\n")
+    write_text_atomic(tmp_path / "a.txt", "new\n")
     assert (tmp_path / "a.txt").read_bytes() == b"new\n"
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="expected to write .*file/a, got: "):
-        write_whole(tmp_path / "file" / "a", "")
-    with pytest.raises(OSError, match="expected to write .*file/a, got: "), whole_folder(tmp_path / "file" / "a"):
+    with pytest.raises(OSError, match="cannot write .*file/a: "):
+        write_text_atomic(tmp_path / "file" / "a", "")
+    with pytest.raises(OSError, match="cannot write .*file/a: "), atomic_folder(tmp_path / "file" / "a"):
         pass
 
 
@@ -52,40 +50,42 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_disk_without_room_is_named_whichever_library_writes(tmp_path: Path, name: str) -> None:
-    write_whole(tmp_path / name, "old")
+def test_a_full_disk_is_named_whichever_library_writes(tmp_path: Path, name: str) -> None:
+    write_text_atomic(tmp_path / name, "old")
     (tmp_path / "d").mkdir()
-    told = f"got: {os.strerror(errno.EFBIG)}: check the disk's free space"
+    reason = f"{os.strerror(errno.EFBIG)}: check free space"
     with room_for(5000):
         with (
-            pytest.raises(OSError, match=f"expected to write {tmp_path / name}, {told}"),
-            whole_file(tmp_path / name) as made,
+            pytest.raises(OSError, match=f"cannot write {tmp_path / name}: {reason}"),
+            atomic_write(tmp_path / name) as file,
         ):
-            WRITERS[name](made)
+            WRITERS[name](file)
         with (
-            pytest.raises(OSError, match=f"expected to write {tmp_path / 'd'}, {told}"),
-            whole_folder(tmp_path / "d") as made,
+            pytest.raises(OSError, match=f"cannot write {tmp_path / 'd'}: {reason}"),
+            atomic_folder(tmp_path / "d") as folder,
         ):
-            WRITERS[name](made / name)
+            WRITERS[name](folder / name)
     assert (tmp_path / name).read_text() == "old" and sorted(p.name for p in tmp_path.iterdir()) == sorted([name, "d"])
 
 
-@pytest.mark.parametrize("write", ["write_whole('{}/a', 'new')", "whole_folder('{}/a').__enter__()"])
-def test_a_read_only_folder_is_named_and_keeps_what_it_has(tmp_path: Path, write: str) -> None:
+@pytest.mark.parametrize("write", ["write_text_atomic('{}/a', 'new')", "atomic_folder('{}/a').__enter__()"])
+def test_a_read_only_folder_is_named_and_keeps_its_files(tmp_path: Path, write: str) -> None:
     (tmp_path / "b").write_text("old")
     tmp_path.chmod(0o555)
     command = [*BOUND, sys.executable, "-c", f"from espnet_lole.atomic_io import *; {write.format(tmp_path)}"]
     done = subprocess.run(command, capture_output=True, text=True)
     tmp_path.chmod(0o755)
-    wanted = f"PermissionError: [Errno 13] expected to write {tmp_path}/a, got: Permission denied: check the disk's free space"
-    assert done.returncode == 1 and wanted in done.stderr.splitlines()[-1]
+    message = (
+        f"PermissionError: [Errno 13] cannot write {tmp_path}/a: Permission denied: check free space and permissions"
+    )
+    assert done.returncode == 1 and message in done.stderr.splitlines()[-1]
     assert [file.name for file in tmp_path.iterdir()] == ["b"]
 
 
-@pytest.mark.parametrize("error", [KeyError("x"), FileNotFoundError(errno.ENOENT, "something to read")])
-@pytest.mark.parametrize("whole", [whole_file, whole_folder])
-def test_an_error_of_another_kind_passes_through(tmp_path: Path, whole: Callable, error: Exception) -> None:
-    with pytest.raises(type(error)) as raised, whole(tmp_path / "a"):
+@pytest.mark.parametrize("error", [KeyError("x"), FileNotFoundError(errno.ENOENT, "a file to read")])
+@pytest.mark.parametrize("context", [atomic_write, atomic_folder])
+def test_an_error_of_another_kind_passes_unchanged(tmp_path: Path, context: Callable, error: Exception) -> None:
+    with pytest.raises(type(error)) as raised, context(tmp_path / "a"):
         raise error
     assert raised.value is error and not list(tmp_path.iterdir())
 
@@ -94,47 +94,58 @@ def test_an_error_of_another_kind_passes_through(tmp_path: Path, whole: Callable
 def test_a_folder_killed_between_its_renames_comes_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
-    """Killed before the first rename the old folder is there, before the second the next writer brings it back."""
+    """Before the first rename the old folder is in place; after it the next writer restores it."""
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "a").write_text("old")
-    plain, calls = os.replace, []
+    rename, calls = os.replace, []
 
     def killed(*names: object) -> None:
         calls.append(names)
         if len(calls) == stop:
             raise KeyboardInterrupt
-        plain(*names)
+        rename(*names)
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "d") as made:
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "d") as folder:
         patched.setattr("os.replace", killed)
-        (made / "a").write_text("new")
-    with pytest.raises(KeyError), whole_folder(tmp_path / "d"):
+        (folder / "a").write_text("new")
+    with pytest.raises(KeyError), atomic_folder(tmp_path / "d"):
         raise KeyError("x")
     assert (tmp_path / "d" / "a").read_text() == "old"
 
 
-def test_a_folder_is_held_by_one_process_and_free_when_it_is_killed(tmp_path: Path) -> None:
-    code = f"from espnet_lole.atomic_io import held\nwith held({str(tmp_path / 'a')!r}):\n    print('held', flush=True)\n    input()"
+def test_a_folder_is_locked_by_one_process_and_free_when_it_is_killed(tmp_path: Path) -> None:
+    """Even if a child of the killed process lives on, as a process that reads the data may."""
+    code = f"""
+import os, time
+from espnet_lole.atomic_io import dir_lock
+with dir_lock({str(tmp_path / "a")!r}):
+    if os.fork() == 0:
+        os.close(1)
+        time.sleep(30)
+        os._exit(0)
+    print('locked', flush=True)
+    input()
+"""
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-        assert holder.stdout.readline() == b"held\n"
+        assert holder.stdout.readline() == b"locked\n"
         with (
-            pytest.raises(BlockingIOError, match="expected .*/a for this process alone, got another that runs"),
-            held(tmp_path / "a"),
+            pytest.raises(BlockingIOError, match="/a is in use by another process: wait for it"),
+            dir_lock(tmp_path / "a"),
         ):
             pass
         holder.kill()
         holder.wait()
-        with held(tmp_path / "a"):
+        with dir_lock(tmp_path / "a"):
             pass
 
 
 def test_a_file_system_without_locks_is_warned_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def without(*_: object) -> None:
+    def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr("espnet_lole.atomic_io.fcntl.lockf", without)
-    with held(tmp_path / "a"):
+    monkeypatch.setattr("espnet_lole.atomic_io.fcntl.lockf", refuse)
+    with dir_lock(tmp_path / "a"):
         pass
-    assert caplog.messages == [f"a second process would not be kept from {tmp_path / 'a'}: {os.strerror(errno.ENOLCK)}"]
+    assert f"cannot lock {tmp_path / 'a'} (No locks available)" in caplog.text

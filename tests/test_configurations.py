@@ -10,7 +10,7 @@ import pytest
 from espnet2.bin import asr_inference
 from espnet2.tasks.asr import ASRTask
 
-from espnet_lole.config import load_yaml
+from espnet_lole.config import config_files, load_yaml
 from espnet_lole.data.corpora import load_corpus
 from espnet_lole.inference.load import read_decoding_config
 from espnet_lole.lole.system import SystemConfig
@@ -23,16 +23,8 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 def chains() -> Iterator[tuple[str, list[Path]]]:
     """Yield each system, or variant of one, and its files; later ones override earlier ones."""
     for file in sorted(CONF.glob("**/train_*.yaml")):
-        system = file.stem.removeprefix("train_")
-        if system != "espnet":
-            yield (
-                system,
-                list(
-                    dict.fromkeys(
-                        file.with_name(f"train{s}.yaml") for s in ("", f"_{base_system(system)}", f"_{system}")
-                    )
-                ),
-            )
+        if file.stem != "train_espnet":
+            yield file.stem.removeprefix("train_"), config_files(file)
 
 
 def options(system: str, files: list[Path]) -> dict[str, Any]:

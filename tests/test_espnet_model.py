@@ -1,164 +1,135 @@
-import math
+"""What all models that ESPnet trains share: prompts and labels, checkpoints, and options of large trainings."""
 
-import numpy as np
 import pytest
 import torch
-from conftest import LANGS, TEXTS, make_batch, tiny_whisper
-from torch.nn import functional as F
+from conftest import LANGS, TEXTS, make_batch
+from espnet_models import ADAPTED, CODES, experts_model, full_model, mole_model, student_model, trained
 
-from espnet_lole.config import read_conf
-from espnet_lole.espnet_model import ESPnetExpertModel
-from espnet_lole.lole.adapters import save_expert
-from espnet_lole.lole.bank import ExpertBank, ExpertConfig
-from espnet_lole.tasks.lole import LoLEPreprocessor, LoLETask
-from espnet_lole.train.optimizer import ExpertAdamW
-from espnet_lole.whisper.model import Backbone
-from espnet_lole.whisper.tokenizer import WhisperTokens
+from espnet_lole.espnet_model import AbsLoLEModel
+
+ALL = ADAPTED | {"full": full_model}
 
 
-def make_model(langs=("de", "en", "fr", "zh"), seed=0, rank=4, width=16) -> ESPnetExpertModel:
-    backbone = Backbone(tiny_whisper(seed, width=width)).eval().requires_grad_(False)
-    bank = ExpertBank(backbone.model, langs, ExpertConfig(rank=rank, alpha=2.0 * rank))
-    return ESPnetExpertModel(backbone, bank, WhisperTokens(51865))
+def gradients(model: AbsLoLEModel, batch: dict) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    model(**batch)[0].backward()
+    return {name: p.grad.clone() for name, p in trained(model).items() if p.grad is not None}
 
 
-def trained(model):
-    return [p for p in model.parameters() if p.requires_grad]
-
-
-def test_loss_is_cross_entropy_on_text_and_end(speech):
-    """An utterance at a time through transformers' own decoder states, means by language."""
-    model = make_model()
-    loss, stats, weight = model(**make_batch(model, [0, 1, 2, 3], speech))
-    costs, hits = {}, {}
-    for i in range(4):
-        ids = [*model.tokens.prompt(LANGS[i]), *model.tokens.encode(TEXTS[i], LANGS[i]), model.tokens.end]
-        encoded = model.backbone.encode(speech[0][i : i + 1, : speech[1][i]], speech[1][i : i + 1])
-        logits = model.backbone.logits(model.backbone.decode(torch.tensor([ids[:-1]]), encoded))[0]
-        costs.setdefault(LANGS[i], []).append(F.cross_entropy(logits[3:], torch.tensor(ids[4:]), reduction="none"))
-        hits.setdefault(LANGS[i], []).append((logits[3:].argmax(1) == torch.tensor(ids[4:])).float())
-    means = {lang: torch.cat(c).mean() for lang, c in costs.items()}
-    torch.testing.assert_close(loss, sum(means.values()), atol=1e-3, rtol=1e-4)
-    torch.testing.assert_close(
-        stats["loss"], torch.cat([c for cs in costs.values() for c in cs]).mean(), atol=1e-3, rtol=1e-4
-    )
-    for lang, mean in means.items():
-        torch.testing.assert_close(stats[f"loss_{lang}"], mean.detach(), atol=1e-3, rtol=1e-4)
-        torch.testing.assert_close(stats[f"acc_{lang}"], torch.cat(hits[lang]).mean())
-    assert math.isnan(stats["loss_fr"]) and math.isnan(stats["acc_fr"])
-    assert weight == 4
-
-
-def test_training_together_is_training_each_alone(speech):
-    """Same losses, clipping, optimizer state and weights; a language absent from a batch is not moved."""
-    together = make_model()
-    alone = {lang: make_model((lang,)) for lang in ("de", "en", "zh")}
-    options = {"lr": 0.01, "max_grad_norm": 0.5, "eps": 1e-3}  # a larger eps: rounding is not blown up to a step
-    optimizer = ExpertAdamW(trained(together), **options)
-    optimizers = {lang: ExpertAdamW(trained(m), **options) for lang, m in alone.items()}
-    for rows in [[0, 1, 2, 3], [0, 1], [3, 2], [0, 1, 2, 3]]:
-        optimizer.zero_grad()
-        loss, stats, _ = together(**make_batch(together, rows, speech))
-        loss.backward()
-        optimizer.step()
-        for lang, model in alone.items():
-            if own := [i for i in rows if LANGS[i] == lang]:
-                optimizers[lang].zero_grad()
-                loss, _, _ = model(**make_batch(model, own, speech))
-                torch.testing.assert_close(stats[f"loss_{lang}"], loss.detach(), atol=1e-3, rtol=1e-4)
-                loss.backward()
-                optimizers[lang].step()
-    for lang, model in alone.items():
-        row = together.bank.index(lang)
-        for name, layer in model.bank.layers.items():
-            ours = together.bank.layers[name]
-            torch.testing.assert_close(ours.lora_B[row], layer.lora_B[0], atol=2e-4, rtol=1e-2)
-            assert optimizer.state[ours.lora_B]["step"][row] == optimizers[lang].state[layer.lora_B]["step"][0]
-    absent = together.bank.index("fr")
-    assert all((layer.lora_B[absent] == 0).all() for layer in together.bank.layers.values())
-
-
-def test_overfits_four_utterances(speech):
-    model = make_model(rank=16, width=64)  # wide enough for every token to be the likeliest somewhere
-    optimizer = ExpertAdamW(trained(model), lr=0.01, max_grad_norm=1.0)
+def test_the_decoder_reads_prompt_and_text_and_predicts_text_and_end(speech):
+    model = experts_model()
     batch = make_batch(model, [0, 1, 2, 3], speech)
-    for _ in range(80):
-        optimizer.zero_grad()
-        loss, stats, _ = model(**batch)
-        loss.backward()
-        optimizer.step()
-    assert stats["acc"] == 1.0
+    targets = model.make_targets(batch["text"], batch["text_lengths"], batch["lang"][:, 0])
+    size = targets.tokens.shape[1]
+    for row in range(4):
+        tokenizer, lang = model.tokenizer, LANGS[row]
+        ids = [*tokenizer.prompt(lang), *tokenizer.encode(TEXTS[row], lang), tokenizer.eot]
+        read = targets.tokens[row].tolist()
+        assert read == ids[:-1] + [tokenizer.eot] * (size - len(ids) + 1) and targets.lengths[row] == len(ids) - 1
+        own = targets.index // size == row
+        assert (targets.index[own] - row * size).tolist() == list(range(3, len(ids) - 1))
+        assert targets.labels[own].tolist() == ids[4:]
+    with_language = targets.with_language(model.prompts[targets.language, 1])
+    assert with_language.index[-4:].tolist() == [0, size, 2 * size, 3 * size]
+    assert with_language.labels[-4:].tolist() == [model.tokenizer.language(lang) for lang in LANGS]
 
 
-def test_checkpoint_holds_experts_and_comes_back():
-    model = make_model()
-    state = model.state_dict()
-    assert all(".lora_" in name or name == "backbone_fingerprint" for name in state)
-    other = make_model()
-    for p in trained(model):
+@pytest.mark.parametrize("system", ALL)
+def test_a_checkpoint_holds_what_trains_and_comes_back(system):
+    model, other = ALL[system](), ALL[system]()
+    for p in trained(model).values():
         torch.nn.init.normal_(p)
-    other.load_state_dict(model.state_dict())
-    assert all(torch.equal(p, q) for p, q in zip(trained(model), trained(other), strict=True))
+    state = model.state_dict()
+    buffers = {name.rpartition(".")[2] for name in set(state) - set(trained(model))}
+    of_mole = {"experts_fingerprint", "count", "mean", "variance"} if system == "mole" else set()
+    assert set(trained(model)) <= set(state) and buffers == {"backbone_fingerprint"} | of_mole
+    other.load_state_dict(state)
+    assert all(torch.equal(p, trained(other)[name]) for name, p in trained(model).items())
 
 
 @pytest.mark.parametrize(
-    ("other", "message"),
+    ("options", "message"),
     [
-        ({"seed": 1}, "got one made on another"),
+        ({"seed": 1}, "trained on another backbone, or on one that was trained again since"),
         ({"langs": ("de", "en")}, "expected a checkpoint for the languages de en"),
         ({"rank": 2}, "got another in"),
     ],
 )
-def test_foreign_checkpoints_are_refused(other, message):
+def test_foreign_checkpoints_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        make_model(**other).load_state_dict(make_model().state_dict())
+        experts_model(**options).load_state_dict(experts_model().state_dict())
 
 
-def test_missing_tensors_are_refused():
-    state = make_model().state_dict()
-    state.pop(next(iter(state)))
-    with pytest.raises(ValueError, match="got another in 1 tensors"):
-        make_model().load_state_dict(state)
+def test_a_checkpoint_of_other_experts_is_refused():
+    with pytest.raises(ValueError, match="trained on another experts"):
+        mole_model(seed=1).load_state_dict(mole_model().state_dict())
 
 
-def test_preprocessor_refuses_what_cannot_train(tokens):
-    preprocess = LoLEPreprocessor(True, ["de", "en"], tokens)
-    ready = preprocess("u", {"speech": np.zeros(16000), "text": "ja", "lang": "en"})
-    assert ready["lang"].tolist() == [1]
-    with pytest.raises(ValueError, match="u: expected a language of the experts de en, got 'fr'"):
-        preprocess("u", {"speech": np.zeros(16000), "text": "oui", "lang": "fr"})
-    for shape in [(100,), (500_000,), (16000, 2)]:
-        with pytest.raises(ValueError, match="u: expected 25 ms to 30 s"):
-            preprocess("u", {"speech": np.zeros(shape), "text": "ja", "lang": "de"})
+def test_incomplete_checkpoints_are_refused():
+    state = experts_model().state_dict()
+    name = next(iter(state))
+    state.pop(name)
+    with pytest.raises(ValueError, match=rf"got another in 1 tensors, e.g. {name}: None"):
+        experts_model().load_state_dict(state, strict=False)
 
 
-def test_utterances_of_a_language_follow_one_another_in_a_batch():
-    rows = [
-        (f"u{i}", {"speech": np.full(i + 2, i, np.float32), "lang": np.array([lang])})
-        for i, lang in enumerate([1, 0, 1, 0])
-    ]
-    names, batch = LoLETask.build_collate_fn(None, True)(rows)
-    assert names == ["u1", "u3", "u0", "u2"]
-    assert batch["lang"][:, 0].tolist() == [0, 0, 1, 1] and batch["speech_lengths"].tolist() == [3, 5, 2, 4]
-    assert batch["speech"].sum(1).tolist() == [3.0, 15.0, 0.0, 8.0]
+@pytest.mark.parametrize("system", ADAPTED)
+def test_activation_checkpointing_gives_the_same_gradients_and_stores_less(system, speech):
+    model = ADAPTED[system]()
+    batch = make_batch(model, [0, 1, 2, 3], speech)
+    stored, results = [], []
+    for checkpointing in (False, True):
+        if checkpointing:
+            for part in {"experts": ["experts"], "mole": ["mole.experts"], "student": ["kd.student", "kd.teacher"]}[
+                system
+            ]:
+                model.get_submodule(part).checkpoint_activations()
+        sizes = []
+
+        def pack(x, sizes=sizes):
+            if x.shape[-1:] != (51865,):  # logits of the vocabulary are in no layer
+                sizes.append(x.numel())
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            loss = model(**batch)[0]
+        stored.append(sum(sizes))
+        model.zero_grad()
+        loss.backward()
+        results.append({name: p.grad for name, p in trained(model).items()})
+    for name, grad in results[0].items():
+        assert (grad is None) == (results[1][name] is None)
+        if grad is not None:
+            torch.testing.assert_close(results[1][name], grad)
+    assert stored[1] < stored[0] / 2
 
 
-def test_config_mistakes_are_refused():
-    with pytest.raises(ValueError, match="got \\['ranks'\\]"):
-        read_conf(ExpertConfig, {"ranks": 3}, "expert_conf")
-    args = LoLETask.get_parser().parse_args(["--optim", "adamw", "--output_dir", "x"])
-    with pytest.raises(ValueError, match="expected optim: expert_adamw"):
-        LoLETask.build_optimizers(args, make_model())
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("system", ADAPTED)
+def test_espnets_autocast_around_the_models_own_gives_nearly_the_same_gradients(system, precision, speech):
+    """Either or both; gradients of float32 parameters are in float32."""
+    model = ADAPTED[system]()
+    batch = make_batch(model, [0, 1, 2, 3], speech)
+    exact, model = gradients(model, batch), ADAPTED[system](precision=precision)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(**batch)[0]
+    assert loss.dtype == torch.float32
+    loss.backward()
+    compared = 0
+    for name, grad in exact.items():
+        if grad.norm() > 1e-3:
+            got = model.get_parameter(name).grad
+            assert got.dtype == torch.float32
+            assert torch.cosine_similarity(grad.flatten(), got.flatten(), dim=0) > 0.9, name
+            compared += 1
+    assert compared >= len(exact) / 2  # of a new adapter only B has a gradient
 
 
-def test_experts_start_from_an_adapter(tmp_path):
-    model = make_model()
-    torch.nn.init.normal_(model.bank.layers["model.encoder.layers.0.fc1"].lora_B)
-    save_expert(model.bank, "en", tmp_path / "en", "tiny")
-    tiny_whisper().save_pretrained(tmp_path / "tiny")
-    options = ["--backbone", str(tmp_path / "tiny"), "--langs", "fr", "--output_dir", "x", "--expert_conf", "rank=4"]
-    built = LoLETask.build_model(LoLETask.get_parser().parse_args([*options, "--expert_start", str(tmp_path / "en")]))
-    for name, layer in built.bank.layers.items():
-        theirs = model.bank.layers[name]
-        torch.testing.assert_close(layer.lora_A[0], theirs.lora_A[1])
-        torch.testing.assert_close(layer.scale * layer.lora_B[0], theirs.scale * theirs.lora_B[1])
+@pytest.mark.parametrize("system", ALL)
+def test_features_for_espnets_statistics_have_a_row_for_each_frame(system, speech):
+    feats = ALL[system]().collect_feats(*speech)
+    assert feats["feats"].shape == (4, 100, 80) and feats["feats_lengths"].tolist() == [100, 56, 77, 31]
+
+
+def test_a_student_has_the_languages_of_its_training():
+    assert student_model(teacher=False, kd="none").languages == CODES

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Decode with ESPnet's own ``asr_inference``, and leave hypotheses and resources where those of the other systems are."""
+"""Decode with ESPnet's own ``asr_inference``; write hypotheses and resources as those of the other systems."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_lole.atomic_io import write_whole
+from espnet_lole.atomic_io import write_text_atomic
 from espnet_lole.data.kaldi import read_table
 from espnet_lole.evaluation.resources import peak_memory_gb, write_resources
 from espnet_lole.inference.transcriber import count_parameters
@@ -73,7 +73,7 @@ def join_sets(folders: Sequence[Path], file: Path) -> None:
         if twice := sorted(joined.keys() & wavs):
             raise ValueError(f"expected each utterance in one test set, got {twice[:3]} again in {folder}: rename them")
         joined |= wavs
-    write_whole(file, "".join(f"{utt} {wav}\n" for utt, wav in sorted(joined.items())))
+    write_text_atomic(file, "".join(f"{utt} {wav}\n" for utt, wav in sorted(joined.items())))
 
 
 def seconds_of(folders: Sequence[Path]) -> float:
@@ -88,8 +88,8 @@ def split_sets(text: Path, folders: Sequence[Path], output: Path, rtf: float) ->
     hypotheses = dict(line.partition(" ")[::2] for line in text.read_text(encoding="utf-8").splitlines())
     for folder in folders:
         lines = [f"{utt} {hypotheses[utt]}".rstrip() + "\n" for utt in read_table(folder / "wav.scp")]
-        write_whole(output / folder.name / "text", "".join(lines))
-        write_whole(output / folder.name / "rtf", f"{rtf:.6f}\n")
+        write_text_atomic(output / folder.name / "text", "".join(lines))
+        write_text_atomic(output / folder.name / "rtf", f"{rtf:.6f}\n")
 
 
 def main(cmd: list[str] | None = None) -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_lole.atomic_io import write_whole
+from espnet_lole.atomic_io import write_text_atomic
 from espnet_lole.evaluation.report import results_md, summary_table, write_result_txt
 from espnet_lole.evaluation.results import Decoded, csv_rows, update_csv, write_csv
 
@@ -44,7 +44,7 @@ def score(args: argparse.Namespace, command: str) -> str:
         write_result_txt(s)
         write_csv(s.decoded.decode_dir / "results.csv", new)
     merged = update_csv(args.expdir / "results.csv", sum(rows, []))
-    write_whole(args.expdir / "RESULTS.md", results_md(scores, merged, command))
+    write_text_atomic(args.expdir / "RESULTS.md", results_md(scores, merged, command))
     return summary_table(scores, merged)
 
 

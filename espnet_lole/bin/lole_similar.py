@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from espnet_lole.atomic_io import write_whole
+from espnet_lole.atomic_io import write_text_atomic
 from espnet_lole.inference.batching import load_batches
 from espnet_lole.inference.load import find_system, load_transcriber
 from espnet_lole.inference.search import SearchConfig
@@ -52,7 +52,7 @@ def main(cmd: list[str] | None = None) -> None:
         if not isinstance(transcriber, MoLETranscriber):
             raise ValueError(f"{args.model} holds no MoLE, and only MoLE has a language classifier")
         posteriors = mean_posteriors(transcriber.mole, args.data, args.batch_seconds)
-        write_whole(args.output, "".join(f"{lang} {posterior:.4f}\n" for lang, posterior in posteriors.items()))
+        write_text_atomic(args.output, "".join(f"{lang} {posterior:.4f}\n" for lang, posterior in posteriors.items()))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 

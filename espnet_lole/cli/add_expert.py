@@ -13,7 +13,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from espnet_lole.atomic_io import whole_folder
+from espnet_lole.atomic_io import atomic_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     WhisperTokenizer(whisper.model.config.vocab_size).language(args.lang)
     adapter = args.adapter.resolve()
     load_adapters(whisper, adapter.parent, [adapter.name])
-    with whole_folder(folder) as made:
+    with atomic_folder(folder) as made:
         for file in ("adapter_config.json", "adapter_model.safetensors"):
             shutil.copyfile(adapter / file, made / file)
     print(f"added the expert of {args.lang}: {folder}")

@@ -2,7 +2,7 @@
 
 formats:
   folder       the whole system in one folder, with a model card (README.md); Speech2Text and lole read it
-  pack         the same in one archive of ESPnet's form
+  pack         the same in one archive (.zip) that ESPnet unpacks
   merged       a student, a multilingual LoRA, or the expert of --lang, merged into a Whisper of transformers
   ctranslate2  the same for CTranslate2 and faster-whisper
 The adapters are peft folders already, which vLLM reads too: DIR/adapters/<lang>.
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("model", type=Path, metavar="DIR", help="folder of a trained system")
     parser.add_argument(
-        "output", type=Path, metavar="OUT", help="folder to write; with --format pack, the archive (.zip, .tgz)"
+        "output", type=Path, metavar="OUT", help="folder to write; with --format pack, the .zip archive"
     )
     parser.add_argument("--format", default="folder", choices=FORMATS, help="default: folder")
     parser.add_argument("--lang", help="merged, ctranslate2: language of the expert to merge")

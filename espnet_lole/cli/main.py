@@ -17,7 +17,7 @@ COMMANDS = {
     "score": score,
     "plan": plan,
 }
-"""Modules of the commands: the docstring is the help, `add_arguments` takes a parser, `run` the parsed arguments."""
+"""Modules of the commands: docstring is the help, ``add_arguments`` takes a parser, ``run`` the parsed arguments."""
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -12,8 +12,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 GIB = 2**30
-ROWS = ("", "trained parameters", "frozen parameters", "batch of a GPU", "weights, GiB", "gradients, GiB", "optimizer, GiB",
-        "activations, GiB", "memory of a GPU, GiB", "a model on disk, GiB", "checkpoint.pth, GiB", "a step on a GPU, TFLOP")  # fmt: skip
+ROWS = (
+    "",
+    "trained parameters",
+    "frozen parameters",
+    "batch of a GPU",
+    "weights, GiB",
+    "gradients, GiB",
+    "optimizer, GiB",
+    "activations, GiB",
+    "memory of a GPU, GiB",
+    "a model on disk, GiB",
+    "checkpoint.pth, GiB",
+    "a step on a GPU, TFLOP",
+)
 LANGUAGES = ("de", "en", "es", "fr", "it", "pt", "ru", "zh")
 
 
@@ -47,26 +59,14 @@ def run(args: argparse.Namespace) -> None:
 def _estimate(args: argparse.Namespace, config: Path) -> list[str]:
     """Estimate the needs of one configuration, train_<system>.yaml: its column of the table."""
     from espnet_lole.config import config_files
+    from espnet_lole.estimate import Workload, build_empty, measure
     from espnet_lole.systems import base_system
     from espnet_lole.tasks.lole import LoLETask
-    from espnet_lole.train.estimate import Workload, build_empty, measure
 
-    system = [
-        "--system",
-        base_system(config.stem.partition("_")[2]),
-        *(["--backbone", args.backbone] if args.backbone else []),
-    ]
-    options = [
-        "--config",
-        *map(str, config_files(config)),
-        "--langs",
-        *args.langs,
-        "--output_dir",
-        "-",
-        *system,
-        *args.train_args,
-    ]
-    train = LoLETask.get_parser().parse_args(options)
+    options = ["--system", base_system(config.stem.partition("_")[2]), "--output_dir", "-", "--langs", *args.langs]
+    if args.backbone:
+        options += ["--backbone", args.backbone]
+    train = LoLETask.parse_args(["--config", *map(str, config_files(config)), *options, *args.train_args])
     work = Workload.share(train.batch_bins, args.gpus, args.seconds, args.tokens_per_second)
     needs = measure(train, build_empty(train, args.expert_rank), work)
     head = [config.stem, f"{needs.trained:,}", f"{needs.frozen:,}", f"{work.utterances} x {work.seconds:g} s"]

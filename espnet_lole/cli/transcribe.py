@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from espnet_lole.atomic_io import write_whole
+from espnet_lole.atomic_io import write_text_atomic
 
 if TYPE_CHECKING:
     from espnet_lole.inference.results import Result
@@ -133,4 +133,4 @@ def _write(text: str, name: str, args: argparse.Namespace) -> None:
         print(text, end="", flush=True)
         return
     ending = {"text": "txt"}.get(args.output, args.output)
-    write_whole(args.output_dir / f"{name}.{ending}", text)
+    write_text_atomic(args.output_dir / f"{name}.{ending}", text)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from espnet_lole.atomic_io import whole_folder, write_whole
+from espnet_lole.atomic_io import atomic_folder, write_text_atomic
 
 NO_LANGUAGE = "?"  # stands for the language of utterances that utt2lang does not list
 
@@ -235,7 +235,7 @@ def parse_speed(value: str, where: str | Path) -> float:
 
 def write_table(path: str | Path, table: Mapping[str, object]) -> None:
     """Write a table with one `id value` per line, sorted as by `LC_ALL=C sort`."""
-    write_whole(path, "".join(f"{key} {table[key]}".rstrip(" ") + "\n" for key in sorted(table)))
+    write_text_atomic(path, "".join(f"{key} {table[key]}".rstrip(" ") + "\n" for key in sorted(table)))
 
 
 @contextmanager
@@ -254,5 +254,5 @@ def atomic_dir(dst: str | Path) -> Iterator[Path]:
     dst = Path(os.path.realpath(dst))
     if dst.exists() and not (dst.is_dir() and ((dst / "wav.scp").exists() or not any(dst.iterdir()))):
         raise ValueError(f"expected {dst} to be new, empty or a Kaldi directory; choose another name or remove it")
-    with whole_folder(dst) as folder:
+    with atomic_folder(dst) as folder:
         yield folder

@@ -22,9 +22,9 @@ def normalize(text: str, lang: str) -> str:
     """Normalise a reference or a hypothesis.
 
     English gets Whisper's ``EnglishTextNormalizer``, every other language ``BasicTextNormalizer`` without
-    ``remove_diacritics``: lower case, no text in brackets, and a space for every mark, symbol and punctuation character.
-    Marks that NFKC does not compose with their letter are lost and split the word, as with the vowel signs of Thai or Hindi;
-    the figures of Whisper's papers do the same.
+    ``remove_diacritics``: lower case, no text in brackets, and a space for every mark, symbol and punctuation
+    character. Marks that NFKC does not compose with their letter are lost and split the word, as with the vowel signs
+    of Thai or Hindi; the figures of Whisper's papers do the same.
 
     Args:
         text: the text.

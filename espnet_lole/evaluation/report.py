@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from espnet_lole.atomic_io import write_whole
+from espnet_lole.atomic_io import write_text_atomic
 from espnet_lole.evaluation.normalize import DESCRIPTION
 from espnet_lole.evaluation.rates import METRICS, SetScore
 from espnet_lole.evaluation.results import Row, SystemScore
@@ -21,15 +21,15 @@ from espnet_lole.evaluation.summary import PAPER, error_table, resource_table, w
 
 RESULTS = """# RESULTS
 
-Error rates in percent: WER, or CER where marked (spaces removed). The average is over the languages. The language is given \
-(aware) or predicted (agnostic). The best of a scenario in bold; over several seeds, mean ± standard deviation.
+Error rates in percent: WER, or CER where marked (spaces removed). The average is over the languages. The language is \
+given (aware) or predicted (agnostic). The best of a scenario in bold; over several seeds, mean ± standard deviation.
 
 {errors}
 Text normalisation of references and hypotheses: {normalisation}.
 Utterances not scored, as their reference is empty after normalisation: {excluded}.
 
-Resources. MoLE and students are trained after the experts, whose training is not included. Time includes validation. Memory is \
-the peak of the decoding process; on a CPU it includes Python and its libraries (about half a GB).
+Resources. MoLE and students are trained after the experts, whose training is not included. Time includes validation. \
+Memory is the peak of the decoding process; on a CPU it includes Python and its libraries (about half a GB).
 
 {resources}
 Figures of the paper, for Whisper-medium and other data (arXiv 2506.21555; WER over 8 languages):
@@ -100,7 +100,7 @@ def write_result_txt(score: SystemScore) -> None:
             text = (
                 f"{_espnet_table([(decode_dir.name, test_set)], metric)}\nnot scored (empty reference): {excluded}\n\n"
             )
-            write_whole(
+            write_text_atomic(
                 decode_dir / test_set.name / f"score_{metric}" / "result.txt", text + test_set.alignments[metric]
             )
 

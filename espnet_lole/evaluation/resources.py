@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from espnet_lole.atomic_io import write_whole
+from espnet_lole.atomic_io import write_text_atomic
 
 RESOURCES = "resources.json"
 TRAINING = ("trained_parameters", "steps", "seconds")
@@ -25,7 +25,7 @@ def write_resources(folder: Path, config: str | None, **values: float) -> None:
         config: its configuration file.
         values: values of ``TRAINING`` or of ``INFERENCE``.
     """
-    write_whole(folder / RESOURCES, json.dumps({"config": config, **values}, indent=1) + "\n")
+    write_text_atomic(folder / RESOURCES, json.dumps({"config": config, **values}, indent=1) + "\n")
 
 
 def read_resources(folder: Path) -> dict[str, float | str | None]:

@@ -11,7 +11,7 @@ from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
 
-from espnet_lole.atomic_io import write_whole
+from espnet_lole.atomic_io import write_text_atomic
 from espnet_lole.evaluation.rates import Counts, SetScore, score_set
 from espnet_lole.evaluation.resources import INFERENCE, TRAINING, read_resources
 from espnet_lole.systems import SCENARIOS, base_system
@@ -23,7 +23,7 @@ Row = dict[str, str]
 
 @dataclass(frozen=True)
 class Decoded:
-    """A decoded system: its name (one of ``SYSTEMS`` or a variant), a scenario, and ``<experiment>/<inference tag>``."""
+    """A decoded system: its name (of ``SYSTEMS``, or a variant), a scenario, ``<experiment>/<inference tag>``."""
 
     system: str
     scenario: str
@@ -159,7 +159,7 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
     writer = csv.DictWriter(out, CSV_FIELDS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_whole(path, out.getvalue())
+    write_text_atomic(path, out.getvalue())
 
 
 def update_csv(path: Path, rows: Sequence[Row]) -> list[Row]:

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import sys
 import tempfile
+import zipfile
 from pathlib import Path
 
 import yaml
 
-from espnet_lole.atomic_io import whole_file, whole_folder
+from espnet_lole.atomic_io import atomic_folder, atomic_write
 from espnet_lole.export.metadata import collect_metadata
 from espnet_lole.export.model_card import model_card
 from espnet_lole.inference.load import MOLE_WEIGHTS, SystemFolder
 from espnet_lole.lole.kd import STUDENT
 
-BACKBONE_FILES = (
-    "config.json",
-    "generation_config.json",
-    "model*.safetensors",
-    "model.safetensors.index.json",
-    "README.md",
-)
+BACKBONE_FILES = ("config.json", "generation_config.json", "model*.safetensors", "model*.json", "README.md")
 
 
 def save_bundle(system: SystemFolder, folder: Path, licence: str, data: str) -> None:
@@ -40,14 +33,11 @@ def save_bundle(system: SystemFolder, folder: Path, licence: str, data: str) -> 
     """
     adapters = system.adapter_folders()
     if not adapters:
-        raise ValueError(f"{system.folder} is a whole Whisper, which needs no export: use it as it is")
+        raise ValueError(f"{system.backbone} is a whole Whisper, which needs no export: use it as it is")
     metadata = collect_metadata(system)
-    with whole_folder(folder) as made:
-        conf = {
-            "system": system.system,
-            "langs": list(system.languages),
-            "backbone": _copy_backbone(system.backbone, made),
-        }
+    with atomic_folder(folder) as made:
+        backbone = _copy_backbone(system.backbone, made)
+        conf = {"system": system.system, "langs": list(system.languages), "backbone": backbone}
         names = system.languages if system.system in ("experts", "mole") else (STUDENT,)
         for name, adapter in zip(names, adapters.values(), strict=True):
             shutil.copytree(adapter, made / "adapters" / name)
@@ -60,35 +50,33 @@ def save_bundle(system: SystemFolder, folder: Path, licence: str, data: str) -> 
 
 
 def pack_bundle(system: SystemFolder, archive: Path, licence: str, data: str) -> None:
-    """Pack a system into an archive of ESPnet's form, whose `unpack` restores the folder of `save_bundle`.
+    """Pack a system into an archive that ESPnet's ``unpack`` restores as the folder of ``save_bundle``.
 
     Args:
         system: the system.
-        archive: file to write, with an ending that ESPnet knows: `.zip`, `.tar`, `.tgz` ...
-        licence: as for `save_bundle`.
-        data: as for `save_bundle`.
+        archive: file to write, with the ending ``.zip``.
+        licence: as for ``save_bundle``.
+        data: as for ``save_bundle``.
 
     Raises:
-        ValueError: another ending, or ESPnet is not installed.
+        ValueError: the archive has another ending, or the system is a whole Whisper.
         OSError: a part cannot be read or written.
     """
-    try:
-        from espnet2.main_funcs.pack_funcs import Archiver
-    except ImportError as error:
-        raise ValueError("packing needs ESPnet: pip install espnet") from error
-    with tempfile.TemporaryDirectory() as scratch, whole_file(archive) as made:
+    if archive.suffix != ".zip":
+        raise ValueError(f"the archive {archive} must have the ending .zip")
+    with tempfile.TemporaryDirectory() as scratch, atomic_write(archive) as made:
         bundle = Path(scratch) / archive.stem
         save_bundle(system, bundle, licence, data)
         weights = {"asr_model_file": MOLE_WEIGHTS} if (bundle / MOLE_WEIGHTS).is_file() else {}
         meta = {"files": weights, "yaml_files": {"asr_train_config": "config.yaml"}}
         (bundle / "meta.yaml").write_text(yaml.safe_dump(meta))
-        with Archiver(made, mode="w") as packed, contextlib.redirect_stdout(sys.stderr):  # it prints each file's name
+        with zipfile.ZipFile(made, "w") as packed:
             for file in filter(Path.is_file, sorted(bundle.rglob("*"))):
-                packed.add(file, str(file.relative_to(bundle)))
+                packed.write(file, file.relative_to(bundle))
 
 
 def _copy_backbone(backbone: str, folder: Path) -> str:
-    """Copy a backbone that is a folder or a file into the folder, and return its name there; a name on the hub stays."""
+    """Copy a backbone that is a folder or a file, and return its name in the copy; a name on the hub stays."""
     source = Path(backbone)
     if source.is_file():
         shutil.copyfile(source, folder / source.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from espnet_lole.atomic_io import whole_folder
+from espnet_lole.atomic_io import atomic_folder
 from espnet_lole.export.merged import save_merged
 from espnet_lole.inference.load import SystemFolder
 
@@ -14,20 +14,20 @@ def save_ctranslate2(system: SystemFolder, folder: Path, lang: str | None, licen
     """Convert a system for CTranslate2, after merging its adapter; the folder appears whole or not at all.
 
     Args:
-        system: a whole Whisper, or what `save_merged` takes.
+        system: a whole Whisper, or what ``save_merged`` takes.
         folder: folder to write; it is replaced if it exists.
-        lang: as for `save_merged`.
-        licence: as for `save_merged`.
-        data: as for `save_merged`.
+        lang: as for ``save_merged``.
+        licence: as for ``save_merged``.
+        data: as for ``save_merged``.
 
     Raises:
-        ValueError: `ctranslate2` is not installed, or the system cannot be merged.
+        ValueError: ``ctranslate2`` is not installed, or the system cannot be merged.
     """
     try:
         from ctranslate2.converters import TransformersConverter
     except ImportError as error:
         raise ValueError("this format needs ctranslate2: pip install ctranslate2") from error
-    with tempfile.TemporaryDirectory() as scratch, whole_folder(folder) as made:
+    with tempfile.TemporaryDirectory() as scratch, atomic_folder(folder) as made:
         merged = Path(system.backbone)
         if system.adapter_folders():
             merged = Path(scratch) / folder.name

@@ -35,15 +35,11 @@ def save_merged(system: SystemFolder, folder: Path, lang: str | None, licence: s
         )
     if system.system == "experts" and lang not in adapters:
         raise ValueError(f"expected --lang with the expert to merge, one of {' '.join(adapters)}, got {lang}")
-    name = lang if system.system == "experts" else next(iter(adapters))
+    name, languages = (lang, (lang,)) if system.system == "experts" else (next(iter(adapters)), system.languages)
+    whisper = merge_adapter(load_whisper(system.backbone, system.pad_to), adapters[name])
     metadata = collect_metadata(system)
-    languages = (lang,) if system.system == "experts" else system.languages
-    card = model_card(
-        replace(metadata, languages=languages, ranks={name: metadata.ranks[name]}), folder.name, licence, data
-    )
-    save_whisper_model(
-        merge_adapter(load_whisper(system.backbone, system.pad_to), adapters[name]), folder, languages, card
-    )
+    metadata = replace(metadata, languages=languages, ranks={name: metadata.ranks[name]})
+    save_whisper_model(whisper, folder, languages, model_card(metadata, folder.name, licence, data))
 
 
 def merge_adapter(whisper: Whisper, adapter: Path) -> Whisper:

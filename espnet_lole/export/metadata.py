@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
@@ -53,7 +54,7 @@ class ModelMetadata:
     """Metadata of a trained system.
 
     Attributes:
-        system: its kind, one of `SYSTEMS`.
+        system: its kind, one of ``SYSTEMS``.
         backbone: name or folder of the Whisper.
         languages: languages that it transcribes.
         ranks: rank of each adapter.
@@ -85,26 +86,26 @@ class ModelMetadata:
 
 def collect_metadata(system: SystemFolder) -> ModelMetadata:
     """Collect the metadata of the system in a folder."""
-    shapes = {
-        name: _read_shapes(folder / "adapter_model.safetensors") for name, folder in system.adapter_folders().items()
-    }
+    adapters = system.adapter_folders()
+    shapes = {name: _read_shapes(folder / "adapter_model.safetensors") for name, folder in adapters.items()}
     return ModelMetadata(
         system=system.system,
         backbone=system.backbone,
         languages=system.languages,
         ranks={
-            name: max(rank for key, (rank, _) in found.items() if ".lora_A." in key) for name, found in shapes.items()
+            name: max(rows for key, (rows, _) in factors.items() if ".lora_A." in key)
+            for name, factors in shapes.items()
         },
-        parameters={name: sum(rows * columns for rows, columns in found.values()) for name, found in shapes.items()},
+        parameters={name: sum(map(math.prod, adapter.values())) for name, adapter in shapes.items()},
         shared_layers=system.conf.get("fusion_conf", {}).get("shared_layers"),
         history=History.read(system.folder),
     )
 
 
-def _read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Read the shape of each tensor."""
+def _read_shapes(file: Path) -> dict[str, list[int]]:
+    """Read the shapes of an adapter's factors, (R, D_in) of lora_A and (D_out, R) of lora_B, by name."""
     with safe_open(file, "pt") as tensors:
-        return {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}  # noqa: SIM118  # not a dict
+        return {key: tensors.get_slice(key).get_shape() for key in tensors.keys()}  # noqa: SIM118  # not a dict
 
 
 def _read_training_log(log: Path) -> tuple[int | None, dict[str, float]]:

@@ -10,7 +10,7 @@ from espnet_lole.export.metadata import ModelMetadata
 
 DESCRIPTIONS = {
     "experts": "One LoRA expert per language on a frozen Whisper. The language of each utterance must be given.",
-    "mole": "LoRA MoLE: language experts on a frozen Whisper, shared shallow layers, and a classifier that identifies the language.",
+    "mole": "LoRA MoLE: language experts on a frozen Whisper, shared shallow layers, and a language classifier.",
     "student": "One LoRA adapter for all languages on a frozen Whisper, distilled from language experts.",
     "multilingual": "One LoRA adapter for all languages on a frozen Whisper.",
 }
@@ -23,7 +23,7 @@ def model_card(metadata: ModelMetadata, name: str, licence: str, data: str) -> s
     Args:
         metadata: what is known of the system.
         name: title of the card.
-        licence: identifier of the licence on hubs, e.g. `apache-2.0`.
+        licence: identifier of the licence on hubs, e.g. ``apache-2.0``.
         data: description of the training data; may be empty.
     """
     local = Path(metadata.backbone).exists()
@@ -85,9 +85,8 @@ def _results(error_rates: dict[str, dict[str, float]]) -> str:
     rows = [["language", *(SCENARIOS[scenario] for scenario in error_rates)]]
     for lang in dict.fromkeys(lang for rates in error_rates.values() for lang in rates):
         rows.append([lang, *(f"{rates[lang]:.1f}" if lang in rates else "" for rates in error_rates.values())])
-    return "CER of languages written without spaces, WER of the others, in percent, on the test sets.\n\n" + _table(
-        rows
-    )
+    metric = "CER of languages written without spaces, WER of the others, in percent, on the test sets."
+    return f"{metric}\n\n{_table(rows)}"
 
 
 def _table(rows: list[list[str]]) -> str:

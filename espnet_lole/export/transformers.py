@@ -9,7 +9,7 @@ import transformers
 import whisper as openai_whisper
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
-from espnet_lole.atomic_io import whole_folder
+from espnet_lole.atomic_io import atomic_folder
 from espnet_lole.whisper.model import Whisper
 from espnet_lole.whisper.tokenizer import WhisperTokenizer
 
@@ -27,7 +27,7 @@ def save_whisper_model(whisper: Whisper, folder: Path, languages: Sequence[str],
     """
     config = whisper.model.config
     tokenizer = WhisperTokenizer(config.vocab_size)
-    with whole_folder(folder) as made:
+    with atomic_folder(folder) as made:
         whisper.save(made)
         generation_config(tokenizer, languages, config.max_target_positions).save_pretrained(made)
         transformers_tokenizer(tokenizer).save_pretrained(made)

@@ -13,7 +13,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from espnet_lole.atomic_io import write_whole
+from espnet_lole.atomic_io import write_text_atomic
 from espnet_lole.data.kaldi import read_table
 from espnet_lole.inference.batching import Audio, transcribe
 from espnet_lole.inference.longform import join
@@ -114,4 +114,4 @@ def _write(folder: Path, rows: Sequence[tuple[str, Hypothesis]], tokenizer: Whis
         "rtf": [f"{rtf:.6f}"],
     }
     for name, lines in files.items():
-        write_whole(folder / name, "".join(line.rstrip() + "\n" for line in lines))
+        write_text_atomic(folder / name, "".join(line.rstrip() + "\n" for line in lines))

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from espnet_lole import compat
-from espnet_lole.atomic_io import whole_folder
+from espnet_lole.atomic_io import atomic_folder
 from espnet_lole.lole.experts import ExpertConfig, ExpertLinear, LoRAExperts
 from espnet_lole.whisper.model import Whisper
 
@@ -46,7 +46,7 @@ def save_adapter(experts: LoRAExperts, lang: str, folder: Path, base_model: str)
         base_model_name_or_path=base_model,
         inference_mode=True,
     )
-    with whole_folder(folder) as made:
+    with atomic_folder(folder) as made:
         save_file(tensors, made / WEIGHTS, metadata={"format": "pt", "pad_to": experts.whisper.pad_to})
         config.save_pretrained(made)
 
@@ -115,8 +115,8 @@ def load_adapter(experts: LoRAExperts, lang: str, adapter: Adapter) -> None:
     layers = experts.layers
     if unknown := sorted(set(adapter.factors) - set(layers)):
         raise ValueError(
-            f"expected an adapter of targets {list(experts.config.targets)}, got in {adapter.folder} weights for {unknown[:4]} "
-            f"({len(unknown)} in all): add their names to targets of expert_conf"
+            f"expected an adapter of targets {list(experts.config.targets)}, got in {adapter.folder} weights for "
+            f"{unknown[:4]} ({len(unknown)} in all): add their names to targets of expert_conf"
         )
     fitted = {name: _fit(layer, experts.config.rank, name, adapter) for name, layer in layers.items()}
     with torch.no_grad():

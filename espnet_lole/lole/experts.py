@@ -134,7 +134,7 @@ class ExpertLinear(nn.Module):
 
     @torch.no_grad()
     def reset(self, name: str, seed: int) -> None:
-        """Draw A (Kaiming uniform) and zero B; an expert's start depends on its language, not on the other languages."""
+        """Draw A (Kaiming uniform) and zero B; an expert's start depends on its language alone."""
         bound = 1 / math.sqrt(self.base.in_features)
         for lang, a in self.lora_A.items():
             if not a.is_meta:
@@ -211,7 +211,8 @@ class LoRAExperts(nn.Module):
         """Within the context, utterance ``i`` of a batch uses expert ``index[i]``; with None, the backbone alone.
 
         Args:
-            index: expert of each utterance, shape (B,). Fewest products are computed if an expert's utterances lie together.
+            index: expert of each utterance, shape (B,). Fewest products are computed if an expert's utterances lie
+                together.
         """
         before = self._active.selection
         if index is None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
@@ -15,11 +16,11 @@ if TYPE_CHECKING:
 
 def choose(x: Tensor, weight: Tensor, rank: int, selection: Selection) -> Callable[..., Tensor] | None:
     """Return the fastest form for an input (B, T, D_in) of a linear with this weight, or None for the plain one."""
-    if len(selection.runs) == 1:
-        return None
-    if x.shape[1] == 1 and not torch.is_grad_enabled():
+    if x.shape[1] < rank and len(selection.runs) > 1 and not torch.is_grad_enabled():
         return batched_expert_linear
-    if x.is_cuda and selection.sorted and _can_be_grouped(weight, rank):
+    if not x.is_cuda:
+        return inplace_expert_linear
+    if len(selection.runs) > 1 and selection.sorted and _can_be_grouped(weight, rank):
         return grouped_expert_linear
     return None
 
@@ -34,6 +35,65 @@ def _product_dtype(weight: Tensor) -> torch.dtype:
     """Return the precision of products with a matrix: its own, or that of autocast."""
     device = weight.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+
+
+def inplace_expert_linear(
+    x: Tensor,
+    x_lora: Tensor,
+    base: nn.Linear,
+    a: nn.ParameterDict,
+    b: nn.ParameterDict,
+    selection: Selection,
+    scale: float,
+) -> Tensor:
+    """Add the update, and its gradient of x, in place to those of the frozen linear: on a CPU, copies cost as much."""
+    dtype, dropped = _product_dtype(base.weight), x_lora is not x
+    factors = [factor for lang, _ in selection.runs for factor in (a[lang], b[lang])]
+    counts = [count for _, count in selection.runs]
+    x = x.to(dtype)
+    return _InplaceExpertLinear.apply(x, x_lora.to(dtype) if dropped else x, base, counts, scale, *factors)
+
+
+class _InplaceExpertLinear(torch.autograd.Function):
+    """``y = W0 x + bias + s B A x`` with a pair of factors (R, D_in), (D_out, R) for each run of utterances."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, x: Tensor, x_lora: Tensor, base: nn.Linear, counts: list[int], scale: float, *factors: Tensor
+    ) -> Tensor:
+        """Compute y (B, T, D_out) from x and x_lora (B, T, D_in)."""
+        y = F.linear(x, base.weight.to(x.dtype), None if base.bias is None else base.bias.to(x.dtype))
+        low = []
+        for i, (x_run, y_run) in enumerate(zip(x_lora.split(counts), y.split(counts), strict=True)):
+            a, b = (factor.to(x.dtype) for factor in factors[2 * i : 2 * i + 2])
+            low.append(x_run.flatten(0, 1) @ a.T)  # (rows, R)
+            y_run.view(-1, y.shape[-1]).addmm_(low[-1], b.T, alpha=scale)
+        ctx.base, ctx.counts, ctx.scale, ctx.dropped = base, counts, scale, x_lora is not x
+        train = any(ctx.needs_input_grad[5:])
+        ctx.save_for_backward(*factors, *([x_lora, *low] if train else []))
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, dy: Tensor) -> tuple[Tensor | None, ...]:
+        """Compute the gradients of x, x_lora and the factors."""
+        dy, scale, runs = dy.contiguous(), ctx.scale, len(ctx.counts)
+        saved = ctx.saved_tensors  # read once: activation checkpointing computes them again
+        factors, train = saved[: 2 * runs], saved[2 * runs :]
+        dx = dy @ ctx.base.weight.to(dy.dtype) if ctx.needs_input_grad[0] else None
+        dx_lora = dy.new_zeros(*dy.shape[:2], factors[0].shape[1]) if ctx.dropped else dx
+        x_runs = train[0].split(ctx.counts) if train else ()
+        gradients: list[Tensor] = []
+        for i, dy_run in enumerate(dy.split(ctx.counts)):
+            dy_run = dy_run.flatten(0, 1)
+            a, b = (factor.to(dy.dtype) for factor in factors[2 * i : 2 * i + 2])
+            dlow = (dy_run @ b).mul_(scale)  # (rows, R)
+            if dx_lora is not None:
+                dx_lora.split(ctx.counts)[i].view(-1, a.shape[1]).addmm_(dlow, a)
+            if train:
+                gradients += [dlow.T @ x_runs[i].flatten(0, 1), (dy_run.T @ train[1 + i]).mul_(scale)]
+        dfactors = [g.to(f.dtype) for g, f in zip(gradients, factors, strict=True)] if train else [None] * (2 * runs)
+        return dx, dx_lora if ctx.dropped else None, None, None, None, *dfactors
 
 
 def grouped_expert_linear(
@@ -94,7 +154,7 @@ def batched_expert_linear(
     selection: Selection,
     scale: float,
 ) -> Tensor:
-    """Multiply the utterances of all experts in one batched product, for decoding steps of one frame each."""
+    """Multiply the utterances of all experts in one batched product, for inputs of few frames, as in a search."""
     y, groups = base(x), selection.groups
     a, b = groups.stack(a, b, y.dtype)
     x = x_lora.to(y.dtype)

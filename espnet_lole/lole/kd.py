@@ -187,7 +187,7 @@ def average_svd(a: Tensor, b: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, 
 
 
 def truncated_average(a: Tensor, b: Tensor, weights: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
-    """Compute factors of the truncated SVD of ``sum_i w_i B_i A_i``, the nearest matrix of that rank (Eckart and Young).
+    """Compute factors of the truncated SVD of ``sum_i w_i B_i A_i``, the nearest matrix of that rank (Eckart-Young).
 
     Args:
         a: shape (E, R, D_in).
@@ -196,8 +196,8 @@ def truncated_average(a: Tensor, b: Tensor, weights: Tensor, rank: int) -> tuple
         rank: of the result.
 
     Returns:
-        A of shape (k, D_in) and B of shape (D_out, k) for ``k = min(rank, E R, D_in, D_out)``, with the root of the singular
-        values in each, and the share of the energy (squared Frobenius norm) that they preserve.
+        A of shape (k, D_in) and B of shape (D_out, k) for ``k = min(rank, E R, D_in, D_out)``, with the root of the
+        singular values in each, and the share of the energy (squared Frobenius norm) that they preserve.
     """
     u, s, vh = average_svd(a, b, weights)
     root = s[:rank].sqrt()
@@ -245,8 +245,8 @@ def energy_by_layer(experts: LoRAExperts) -> dict[str, Tensor]:
     """Compute how much of the experts' average each rank preserves.
 
     Returns:
-        ``enc1``, ..., ``dec1``, ... -> share of the energy at rank 1 .. k, the mean over the layer's linears, shape (k,); k is
-        the least over the layer's linears.
+        ``enc1``, ..., ``dec1``, ... -> share of the energy at rank 1 .. k, the mean over the layer's linears, shape
+        (k,); k is the least over the layer's linears.
     """
     shares: dict[str, list[Tensor]] = {}
     for name, layer in experts.layers.items():

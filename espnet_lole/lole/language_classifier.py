@@ -66,13 +66,15 @@ class ClassifierConfig:
         fractions = 0 <= self.dropout < 1 and 0 <= self.label_smoothing < 1
         if self.pooling not in POOLING or self.hidden < 1 or not fractions or not 0 <= self.replay <= MEMORY_SIZE:
             raise ValueError(
-                f"expected pooling of {sorted(POOLING)}, hidden >= 1, dropout and label_smoothing in [0, 1) and replay up to "
-                f"{MEMORY_SIZE}, got {self}"
+                f"expected pooling of {sorted(POOLING)}, hidden >= 1, dropout and label_smoothing in [0, 1) and "
+                f"replay up to {MEMORY_SIZE}, got {self}"
             )
 
 
 class RunningNorm(nn.Module):
-    """Standardizes (B, S) by mean and variance of all rows seen in training, by all processes; a batch may have one row.
+    """Standardizes (B, S) by mean and variance of all rows seen in training by all processes.
+
+    Unlike batch normalization it works on a batch of one row.
 
     Args:
         width: S.

@@ -24,8 +24,8 @@ NORMALIZE: dict[str, Callable[[Tensor], Tensor]] = {"softmax": lambda x: x.softm
 def merge_factors(weights: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Merge A and B each (the paper's form): ``A^ = sum_i a_i A_i``, ``B^ = sum_i b_i B_i``.
 
-    The update ``B^ A^`` has the rank of one expert and contains the cross terms ``b_i a_j B_i A_j``; with uniform weights it is
-    ``mean(B) mean(A)``, smaller than the mean of the products.
+    The update ``B^ A^`` has the rank of one expert and contains the cross terms ``b_i a_j B_i A_j``; with uniform
+    weights it is ``mean(B) mean(A)``, smaller than the mean of the products.
 
     Args:
         weights: a and b, shape (2, E).
@@ -153,7 +153,7 @@ class MoLEFrontend(nn.Module):
         return {name: module for name, module in modules if isinstance(module, FusedLinear)}
 
     def shallow(self, speech: Tensor, lengths: Tensor) -> Encoded:
-        """Map samples at 16 kHz (B, S) of lengths (B,) to the states after layer L1, by weights shared by all languages."""
+        """Map samples at 16 kHz (B, S) of lengths (B,) to the states after layer L1."""
         return self.whisper.encode_layers(self.whisper.embed_speech(speech, lengths), 0, self.shared_layers)
 
     def forward(self, speech: Tensor, lengths: Tensor) -> tuple[Encoded, Tensor]:
@@ -273,8 +273,8 @@ class RoutingConfig:
     """How utterances of unknown language are routed.
 
     Attributes:
-        candidates: an uncertain utterance is decoded in this many of its most likely languages, and the best hypothesis is
-            chosen (after Kwok et al., 2025); 1 is the paper's argmax.
+        candidates: an uncertain utterance is decoded in this many of its most likely languages, and the best
+            hypothesis is chosen (after Kwok et al., 2025); 1 is the paper's argmax.
         threshold: an utterance is uncertain if its most likely language has a posterior below this.
         posterior_weight: the best hypothesis has the largest score + this times the log posterior of its language.
     """
@@ -308,7 +308,7 @@ def route_given(language: Tensor) -> RoutingDecision:
 
 
 def route(posteriors: Tensor, config: RoutingConfig) -> RoutingDecision:
-    """Route every utterance by its language posteriors (B, L) to the expert of the most likely language, or of several."""
+    """Route every utterance by its language posteriors (B, L) to its most likely language's expert, or to several."""
     top, order = posteriors.sort(dim=1, descending=True)  # (B, L)
     k = min(config.candidates, posteriors.shape[1])
     candidates = torch.where(top[:, :1] < config.threshold, k, 1)  # (B, 1)

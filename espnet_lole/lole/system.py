@@ -193,8 +193,8 @@ def check_fingerprints(trained: Mapping[str, int], present: Mapping[str, int], w
     for part, value in present.items():
         if trained.get(part) != value:
             raise ValueError(
-                f"{where} was trained on another {part}, or on one that was trained again since: give the {part} of its "
-                f"training ({part} in the config.yaml in its folder)"
+                f"{where} was trained on another {part}, or on one that was trained again since: give the {part} of "
+                f"its training ({part} in the config.yaml in its folder)"
             )
 
 

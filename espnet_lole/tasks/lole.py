@@ -19,7 +19,7 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str2bool
 from torch import nn
 
-from espnet_lole.atomic_io import held
+from espnet_lole.atomic_io import dir_lock
 from espnet_lole.config import load_yaml, merge
 from espnet_lole.data.kaldi import read_table
 from espnet_lole.espnet_model import (
@@ -63,7 +63,7 @@ DEFAULTS = {
 }
 """Options of ESPnet whose default differs here."""
 SYSTEM_DEFAULTS = {
-    "experts": {"iterator_type": "sequence"},
+    "experts": {"iterator_type": "sequence", "unused_parameters": True},  # those of languages that a batch lacks
     "mole": {"best_model_criterion": [["valid", "loss", "min"]]},
 }
 """The same for one system."""
@@ -92,7 +92,8 @@ class LoLEPreprocessor(AbsPreprocessor):
         lang, speech = data["lang"], data["speech"]
         if lang not in self.index:
             raise ValueError(
-                f"{uid}: expected a language of the experts {' '.join(self.index)}, got {lang!r}: correct utt2lang or --langs"
+                f"{uid}: expected a language of the experts {' '.join(self.index)}, got {lang!r}: correct utt2lang or "
+                "--langs"
             )
         if speech.ndim != 1 or not MIN_SAMPLES <= len(speech) <= MAX_SAMPLES:
             raise ValueError(
@@ -105,7 +106,7 @@ class LoLEPreprocessor(AbsPreprocessor):
 
 
 class LoLECollateFn(CommonCollateFn):
-    """Pads speech with zeros and text with -1; the utterances of a language lie together, which takes fewer products."""
+    """Pads speech with zeros and text with -1; utterances of a language lie together: fewer products."""
 
     def __init__(self) -> None:
         super().__init__(float_pad_value=0.0, int_pad_value=IGNORE)
@@ -234,7 +235,7 @@ class LoLETask(AbsTask):
             BlockingIOError: another does.
         """
         first = get_rank(args.dist_rank, args.dist_launcher) in (None, 0)
-        with held(args.output_dir) if first else nullcontext():
+        with dir_lock(args.output_dir) if first else nullcontext():
             super().main_worker(args)
 
     @classmethod
@@ -255,7 +256,7 @@ class LoLETask(AbsTask):
     def build_model_from_file(
         cls, config_file: Path | str | None = None, model_file: Path | str | None = None, device: str = "cpu"
     ) -> tuple[AbsLoLEModel, argparse.Namespace]:
-        """Return a trained model and its options; unlike ESPnet's own, this runs no code that the checkpoint may contain.
+        """Return a trained model and its options, without running code that the checkpoint may contain.
 
         Raises:
             FileNotFoundError: a file is missing.

@@ -15,8 +15,6 @@ import numpy as np
 import torch
 from espnet2.train.reporter import Reporter
 
-from espnet_lole.atomic_io import whole_file
-
 CHECKPOINT, PREVIOUS = "checkpoint.pth", "previous.pth"
 _PLAIN = [
     timedelta,
@@ -51,8 +49,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"expected a checkpoint of tensors and plain values, got other objects in {path}, which were not loaded, as they "
-            f"could run code: take it from another source ({str(error).splitlines()[0]})"
+            f"expected a checkpoint of tensors and plain values, got other objects in {path}, which were not loaded, "
+            f"as they could run code: take it from another source ({str(error).splitlines()[0]})"
         ) from error
 
 
@@ -77,7 +75,9 @@ def keep_previous(folder: Path) -> None:
 
 
 def recover(folder: Path, criteria: Sequence[Sequence[str]]) -> None:
-    """Complete what a killed training left: a broken checkpoint is replaced by the one before, and its epoch's files exist.
+    """Complete what a killed training left.
+
+    A broken checkpoint is replaced by the one before, and the files of its epoch are written.
 
     Args:
         folder: of the training.
@@ -90,17 +90,21 @@ def recover(folder: Path, criteria: Sequence[Sequence[str]]) -> None:
     if not checkpoint.exists() and not previous.exists():
         return
     if not is_intact(checkpoint):
-        if not is_intact(previous):
+        if is_intact(previous):
+            logging.warning(f"{checkpoint} is incomplete: training goes on from the epoch before it")
+            os.replace(previous, checkpoint)
+        elif any(folder.glob("*epoch.pth")):
             raise ValueError(f"{checkpoint} and {previous} are both broken: remove them to train from the start")
-        logging.warning(f"{checkpoint} is incomplete: training goes on from the epoch before it")
-        os.replace(previous, checkpoint)
+        else:  # killed while the first one was written
+            logging.warning(f"{checkpoint} is incomplete: training starts again")
+            checkpoint.unlink()
+            return
     states = read_checkpoint(checkpoint)
     reporter = Reporter()
     reporter.load_state_dict(states["reporter"])
     epoch = reporter.get_epoch()
     if not is_intact(folder / f"{epoch}epoch.pth"):
-        with whole_file(folder / f"{epoch}epoch.pth") as made:
-            torch.save(states["model"], made)
+        torch.save(states["model"], folder / f"{epoch}epoch.pth")
     _link(folder / "latest.pth", epoch)
     for phase, key, mode in criteria:
         if reporter.has(phase, key):

@@ -14,8 +14,8 @@ class DistributedMeans:
     """Means over one step's batches of all processes.
 
     Attributes:
-        losses: each mean, with the gradient of this process's part, times the number of processes: the mean of the gradients
-            over the processes, which DDP takes, is that of the mean over all. 0 where nothing was counted.
+        losses: each mean, with the gradient of this process's part, times the number of processes: the mean of the
+            gradients over the processes, which DDP takes, is that of the mean over all. 0 where nothing was counted.
         stats: each mean without gradient, the same on all processes. NaN where nothing was counted.
         weight: utterances, the same number on all processes, so that ESPnet's weighting of them changes nothing.
     """

@@ -15,8 +15,8 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 class ExpertAdamW(torch.optim.AdamW):
     """AdamW (Loshchilov and Hutter, 2019) in which the gradient of each expert is clipped over its own parameters.
 
-    An expert that is absent from a batch has no gradient: its weights, moments and step count stay as they are. An expert whose
-    gradient is not finite is left out of the step.
+    An expert that is absent from a batch has no gradient: its weights, moments and step count stay as they are. An
+    expert whose gradient is not finite is left out of the step.
 
     Args:
         experts: language -> the parameters of its expert.

@@ -1,4 +1,4 @@
-"""Batches in which languages with little data count: drawn by language, alike in length."""
+"""Batches of similar length, drawn so that languages with little data have a larger share."""
 
 from __future__ import annotations
 
@@ -9,41 +9,39 @@ from espnet2.iterators.abs_iter_factory import AbsIterFactory
 from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
 from espnet2.train.dataset import AbsDataset
 
-JITTER = (
-    0.1  # lengths are sorted after a random change by at most this share, so that batches differ from epoch to epoch
-)
+JITTER = 0.1
+"""Lengths change at random by at most this share before they are sorted, so that batches differ between epochs."""
 
 
 def draw_utterances(
     samples: Mapping[str, int], langs: Mapping[str, str], temperature: float, rng: random.Random
 ) -> list[str]:
-    """Utterances of an epoch, whose languages have shares of the audio proportional to ``hours ** (1 / temperature)``.
+    """Draw the utterances of an epoch, with shares of the languages proportional to ``hours ** (1 / temperature)``.
 
-    The audio of an epoch is that of the data. A language is gone through in whole random passes before one of its utterances
-    comes again.
+    An epoch has as much audio as the data. An utterance is drawn again only after all others of its language.
 
     Args:
         samples: length of each utterance.
         langs: language of each utterance.
         temperature: 1 leaves the shares as they are, infinity makes them equal.
-        rng: source of the drawing.
+        rng: source of randomness.
 
     Raises:
         ValueError: the temperature is below 1, or an utterance has no language.
     """
     if temperature < 1:
         raise ValueError(f"expected lang_temperature >= 1, got {temperature}")
-    if lacking := sorted(set(samples) - set(langs)):
-        raise ValueError(f"expected a language for each utterance, got none for {lacking[:3]}: run stage 4 again")
+    if missing := sorted(set(samples) - set(langs)):
+        raise ValueError(f"expected a language for each utterance, got none for {missing[:3]}: run stage 4 again")
     groups: dict[str, list[str]] = {}
     for utt in sorted(samples):
         groups.setdefault(langs[utt], []).append(utt)
     audio = {lang: sum(samples[utt] for utt in utts) for lang, utts in groups.items()}
-    wanted = {lang: size ** (1 / temperature) for lang, size in audio.items()}
-    scale = sum(audio.values()) / sum(wanted.values())
+    targets = {lang: size ** (1 / temperature) for lang, size in audio.items()}
+    scale = sum(audio.values()) / sum(targets.values())
     drawn = []
     for lang, utts in groups.items():
-        passes, rest = divmod(round(len(utts) * wanted[lang] * scale / audio[lang]), len(utts))
+        passes, rest = divmod(round(len(utts) * targets[lang] * scale / audio[lang]), len(utts))
         drawn += [*utts * passes, *rng.sample(utts, rest)]
     return drawn
 
@@ -51,14 +49,14 @@ def draw_utterances(
 def make_batches(
     utts: list[str], samples: Mapping[str, int], batch_bins: int, rng: random.Random, least: int = 1
 ) -> list[list[str]]:
-    """Batches of similar length, in random order.
+    """Make batches of similar length, in random order.
 
     Args:
-        utts: what they hold together.
+        utts: the utterances.
         samples: length of each utterance.
-        batch_bins: samples of a batch, padding included; more only where ``least`` asks for it.
-        rng: source of the order.
-        least: utterances of a batch, at least: one for each process.
+        batch_bins: samples of a batch, padding included; more only where ``least`` needs it.
+        rng: source of randomness.
+        least: fewest utterances of a batch: one for each process.
 
     Raises:
         ValueError: there are fewer utterances.
@@ -93,7 +91,7 @@ class BalancedIterFactory(AbsIterFactory):
         batch_bins: samples of a batch, padding included.
         rank: of this process.
         world_size: number of processes.
-        seed: of the drawing, with the epoch.
+        seed: of the draws, together with the epoch.
         num_workers: processes that read audio.
         collate_fn: pads a batch.
         pin_memory: for a GPU.
@@ -119,7 +117,7 @@ class BalancedIterFactory(AbsIterFactory):
         self.loading = {"num_workers": num_workers, "collate_fn": collate_fn, "pin_memory": pin_memory}
 
     def batches(self, epoch: int) -> list[list[str]]:
-        """This process's share of each batch of an epoch."""
+        """Return this process's share of each batch of an epoch."""
         rng = random.Random(f"{self.seed} {epoch}")
         utts = draw_utterances(self.samples, self.langs, self.temperature, rng)
         batches = make_batches(utts, self.samples, self.batch_bins, rng, self.world_size)

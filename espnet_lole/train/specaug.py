@@ -14,7 +14,7 @@ from espnet_lole.whisper.features import length_mask
 
 
 class Augment:
-    """Warps and masks the frames of speech; padding and silence behind them stay as they are.
+    """Warps and masks the frames of speech; padding and silence after them do not change.
 
     Args:
         conf: of ESPnet's ``SpecAug``.

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from espnet2.train.distributed_utils import DistributedOption
@@ -17,10 +17,12 @@ from espnet2.train.trainer import Trainer, TrainerOptions
 
 from espnet_lole.config import load_yaml
 from espnet_lole.data.kaldi import read_table
-from espnet_lole.espnet_model import AbsLoLEModel
 from espnet_lole.evaluation.resources import write_resources
 from espnet_lole.train.checkpoints import CHECKPOINT, best_checkpoints, keep_previous, read_checkpoint, recover
 from espnet_lole.train.optimizer import ExpertAdamW
+
+if TYPE_CHECKING:
+    from espnet_lole.espnet_model import AbsLoLEModel
 
 
 class LoLETrainer(Trainer):
@@ -28,7 +30,7 @@ class LoLETrainer(Trainer):
 
     @classmethod
     def build_options(cls, args: argparse.Namespace) -> TrainerOptions:
-        """Return ESPnet's options; each expert is clipped alone and has its own best epoch, as if it were trained alone."""
+        """Return ESPnet's options; each expert is clipped alone and has its own best epoch."""
         options = super().build_options(args)
         if args.system == "experts":
             lang_file = next(path for path, name, _ in args.valid_data_path_and_name_and_type if name == "lang")
@@ -41,8 +43,8 @@ class LoLETrainer(Trainer):
                     for lang in languages
                 ),
             ]
-            # ExpertAdamW clips. A norm of order 0 counts tensors with a gradient: always finite, so that one expert's broken
-            # gradient does not make ESPnet skip the step of all.
+            # ExpertAdamW clips. ESPnet skips the step of all experts if its norm is not finite; one of order 0, which
+            # counts the tensors with a gradient, always is.
             options.grad_clip, options.grad_clip_type = math.inf, 0.0
         return options
 
@@ -74,7 +76,7 @@ class LoLETrainer(Trainer):
             write_training_resources(folder, model)
         if distributed_option.distributed:
             torch.distributed.barrier()
-            torch.distributed.destroy_process_group()  # its threads, left to the interpreter's exit, abort a process now and then
+            torch.distributed.destroy_process_group()  # its threads may abort the interpreter's exit
 
     @classmethod
     def train_one_epoch(
@@ -85,7 +87,7 @@ class LoLETrainer(Trainer):
         reporter: SubReporter,
         **others: Any,
     ) -> bool:
-        """Call ``model.start_epoch(epoch)``, counted from 1, train, and report which updates of experts were left out."""
+        """Call ``model.start_epoch(epoch)``, counted from 1, train, and report skipped updates."""
         getattr(model, "module", model).start_epoch(reporter.get_epoch())
         invalid = super().train_one_epoch(model=model, optimizers=optimizers, reporter=reporter, **others)
         for optimizer in optimizers:
@@ -132,13 +134,13 @@ def explain_errors(folder: Path) -> Iterator[None]:
         if "DataLoader worker (pid" in str(error):
             reason = error.__cause__ if isinstance(error.__cause__, RuntimeError) else error  # which signal killed it
             raise RuntimeError(
-                f"a process that reads the data died ({str(reason).strip().rstrip('.')}): most often memory ran out; free "
-                "some, or lower --num_workers or --batch_bins; the same command goes on from the last checkpoint"
+                f"a process that reads the data died ({str(reason).strip().rstrip('.')}): most often memory ran out; "
+                "free some, or lower --num_workers or --batch_bins; the same command goes on from the last checkpoint"
             ) from error
         if "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error):
             raise OSError(
-                f"could not write a checkpoint to {folder}: check the disk's free space and the permissions; the same command "
-                "goes on from the last checkpoint"
+                f"could not write a checkpoint to {folder}: check the disk's free space and the permissions; the same "
+                "command goes on from the last checkpoint"
             ) from error
         raise
 
@@ -155,7 +157,7 @@ def save_trained(folder: Path, model: AbsLoLEModel, criteria: Sequence[Sequence[
 
 
 def write_training_resources(folder: Path, model: torch.nn.Module) -> None:
-    """Write ``resources.json`` of a training by ESPnet's trainer; the last checkpoint counts steps and time over all resumptions.
+    """Write ``resources.json`` of a training by ESPnet's trainer, over all resumptions.
 
     Args:
         folder: of the experiment, with ``config.yaml`` and ``checkpoint.pth``.

@@ -21,8 +21,8 @@ def load_config(name: str) -> WhisperConfig:
     """Load the configuration of a Whisper.
 
     Args:
-        name: a hub name such as ``openai/whisper-medium``, a local folder in the format of ``transformers``, or a ``.pt`` file
-            of openai/whisper.
+        name: a hub name such as ``openai/whisper-medium``, a local folder in the format of ``transformers``, or a
+            ``.pt`` file of openai/whisper.
 
     Raises:
         FileNotFoundError: it is neither here nor on the hub.
@@ -59,8 +59,8 @@ def load_whisper(name: str, pad_to: str | None = None, precision: str = "float32
 
     Args:
         name: as for ``load_config``.
-        pad_to: as for ``Whisper``; None: as the weights were trained, which this project notes in ``config.json``, or ``"30s"``
-            for weights that note nothing, because OpenAI's detect the end of speech by the silence after it.
+        pad_to: as for ``Whisper``; None: as the weights were trained, which this project notes in ``config.json``, or
+            ``"30s"`` for weights that note nothing, because OpenAI's detect the end of speech by the silence after it.
         precision: one of ``PRECISIONS``.
 
     Raises:
@@ -79,8 +79,8 @@ def load_whisper(name: str, pad_to: str | None = None, precision: str = "float32
 
 def trained_pad_to(config: WhisperConfig) -> str:
     """Return the padding that the weights of a configuration were trained with."""
-    if older := getattr(config, "window", None):
-        return compat.pad_to(older)
+    if hasattr(config, "window") and not hasattr(config, "pad_to"):
+        return compat.pad_to(config.window)
     return getattr(config, "pad_to", "30s")
 
 
@@ -110,8 +110,8 @@ def empty_whisper(name: str, pad_to: str = "none", precision: str = "float32") -
 def fingerprint(whisper: Whisper) -> int:
     """Compute a 48-bit digest of the decoder's positions and of every layer norm, which differs between Whispers.
 
-    These are in float32 whatever the precision of the products, so that a system trained in one precision loads in another.
-    Returns 0 on the meta device, which has no weights.
+    These are in float32 whatever the precision of the products, so that a system trained in one precision loads in
+    another. Returns 0 on the meta device, which has no weights.
     """
     if whisper.device.type == "meta":
         return 0

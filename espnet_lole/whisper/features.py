@@ -14,10 +14,10 @@ MIN_SAMPLES = WINDOW
 
 
 class LogMel(nn.Module):
-    """Log-mel spectrogram as ``whisper.audio.log_mel_spectrogram`` makes it, in a batch.
+    """Log-mel spectrogram of a batch, as ``whisper.audio.log_mel_spectrogram`` computes it.
 
-    Each utterance is reflected at its own ends and clamped 8 below its own maximum, so that its features do
-    not depend on the utterances beside it.
+    Each utterance is reflected at its own ends and clamped 8 below its own maximum, so that its features do not depend
+    on the other utterances of the batch.
 
     Args:
         num_mels: mel bins, 80 or 128 (large-v3).
@@ -36,7 +36,7 @@ class LogMel(nn.Module):
         """Compute the features.
 
         Args:
-            speech: samples at 16 kHz in [-1, 1], shape (B, S); what lies behind an utterance's length is not read.
+            speech: samples at 16 kHz in [-1, 1], shape (B, S); samples after an utterance's length are ignored.
             lengths: samples of each utterance, shape (B,).
 
         Returns:
@@ -59,7 +59,7 @@ class LogMel(nn.Module):
 
 
 def length_mask(lengths: Tensor, size: int) -> Tensor:
-    """True at the valid positions, shape (B, size), for lengths of shape (B,)."""
+    """Return a mask (B, size), True at the first ``lengths`` (B,) positions."""
     return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
@@ -71,10 +71,10 @@ def check_lengths(lengths: Tensor) -> None:
     """
     shortest, longest = int(lengths.min()), int(lengths.max())
     if shortest < MIN_SAMPLES or longest > MAX_SAMPLES:
-        got = shortest if shortest < MIN_SAMPLES else longest
+        wrong = shortest if shortest < MIN_SAMPLES else longest
         raise ValueError(
             f"expected utterances of {MIN_SAMPLES} to {MAX_SAMPLES} samples (25 ms to 30 s at 16 kHz), got one of "
-            f"{got}: remove it, or split it before it comes here"
+            f"{wrong}: remove it, or split it before it comes here"
         )
 
 

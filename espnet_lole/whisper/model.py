@@ -57,14 +57,16 @@ class Whisper(nn.Module):
     Adapters are put into ``self.model``; weights have the names they have in its checkpoints.
 
     Attributes:
-        augment: called in training with the features (B, M, F) and each utterance's frames of speech (B,); returns features.
-        recompute: None stores what each layer computes until the backward pass. Otherwise layers are computed again in the
-            backward pass, within the context that this returns when the layer first runs: less memory, a third more time.
+        augment: called in training with the features (B, M, F) and each utterance's frames of speech (B,); returns
+            features.
+        recompute: None stores what each layer computes until the backward pass. Otherwise layers are computed again in
+            the backward pass, within the context that this returns when the layer first runs: less memory, a third
+            more time.
 
     Args:
         model: any Whisper that ``transformers`` loads.
-        pad_to: ``"none"`` takes inputs as long as they are, ``"+1s"`` appends that much silence, ``"30s"`` pads with silence
-            to 30 s, as in Whisper's own training.
+        pad_to: ``"none"`` takes inputs as long as they are, ``"+1s"`` appends that much silence, ``"30s"`` pads with
+            silence to 30 s, as in Whisper's own training.
         precision: of the matrix products. Below float32 the matrices are stored in it; layer norms, the residual stream
             and trained parameters stay in float32.
 
@@ -88,7 +90,7 @@ class Whisper(nn.Module):
             self._lower_precision()
 
     def _lower_precision(self) -> None:
-        """Store matrices in ``precision`` and cast the output of layer norms once, not in each linear that they feed."""
+        """Store matrices in ``precision`` and cast the output of layer norms once, not in each linear."""
         for module in self.model.modules():
             if isinstance(module, nn.Linear | nn.Conv1d):  # the token embedding is the output layer's matrix
                 module.to(self.precision)
@@ -148,7 +150,7 @@ class Whisper(nn.Module):
         return Encoded(states, mask)
 
     def convolve(self, mel: Tensor, mask: Tensor) -> Tensor:
-        """Map mel features (B, M, F), whose mask (B, F) is True for speech, to states with positions, shape (B, T, D)."""
+        """Map mel features (B, M, F), mask (B, F) True for speech, to states with positions (B, T, D)."""
         with self.autocast():
             x = F.gelu(self.encoder.conv1(mel)) * mask[:, None]  # (B, D, F)
             x = F.gelu(self.encoder.conv2(x)).transpose(1, 2)  # (B, T, D)

@@ -13,7 +13,7 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 from espnet_lole.whisper.sizes import Size
 
 SUFFIX = ".pt"
-_NAMES = (  # what a name there holds -> what it is called in transformers; the first of two that begin alike comes first
+_NAMES = (  # part of a name there -> in transformers; the order matters
     ("blocks.", "layers."),
     ("cross_attn_ln.", "encoder_attn_layer_norm."),
     ("attn_ln.", "self_attn_layer_norm."),
@@ -34,7 +34,7 @@ _NAMES = (  # what a name there holds -> what it is called in transformers; the 
 
 
 def read_config(file: Path) -> WhisperConfig:
-    """The configuration of the model in a ``.pt`` file; its tensors are not read.
+    """Read the configuration of the model in a ``.pt`` file, without its tensors.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -44,23 +44,23 @@ def read_config(file: Path) -> WhisperConfig:
 
 
 def read_model(file: Path) -> WhisperForConditionalGeneration:
-    """The model in a ``.pt`` file, as ``transformers`` would load it from its own form, in float32.
+    """Read the model in a ``.pt`` file, in float32.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no checkpoint of openai/whisper, or its tensors do not fit its dimensions.
     """
-    found = _load(file)
+    checkpoint = _load(file)
     with torch.device("meta"):
-        model = WhisperForConditionalGeneration(_config(found["dims"]))
-    state = {f"model.{rename(name)}": value.float() for name, value in found["model_state_dict"].items()}
+        model = WhisperForConditionalGeneration(_config(checkpoint["dims"]))
+    state = {f"model.{rename(name)}": value.float() for name, value in checkpoint["model_state_dict"].items()}
     state["proj_out.weight"] = state.get("model.decoder.embed_tokens.weight")
     expected = {name: value.shape for name, value in model.state_dict().items()}
     got = {name: value.shape for name, value in state.items() if value is not None}
     if wrong := sorted(n for n in expected | got if expected.get(n) != got.get(n)):
         raise ValueError(
-            f"expected in {file} the tensors of its dims, got {len(wrong)} that differ, e.g. {wrong[0]}: {got.get(wrong[0])} "
-            f"instead of {expected.get(wrong[0])}: fetch the file again"
+            f"expected in {file} the tensors of its dims, got {len(wrong)} that differ, e.g. {wrong[0]}: "
+            f"{got.get(wrong[0])} instead of {expected.get(wrong[0])}: fetch the file again"
         )
     model.load_state_dict(state, assign=True)
     model.tie_weights()
@@ -68,27 +68,27 @@ def read_model(file: Path) -> WhisperForConditionalGeneration:
 
 
 def rename(name: str) -> str:
-    """The name in ``transformers`` of a tensor of openai/whisper."""
-    for theirs, ours in _NAMES:
-        name = name.replace(theirs, ours)
+    """Return the name in ``transformers`` of a tensor of openai/whisper."""
+    for part, replacement in _NAMES:
+        name = name.replace(part, replacement)
     return name
 
 
 def _load(file: Path) -> dict[str, Mapping[str, int] | Mapping[str, Tensor]]:
-    """The dictionary in the file, whose tensors stay on disk until they are used."""
+    """Load the dictionary in the file, whose tensors stay on disk until they are used."""
     if not file.is_file():
         raise FileNotFoundError(f"expected a checkpoint of openai/whisper at {file}, found none: correct --backbone")
     try:
-        found = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, pickle.UnpicklingError) as error:
         raise ValueError(
             f"expected a checkpoint of openai/whisper, got in {file}: {str(error).splitlines()[0]}"
         ) from error
-    if not isinstance(found, dict) or not {"dims", "model_state_dict"} <= found.keys():
+    if not isinstance(checkpoint, dict) or not {"dims", "model_state_dict"} <= checkpoint.keys():
         raise ValueError(
             f"expected dims and model_state_dict, as openai/whisper saves them, got another file in {file}"
         )
-    return found
+    return checkpoint
 
 
 def _config(dims: Mapping[str, int]) -> WhisperConfig:

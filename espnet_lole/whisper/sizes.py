@@ -21,7 +21,7 @@ class Size(NamedTuple):
     vocab: int = 51865
 
     def config(self, frames: int = 1500, tokens: int = 448) -> WhisperConfig:
-        """The configuration in ``transformers``, for ``frames`` positions of the encoder and ``tokens`` of the decoder."""
+        """Return the configuration for ``frames`` positions of the encoder and ``tokens`` of the decoder."""
         return WhisperConfig(
             d_model=self.width,
             encoder_layers=self.encoder_layers,

@@ -25,8 +25,8 @@ class WhisperTokenizer:
     def __init__(self, vocab_size: int) -> None:
         if vocab_size not in _NUM_LANGUAGES:
             raise ValueError(
-                f"expected a multilingual Whisper with a vocabulary of {sorted(_NUM_LANGUAGES)} tokens, got {vocab_size}: "
-                "English-only checkpoints (*.en) have no language tokens; take one without .en"
+                f"expected a multilingual Whisper with a vocabulary of {sorted(_NUM_LANGUAGES)} tokens, got "
+                f"{vocab_size}: English-only checkpoints (*.en) have no language tokens; take one without .en"
             )
         self.vocab_size = vocab_size
         self._tokenizer = get_tokenizer(True, num_languages=_NUM_LANGUAGES[vocab_size])

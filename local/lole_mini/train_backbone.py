@@ -25,8 +25,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from espnet_lole.whisper.features import SAMPLE_RATE, LogMel
-from espnet_lole.whisper.model import Backbone
-from espnet_lole.whisper.tokenizer import WhisperTokens
+from espnet_lole.whisper.model import Whisper
+from espnet_lole.whisper.tokenizer import WhisperTokenizer
 from lole_mini.sentences import LANGUAGES
 from lole_mini.speech import VARIANTS, split_texts, utterances
 
@@ -49,7 +49,7 @@ def nano_config() -> WhisperConfig:
         d_model=192, encoder_layers=6, decoder_layers=2, encoder_attention_heads=3, decoder_attention_heads=3,
         encoder_ffn_dim=768, decoder_ffn_dim=768, vocab_size=51865, num_mel_bins=80,
         bos_token_id=50257, eos_token_id=50257, pad_token_id=50257, decoder_start_token_id=50258,
-        suppress_tokens=None, begin_suppress_tokens=None, window="short",
+        suppress_tokens=None, begin_suppress_tokens=None, pad_to="none",
     )  # fmt: skip
 
 
@@ -66,7 +66,7 @@ def speak_language(job: tuple[str, int]) -> list[tuple[str, str, np.ndarray]]:
     return made
 
 
-def make_examples(per_language: int, tokens: WhisperTokens) -> tuple[list[Example], dict[str, int]]:
+def make_examples(per_language: int, tokenizer: WhisperTokenizer) -> tuple[list[Example], dict[str, int]]:
     """Make all training examples, and the index of each character for CTC (0 is the blank)."""
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
         made = [u for part in pool.map(speak_language, [(lang, per_language) for lang in LANGUAGES]) for u in part]
@@ -74,7 +74,7 @@ def make_examples(per_language: int, tokens: WhisperTokens) -> tuple[list[Exampl
     return [
         Example(
             torch.from_numpy(mel),
-            torch.tensor([*tokens.prompt(lang), *tokens.encode(text, lang), tokens.end]),
+            torch.tensor([*tokenizer.prompt(lang), *tokenizer.encode(text, lang), tokenizer.eot]),
             torch.tensor([characters[c] for c in text]),
         )
         for lang, text, mel in made
@@ -107,7 +107,7 @@ def mask_features(mel: Tensor, frames: Tensor, rng: random.Random) -> Tensor:
 
 
 def batch_loss(
-    model: Backbone, ctc: nn.Linear, vocabulary: SampledVocabulary, batch: list[Example], rng: random.Random
+    model: Whisper, ctc: nn.Linear, vocabulary: SampledVocabulary, batch: list[Example], rng: random.Random
 ) -> tuple[Tensor, Tensor]:
     """Compute the mean cross-entropy of language and text tokens, and the auxiliary CTC loss."""
     frames = torch.tensor([e.mel.shape[1] for e in batch])
@@ -156,12 +156,12 @@ def train(args: argparse.Namespace) -> None:
     """Synthesize the corpus, train, and save the backbone in `args.output`."""
     torch.manual_seed(args.seed)
     rng = random.Random(args.seed)
-    tokens = WhisperTokens(51865)
+    tokenizer = WhisperTokenizer(51865)
     started = time.perf_counter()
-    examples, characters = make_examples(args.utterances, tokens)
+    examples, characters = make_examples(args.utterances, tokenizer)
     hours = sum(e.mel.shape[1] for e in examples) / 360_000
     logging.info(f"{len(examples)} utterances, {hours:.1f} h, made in {time.perf_counter() - started:.0f} s")
-    model = Backbone(WhisperForConditionalGeneration(nano_config())).train()
+    model = Whisper(WhisperForConditionalGeneration(nano_config())).train()
     ctc = nn.Linear(192, len(characters) + 1)
     vocabulary = SampledVocabulary(examples, model.model.config.vocab_size)
     weights = [p for p in [*model.parameters(), *ctc.parameters()] if p.requires_grad]
@@ -190,7 +190,7 @@ def train(args: argparse.Namespace) -> None:
         save(model, args.output)
 
 
-def save(model: Backbone, output: Path) -> None:
+def save(model: Whisper, output: Path) -> None:
     """Save the weights in float16."""
     state = {name: value.half() for name, value in model.model.state_dict().items()}
     copy = WhisperForConditionalGeneration(nano_config()).half()

@@ -60,7 +60,7 @@ def test_counts_by_hand() -> None:
 def test_errors_are_divided_as_by_sclite(
     ref: str, hyp: str, substitutions: int, deletions: int, insertions: int
 ) -> None:
-    """Counted by hand, by the alignments of least cost with sclite's weights: 4 a substitution, 3 an insertion or deletion."""
+    """Counted by hand, from alignments of least cost with the weights of sclite: 4 a substitution, 3 an insertion."""
     counts = count(pairs([ref], [hyp]), "wer")
     assert (counts.substitutions, counts.deletions, counts.insertions) == (substitutions, deletions, insertions)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,8 @@ import torch
 from recipes import ROOT, Recipe
 from safetensors.torch import load_file
 
-from espnet_lole.atomic_io import held
+from espnet_lole.atomic_io import dir_lock
+from espnet_lole.train.checkpoints import is_intact
 
 pytestmark = pytest.mark.slow
 BOTH = ("aware", "agnostic")
@@ -91,11 +93,11 @@ def test_an_interrupt_ends_the_training_and_the_same_command_resumes_it(recipe, 
     """Ctrl-C goes to the recipe's process group, `kill` to its first process; the training is in a group of its own."""
     options = [*TRAIN_EXPERTS, "--asr_tag", sent.name]
     folder = recipe.folder / "exp" / f"lole_{sent.name}"
-    with held(folder):
+    with dir_lock(folder):
         assert f"exp/lole_{sent.name}" in recipe.run(*options, fails=True).split("training failed: ")[1]
     assert not (folder / "config.yaml").exists()
     with recipe.start(*options) as process:
-        while not (folder / "checkpoint.pth").exists():
+        while not is_intact(folder / "checkpoint.pth"):
             assert process.poll() is None
             time.sleep(0.05)
         (os.killpg if sent is signal.SIGINT else os.kill)(process.pid, sent)
@@ -103,7 +105,7 @@ def test_an_interrupt_ends_the_training_and_the_same_command_resumes_it(recipe, 
     assert process.returncode == -sent and "stopped: the same command resumes a training from its last epoch" in printed
     for _ in range(100):  # until the training has released its folder
         try:
-            with held(folder):
+            with dir_lock(folder):
                 break
         except BlockingIOError:
             time.sleep(0.1)
@@ -135,7 +137,7 @@ def test_two_processes_train_as_one_and_resume_when_one_was_killed(recipe):
         printed = recipe.run(*experts, fails=True)
     finally:
         ended.set()
-    assert "training failed" in printed and "Signal 9" in printed
+    assert re.search(r"training failed: .*Signal [69] ", printed), printed  # 6: the other process, which gloo aborts
     recipe.run(*experts)
     log = (recipe.folder / "exp" / "lole_two" / "train.log").read_text()
     assert "The training was resumed" in log and "1/8epoch started" not in log and "8/8epoch started" in log
@@ -165,13 +167,13 @@ def test_a_language_is_added_later(recipe):
 
 
 def test_baselines_are_systems_like_the_others(recipe):
-    baselines = ["multilingual", "multilingual_r4", "full", "espnet"]
+    baselines = ["multilingual", "multilingual_r64", "full", "espnet"]
     options = ["--baselines", " ".join(baselines), "--systems", "", "--expdir", "exp_base", "--asr_config", "tiny.yaml"]
     recipe.run(*options, script="run_baselines.sh")
     tuned = load_file(recipe.experiment("full", "exp_base") / "whisper" / "model.safetensors")
     before = load_file(recipe.folder / "tiny" / "model.safetensors")
     assert sum(not torch.equal(before[name], tuned[name]) for name in tuned) > 0.9 * len(tuned)
-    for system, rank in (("multilingual", 2), ("multilingual_r4", 4)):
+    for system, rank in (("multilingual", 2), ("multilingual_r64", 4)):
         tensors = recipe.adapters(recipe.experiment(system, "exp_base"))["student"]
         assert {tensor.shape[0] for name, tensor in tensors.items() if "lora_A" in name} == {rank}
     text = (recipe.folder / "exp_base" / "RESULTS.md").read_text()

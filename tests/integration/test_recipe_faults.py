@@ -103,7 +103,7 @@ def test_a_command_that_is_killed_has_the_reason_in_its_log(tmp_path, sent, mess
 
 
 NO_FILE = "cannot write to the folder {}: check its permissions"
-DENIED = "expected to write {}, got: Permission denied: check the disk's free space and the permissions"
+DENIED = "cannot write {}: Permission denied: check free space and permissions"
 READ_ONLY = {
     "1": ("data", DENIED.format(".*/data/train")),
     "3": ("dump/raw/org", DENIED.format(".*/dump/raw/org/train")),

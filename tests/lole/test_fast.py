@@ -98,10 +98,71 @@ def test_a_gpu_groups_only_bfloat16_rows_of_16_bytes(monkeypatch):
         assert fast.choose(x, weight.float(), 8, mixed) is fast.grouped_expert_linear
 
 
-def test_a_cpu_batches_decoding_steps_of_several_languages():
+def test_a_cpu_batches_decoding_steps_of_several_languages_and_adds_updates_in_place_elsewhere():
     weight, mixed = torch.randn(24, 16), Selection(["de", "en", "de"])
     with torch.no_grad():
-        assert fast.choose(torch.randn(3, 1, 16), weight, 4, mixed) is fast.batched_expert_linear
-        assert fast.choose(torch.randn(3, 2, 16), weight, 4, mixed) is None
-        assert fast.choose(torch.randn(2, 1, 16), weight, 4, Selection(["de", "de"])) is None
-    assert fast.choose(torch.randn(3, 1, 16), weight, 4, mixed) is None  # the stacked factors have no gradient
+        assert fast.choose(torch.randn(3, 3, 16), weight, 4, mixed) is fast.batched_expert_linear
+        assert fast.choose(torch.randn(3, 4, 16), weight, 4, mixed) is fast.inplace_expert_linear
+        assert fast.choose(torch.randn(2, 1, 16), weight, 4, Selection(["de", "de"])) is fast.inplace_expert_linear
+    assert fast.choose(torch.randn(3, 1, 16), weight, 4, mixed) is fast.inplace_expert_linear  # stacks have no gradient
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("langs", [*SORTED, *UNSORTED, ["de", "de"]])
+def test_updates_in_place_and_their_gradients_are_the_plain_ones(langs, bias, dropped):
+    base, a, b = make_linear(bias=bias)
+    x, selection = torch.randn(len(langs), 5, 16), Selection(langs)
+    mask = torch.tensor([0.0, 2.0] * 8) if dropped else None
+
+    def through(form):
+        def product(x, _, *others):
+            return form(x, x if mask is None else x * mask, *others)
+
+        return run(product, x, base, a, b, selection)
+
+    expected, expected_grads = through(expert_linear)
+    got, grads = through(fast.inplace_expert_linear)
+    torch.testing.assert_close(got, expected)
+    for grad, expected_grad in zip(grads, expected_grads, strict=True):
+        assert (grad is None) == (expected_grad is None)  # None for an absent language
+        if grad is not None:
+            torch.testing.assert_close(grad, expected_grad, atol=1e-4, rtol=1e-4)
+
+
+def test_updates_in_place_have_the_gradients_of_finite_differences():
+    base, a, b = make_linear(torch.float64)
+    selection = Selection(["de", "en", "de"])
+
+    def product(x, *factors):
+        pairs = [dict(zip(("de", "en"), pair, strict=True)) for pair in (factors[:2], factors[2:])]
+        return fast.inplace_expert_linear(x, x, base, *pairs, selection, 1.5)
+
+    factors = [f[lang].detach().double().requires_grad_() for f in (a, b) for lang in ("de", "en")]
+    x = torch.randn(3, 2, 16, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(product, (x, *factors))
+
+
+def test_updates_in_place_in_bfloat16_leave_gradients_in_float32():
+    base, a, b = make_linear(torch.bfloat16)
+    x, selection = torch.randn(3, 4, 16), Selection(["de", "en", "zh"])
+    with torch.autocast("cpu", torch.bfloat16):
+        expected, expected_grads = run(expert_linear, x, base, a, b, selection)
+        got, grads = run(fast.inplace_expert_linear, x, base, a, b, selection)
+    assert got.dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(got, expected, atol=0.1, rtol=0.02)
+    for grad, expected_grad in zip(grads, expected_grads, strict=True):
+        assert grad.dtype == expected_grad.dtype == torch.float32
+        assert torch.cosine_similarity(grad.flatten(), expected_grad.flatten(), dim=0) > 0.999
+
+
+def test_frozen_experts_let_the_gradient_of_their_input_through():
+    base, a, b = make_linear()
+    selection = Selection(["de", "en"])
+    x = torch.randn(2, 3, 16)
+    for factors in (a, b):
+        factors.requires_grad_(False)
+    expected, got = (x.clone().requires_grad_() for _ in range(2))
+    expert_linear(expected, expected, base, a, b, selection, 1.5).square().sum().backward()
+    fast.inplace_expert_linear(got, got, base, a, b, selection, 1.5).square().sum().backward()
+    torch.testing.assert_close(got.grad, expected.grad)

@@ -116,9 +116,9 @@ def test_recorded_states_are_the_outputs_of_the_layers(speech):
         None,
     ]  # the last are after the norm
     assert kd.layer_names == ["enc1", "enc2", "enc3", "dec1", "dec2"]
-    for ours, oracle in zip(states.layers, expected, strict=True):
+    for recorded, oracle in zip(states.layers, expected, strict=True):
         if oracle is not None:
-            torch.testing.assert_close(ours, oracle, atol=1e-3, rtol=1e-3)
+            torch.testing.assert_close(recorded, oracle, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(
         whisper.encoder.layer_norm(states.layers[2]), stock.encoder_last_hidden_state, atol=1e-3, rtol=1e-3
     )

@@ -163,7 +163,7 @@ def test_another_shape_or_a_damaged_file_is_refused(tmp_path):
 
 
 def test_a_language_is_added_to_a_mole(tmp_path, speech):
-    """What the others had stays; the new one's fusion starts as their mean, its row of the classifier as it is drawn."""
+    """What the others had stays; the new one's fusion starts as their mean, its classifier row as it is drawn."""
     old = randomize(make_mole(langs=("zh", "de", "en")))
     old.save_trained(tmp_path / "mole.safetensors")
     state = load_file(tmp_path / "mole.safetensors")

@@ -70,8 +70,10 @@ def test_a_trained_mole_computes_what_the_one_that_was_saved_does(recipe, speech
     torch.nn.init.normal_(mole.frontend.classifier.mlp[-1].weight)
     mole.save_trained(tmp_path / MOLE_WEIGHTS)
     loaded = build(recipe, "mole", **mole_options(recipe), mole_weights=str(tmp_path / MOLE_WEIGHTS)).eval()
-    for ours, expected in zip(loaded.frontend(*speech), mole.frontend(*speech), strict=True):
-        torch.testing.assert_close(getattr(ours, "states", ours), getattr(expected, "states", expected), atol=0, rtol=0)
+    for output, expected in zip(loaded.frontend(*speech), mole.frontend(*speech), strict=True):
+        torch.testing.assert_close(
+            getattr(output, "states", output), getattr(expected, "states", expected), atol=0, rtol=0
+        )
     fresh = build(recipe, "mole", **mole_options(recipe)).eval()
     assert not torch.equal(fresh.frontend(*speech)[1], mole.frontend(*speech)[1])
 

@@ -4,10 +4,10 @@ import torch
 from analysis import compare_outputs, gradient_norms, layer_cosines, pooled_states, project, separability
 from conftest import random_experts, tiny_whisper
 
-from espnet_lole.espnet_student_model import STUDENT, DistillConfig, ESPnetStudentModel
-from espnet_lole.lole.bank import ExpertBank, ExpertConfig
-from espnet_lole.whisper.model import Backbone
-from espnet_lole.whisper.tokenizer import WhisperTokens
+from espnet_lole.espnet_model import ESPnetStudentModel
+from espnet_lole.lole.experts import share_weights
+from espnet_lole.lole.kd import STUDENT, KDConfig, Student
+from espnet_lole.whisper.model import Whisper
 
 CODES = ("de", "en")
 
@@ -31,22 +31,24 @@ def data(tmp_path, speech):
 
 @pytest.fixture
 def models() -> dict[str, ESPnetStudentModel]:
-    """A student and its teachers, with each distillation."""
-    backbone = Backbone(tiny_whisper()).eval().requires_grad_(False)
-    experts = random_experts(ExpertBank(backbone.model, CODES, ExpertConfig(rank=2, alpha=4.0)))
-    student = random_experts(ExpertBank(backbone.model, [STUDENT], ExpertConfig(rank=2, alpha=4.0)), seed=1)
-    tokens = WhisperTokens(51865)
+    """A student and its teachers, with each kind of distillation."""
+    whisper = Whisper(tiny_whisper()).eval().requires_grad_(False)
+    teacher = random_experts(CODES, rank=2, alpha=4.0, whisper=share_weights(whisper))
+    student = random_experts([STUDENT], rank=2, alpha=4.0, seed=1, whisper=whisper)
     return {
-        kd: ESPnetStudentModel(backbone, CODES, experts, student, tokens, DistillConfig(kd=kd), 1).eval()
+        kd: ESPnetStudentModel(Student(student, teacher, KDConfig(kd=kd)), CODES).eval()
         for kd in ("none", "logits", "layers", "both")
     }
 
 
 def test_a_student_equal_to_its_teachers(data, models):
     model = models["layers"]
-    for name, layer in model.student.layers.items():
-        theirs = model.teacher.layers[name]
-        theirs.lora_A.data[:], theirs.lora_B.data[:] = layer.lora_A.data[0], layer.lora_B.data[0]
+    teachers = model.kd.teacher.layers
+    with torch.no_grad():
+        for name, layer in model.kd.student.layers.items():
+            for lang in CODES:
+                teachers[name].lora_A[lang].copy_(layer.lora_A[STUDENT])
+                teachers[name].lora_B[lang].copy_(layer.lora_B[STUDENT])
     cosines = layer_cosines(model, data)
     assert list(cosines) == ["enc1", "enc2", "enc3", "dec1", "dec2"]
     assert all(value == pytest.approx(1.0, abs=1e-5) for value in cosines.values())
@@ -57,8 +59,8 @@ def test_a_student_equal_to_its_teachers(data, models):
 
 def test_other_students_differ(data, models):
     assert all(value < 0.9999 for value in layer_cosines(models["layers"], data).values())
-    for layer in models["layers"].student.layers.values():
-        layer.lora_B.data *= 20
+    for layer in models["layers"].kd.student.layers.values():
+        layer.lora_B[STUDENT].data *= 20
     compared = compare_outputs(models["layers"], data)
     assert compared["agreement"] < 100.0 and 0 < compared["entropy"] < torch.tensor(51865.0).log()
     norms = gradient_norms(models, data)
@@ -66,12 +68,12 @@ def test_other_students_differ(data, models):
 
 
 def test_pooled_states_do_not_depend_on_padding(data, models):
-    backbone = models["none"].backbone
-    states, langs = pooled_states(backbone, models["none"].student, [data])
+    whisper, student = models["none"].whisper, models["none"].kd.student
+    states, langs = pooled_states(whisper, student, [data])
     assert states.shape == (4, 16) and sorted(langs) == ["de", "de", "en", "en"]
     samples = torch.from_numpy(soundfile.read(data / "u3.wav", dtype="float32")[0])
-    with models["none"].student.routed(torch.zeros(1, dtype=torch.long)):
-        alone = backbone.encode(samples[None], torch.tensor([len(samples)])).states.mean(1)[0]
+    with student.activate([0]):
+        alone = whisper.encode(samples[None], torch.tensor([len(samples)])).states.mean(1)[0]
     torch.testing.assert_close(states[-1], alone, atol=1e-4, rtol=1e-4)  # the shortest comes last
 
 

@@ -19,7 +19,6 @@ from espnet_lole.whisper.checkpoint import (
     precision_dtype,
 )
 from espnet_lole.whisper.model import Whisper
-from espnet_lole.whisper.sizes import SIZES
 
 
 def save_openai(file: Path, mels: int = 80, vocab: int = 51865) -> openai_whisper.Whisper:

@@ -120,7 +120,7 @@ decode() { # the test sets with system $1, all in one process
     # shellcheck disable=SC2046,SC2086  # lists and options
     ${cmd} --gpu "${inference_ngpu}" "${out}.log" "${python}" -m espnet_lole.bin.lole_inference ${model} --ngpu "${inference_ngpu}" \
         --config "${inference_config}" --scenarios $(scenarios "$1") --test_dirs $(printf "${raw}/%s " ${test_sets}) \
-        --output_dir "${out}" ${inference_args} || fail "decoding failed: $(last_error "${out}.log")"$'\n'"log: ${out}.log"
+        --output_dir "${out}" ${inference_args} || fail_job decoding "$?" "${out}.log"
 }
 
 [ -n "${corpus}" ] && [ -n "${backbone}" ] && [ -n "${asr_config}" ] && [ -n "${inference_config}" ] ||

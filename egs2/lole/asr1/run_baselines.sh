@@ -43,7 +43,7 @@ train_espnet() { # ESPnet's own model by its asr_train, with the characters of t
     make_folder "$(dirname "${tokens}")"
     "${python}" -m espnet2.bin.tokenize_text --token_type char --field 2- --input "${raw}/${train_set}/text" --output "${tokens}" \
         --write_vocabulary true --add_symbol "<blank>:0" --add_symbol "<unk>:1" --add_symbol "<sos/eos>:-1" \
-        >"${tokens%.txt}.log" 2>&1 || fail "the token list failed: $(last_error "${tokens%.txt}.log")"$'\n'"log: ${tokens%.txt}.log"
+        >"${tokens%.txt}.log" 2>&1 || fail_job "the token list" "$?" "${tokens%.txt}.log"
     log "espnet: ${espnet_exp}, log in ${espnet_exp}/train.log"
     launch "${espnet_exp}" espnet2.bin.asr_train --config "${asr_config%.yaml}_espnet.yaml" --token_list "${tokens}"
 }
@@ -55,7 +55,7 @@ decode_espnet() { # by ESPnet's asr_inference
     start ${cmd} --gpu "${inference_ngpu}" "${out}.log" "${python}" -m espnet_lole.bin.lole_espnet --ngpu "${inference_ngpu}" \
         --config "${espnet_inference_config}" --asr_model_file "${espnet_exp}/valid.acc.ave.pth" --test_dirs "${raw}"/test_* \
         --output_dir "${out}_agnostic"
-    wait "$!" || fail "decoding failed: $(last_error "${out}.log")"$'\n'"log: ${out}.log"
+    wait "$!" || fail_job decoding "$?" "${out}.log"
 }
 
 raw=${dumpdir}/raw train_set=train valid_set=dev num_nodes=1 nproc=1

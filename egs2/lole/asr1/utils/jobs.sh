@@ -21,9 +21,11 @@ make_folder() { # $1, or stop where no file can be written to it
     fi
 }
 
-last_error() { # of the logs: a message of this process, not of others that lost their connection to it
-    grep -ahE '^error: |Error: .|Signal [0-9]+ .SIG(KILL|ABRT|SEGV|BUS)' "$@" 2>/dev/null |
-        grep -av gloo/transport | tail -n 1 | sed 's/^error: //' || true
+fail_job() { # job $1, which ended with status $2: stop with the last error in its logs, the arguments after them
+    local message # not the lines of gloo: they are of processes that lost their connection to the failed one
+    message=$(grep -ahE '^error: |Error: .|Signal [0-9]+ .SIG(KILL|ABRT|SEGV|BUS)' "${@:3}" 2>/dev/null |
+        grep -av gloo/transport | tail -n 1 | sed 's/^error: *//; s/^ *//' || true)
+    fail "$1 failed: ${message:-it ended with status $2}"$'\n'"log: ${*:3}"
 }
 
 start() { # a command in the background, as a process group that ends with this script
@@ -40,11 +42,12 @@ stop_jobs() {
 }
 trap stop_jobs EXIT
 
-show_progress() { # of process $1, a training with log $2, until it ends
+show_progress() { # of process $1, a training in folder $2, until it ends
     local now shown=''
     while kill -0 "$1" 2>/dev/null; do
         sleep 1
-        now=$(grep -aoE '[0-9]+/[0-9]+epoch started.*' "$2" 2>/dev/null | tail -n 1 || true)
+        [ "$2/train.log" -nt "$2/launch.log" ] || continue # the log of an earlier training
+        now=$(grep -aoE '[0-9]+/[0-9]+epoch started.*' "$2/train.log" | tail -n 1 || true)
         [ "${now}" = "${shown}" ] || log "  ${now}"
         shown=${now}
     done
@@ -66,6 +69,6 @@ launch() { # train into folder $1 with module $2 and the options after it, throu
         start "${python}" -m espnet2.bin.launch --cmd "${cuda_cmd}" --log "$1/train.log" --ngpu "${ngpu}" --num_nodes "${num_nodes}" \
         --init_file_prefix "$1/.dist_init_" --multiprocessing_distributed true -- \
         "${python}" "${torchrun[@]}" -m "$2" "${options[@]}" "${@:3}" 2>"$1/launch.log"
-    show_progress "$!" "$1/train.log"
-    wait "$!" || fail "training failed: $(last_error "$1/launch.log" "$1/train.log")"$'\n'"log: $1/train.log, $1/launch.log"
+    show_progress "$!" "$1"
+    wait "$!" || fail_job training "$?" "$1/launch.log" "$1/train.log"
 }
