@@ -5,7 +5,8 @@ SHELL := /bin/bash
 BIN := .venv/bin
 RECIPE := egs2/lole/asr1
 EXP = exp/lole_train_$(1)_raw_lole_mini_seed0
-EXPERTS := --config $(call EXP,experts)/config.yaml --experts $(call EXP,experts)/adapters
+EXPERTS := --experts $(call EXP,experts)
+STUDENT := --systems student=$(call EXP,student)
 PLOT := PYTHONPATH="$(CURDIR)" $(CURDIR)/$(BIN)/python $(CURDIR)/studies/plot.py
 SCRIPTS := find . \( -name .venv -o -name .git -o -name exp -o -name dump \) -prune -o -type f -name '*.sh' -print0
 
@@ -25,11 +26,9 @@ demo: env  ## run the recipe on the embedded corpus and backbone
 pictures: env  ## draw what the demo's systems learned into egs2/lole/asr1/exp/images
 	cd $(RECIPE) && $(PLOT) mole --mole $(call EXP,mole) --decoded $(call EXP,mole)/decode_agnostic --dumpdir dump/raw \
 		--test_sets "$$(cd dump/raw && echo test_*)" --output_dir exp/images
-	cd $(RECIPE) && $(PLOT) energy $(EXPERTS) --student $(call EXP,student)/adapters/student --output exp/images/energy.png
-	cd $(RECIPE) && $(PLOT) cosines $(EXPERTS) --adapters student=$(call EXP,student)/adapters/student --data dump/raw/dev \
-		--output exp/images/cosines.png
-	cd $(RECIPE) && $(PLOT) states --config $(call EXP,experts)/config.yaml --data dump/raw/test_* \
-		--adapters student=$(call EXP,student)/adapters/student --output exp/images/states.png
+	cd $(RECIPE) && $(PLOT) energy $(EXPERTS) --student $(call EXP,student) --output exp/images/energy.png
+	cd $(RECIPE) && $(PLOT) cosines $(EXPERTS) $(STUDENT) --data dump/raw/dev --output exp/images/cosines.png
+	cd $(RECIPE) && $(PLOT) states $(EXPERTS) $(STUDENT) --data dump/raw/test_* --output exp/images/states.png
 
 test: env-tests  ## run the unit tests
 	$(BIN)/python -m pytest -q -rs

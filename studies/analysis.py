@@ -2,23 +2,54 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from espnet_lole.data.kaldi import read_table
 from espnet_lole.espnet_model import IGNORE, AbsLoLEModel, ESPnetStudentModel
 from espnet_lole.inference.batching import load_batches
+from espnet_lole.inference.load import find_system, system_config
 from espnet_lole.inference.test_sets import read_test_set
-from espnet_lole.lole.experts import LoRAExperts
+from espnet_lole.lole.experts import LoRAExperts, share_weights
+from espnet_lole.lole.kd import STUDENT, KDConfig, Student, average_svd, energy_shares
+from espnet_lole.lole.system import SystemConfig, build_system
+from espnet_lole.whisper.checkpoint import load_whisper
 from espnet_lole.whisper.model import Whisper
 
 BATCH_SECONDS = 60.0
+
+
+def trained_config(folder: Path) -> SystemConfig:
+    """Return what a trained system in a folder is built from, with products in float32."""
+    return replace(system_config(find_system(folder)), precision="float32")
+
+
+def load_system(folder: Path) -> nn.Module:
+    """Build a trained system in evaluation mode; a student or a multilingual LoRA is ``LoRAExperts`` of one adapter."""
+    return build_system(trained_config(folder)).eval()
+
+
+def load_student(folder: Path, experts: Path) -> ESPnetStudentModel:
+    """Build a student or a multilingual LoRA with trained experts as its teacher, and the loss of all layers.
+
+    Raises:
+        ValueError: the folder holds another system.
+    """
+    config = trained_config(folder)
+    if config.langs != (STUDENT,):
+        raise ValueError(f"expected a student or a multilingual LoRA in {folder}, got a system of another kind")
+    whisper = load_whisper(config.backbone, config.pad_to)
+    teacher = build_system(trained_config(experts), share_weights(whisper))
+    student = Student(build_system(config, whisper), teacher, KDConfig(kd="layers"))
+    return ESPnetStudentModel(student, teacher.languages).eval()
 
 
 def labelled_batches(model: AbsLoLEModel, folder: Path) -> Iterator[dict[str, Tensor]]:
@@ -34,6 +65,24 @@ def labelled_batches(model: AbsLoLEModel, folder: Path) -> Iterator[dict[str, Te
             "text_lengths": torch.tensor([len(t) for t in text]),
             "lang": torch.tensor([[model.languages.index(item.language)] for item in batch]),
         }
+
+
+@torch.no_grad()
+def energy_by_layer(experts: LoRAExperts) -> dict[str, Tensor]:
+    """Compute how much of the experts' average each rank preserves.
+
+    Returns:
+        ``enc1``, ..., ``dec1``, ... -> share of the energy at rank 1 .. k, the mean over the layer's linears, shape
+        (k,); k is the least over the layer's linears.
+    """
+    shares: dict[str, list[Tensor]] = {}
+    for name, layer in experts.layers.items():
+        part, number = re.fullmatch(r".*(enc|dec)oder\.layers\.(\d+)\..*", name).groups()
+        a, b = (torch.stack(list(f.values())) for f in (layer.lora_A, layer.lora_B))
+        _, s, _ = average_svd(a, b, a.new_full((len(a),), 1 / len(a)))
+        shares.setdefault(f"{part}{int(number) + 1}", []).append(energy_shares(s))
+    ranks = {key: min(map(len, values)) for key, values in shares.items()}
+    return {key: torch.stack([v[: ranks[key]] for v in values]).mean(0) for key, values in shares.items()}
 
 
 @torch.no_grad()
@@ -114,7 +163,12 @@ def pooled_states(whisper: Whisper, adapter: LoRAExperts | None, folders: Sequen
 
     Returns:
         Shape (N, D), and the language of each utterance, in an order that does not depend on the system.
+
+    Raises:
+        ValueError: there are several adapters.
     """
+    if adapter is not None and len(adapter.languages) > 1:
+        raise ValueError(f"expected one adapter for all languages, got experts of {' '.join(adapter.languages)}")
     audio = [item for folder in folders for item in read_test_set(folder)]
     states, langs = [], []
     for rows, speech, lengths in load_batches(audio, whisper, BATCH_SECONDS):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -238,21 +237,3 @@ def init_from_average(student: LoRAExperts, experts: LoRAExperts) -> dict[str, f
         layer.lora_A[STUDENT][: len(a)] = a
         layer.lora_B[STUDENT][:, : len(a)] = b * (teacher_layers[name].scale / layer.scale)
     return shares
-
-
-@torch.no_grad()
-def energy_by_layer(experts: LoRAExperts) -> dict[str, Tensor]:
-    """Compute how much of the experts' average each rank preserves.
-
-    Returns:
-        ``enc1``, ..., ``dec1``, ... -> share of the energy at rank 1 .. k, the mean over the layer's linears, shape
-        (k,); k is the least over the layer's linears.
-    """
-    shares: dict[str, list[Tensor]] = {}
-    for name, layer in experts.layers.items():
-        part, number = re.fullmatch(r".*(enc|dec)oder\.layers\.(\d+)\..*", name).groups()
-        a, b = (torch.stack(list(f.values())) for f in (layer.lora_A, layer.lora_B))
-        _, s, _ = average_svd(a, b, a.new_full((len(a),), 1 / len(a)))
-        shares.setdefault(f"{part}{int(number) + 1}", []).append(energy_shares(s))
-    ranks = {key: min(map(len, values)) for key, values in shares.items()}
-    return {key: torch.stack([v[: ranks[key]] for v in values]).mean(0) for key, values in shares.items()}

@@ -14,7 +14,6 @@ from espnet_lole.lole.kd import (
     KDConfig,
     Student,
     cosine_loss,
-    energy_by_layer,
     init_from_average,
     js_divergence,
     truncated_average,
@@ -177,18 +176,6 @@ def test_ranks_beyond_the_experts_can_still_learn():
     layer = student.layers[LAYER]
     assert layer.lora_B[STUDENT][:, 2:].abs().sum() == 0 and layer.lora_A[STUDENT][2:].abs().min() > 0
     assert layer.lora_B[STUDENT][:, :2].abs().min() > 0
-
-
-def test_energy_of_a_layer_is_that_of_the_average_of_its_linears():
-    experts = random_experts(("de", "en"), rank=3, alpha=6.0, targets=("fc1", "k_proj"))
-    shares = energy_by_layer(experts)
-    assert list(shares) == ["enc1", "enc2", "enc3", "dec1", "dec2"]
-    expected = []
-    for linear in ("fc1", "self_attn.k_proj"):
-        layer = experts.layers[f"model.encoder.layers.1.{linear}"]
-        s = torch.linalg.svdvals(sum(layer.lora_B[lang] @ layer.lora_A[lang] for lang in ("de", "en")).detach())[:6]
-        expected.append(s.square().cumsum(0) / s.square().sum())
-    torch.testing.assert_close(shares["enc2"], torch.stack(expected).mean(0), atol=1e-4, rtol=1e-4)
 
 
 def test_mistakes_are_refused():

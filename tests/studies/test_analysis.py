@@ -1,7 +1,15 @@
 import pytest
 import soundfile
 import torch
-from analysis import compare_outputs, gradient_norms, layer_cosines, pooled_states, project, separability
+from analysis import (
+    compare_outputs,
+    energy_by_layer,
+    gradient_norms,
+    layer_cosines,
+    pooled_states,
+    project,
+    separability,
+)
 from conftest import random_experts, tiny_whisper
 
 from espnet_lole.espnet_model import ESPnetStudentModel
@@ -87,3 +95,15 @@ def test_separability():
     states = torch.tensor([[0.0], [1.0], [10.0], [11.0], [0.4], [10.5]])
     assert separability(states, ["a", "a", "b", "b", "a", "b"]) == 100.0
     assert separability(states, ["a", "a", "b", "b", "b", "a"]) == pytest.approx(100 * 4 / 6)
+
+
+def test_energy_of_a_layer_is_that_of_the_average_of_its_linears():
+    experts = random_experts(("de", "en"), rank=3, alpha=6.0, targets=("fc1", "k_proj"))
+    shares = energy_by_layer(experts)
+    assert list(shares) == ["enc1", "enc2", "enc3", "dec1", "dec2"]
+    expected = []
+    for linear in ("fc1", "self_attn.k_proj"):
+        layer = experts.layers[f"model.encoder.layers.1.{linear}"]
+        s = torch.linalg.svdvals(sum(layer.lora_B[lang] @ layer.lora_A[lang] for lang in ("de", "en")).detach())[:6]
+        expected.append(s.square().cumsum(0) / s.square().sum())
+    torch.testing.assert_close(shares["enc2"], torch.stack(expected).mean(0), atol=1e-4, rtol=1e-4)
