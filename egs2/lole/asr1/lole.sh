@@ -33,7 +33,7 @@ max_wav_duration=30  # in seconds; longer training audio is dropped
 # Training
 backbone=            # Whisper: a name on the hub, a transformers folder, or a .pt file of OpenAI
 systems="zero_shot experts mole student" # in the order of training; also multilingual, full, and variants: student_long
-asr_config=          # configuration shared by all systems, e.g. conf/train.yaml; that of a system is conf/train_<system>.yaml
+asr_config=          # configuration of all systems, e.g. conf/train.yaml; conf/train_<system>.yaml overrides it
 asr_args=            # more training options, e.g. "--max_epoch 10"
 asr_tag=             # name of the experiment, if one system is trained; empty: from its configuration
 seed=0               # random seed of the training
@@ -74,7 +74,7 @@ scenarios() { # in which system $1 is decoded: the language is given (aware) or 
 experiment() { # folder of system $1, whose tag is $2
     case $1 in
     zero_shot) echo "${expdir}/lole_zero_shot_$(basename "${backbone}")" ;;
-    *) echo "${expdir}/lole_${2:-$(basename "${asr_config}" .yaml)_$1_raw_$(basename "${corpus}" .yaml)${perturbed}_seed${seed}}" ;;
+    *) echo "${expdir}/lole_${2:-${config_name}_$1_raw_${corpus_name}_seed${seed}}" ;;
     esac
 }
 
@@ -90,7 +90,7 @@ find_test_sets() { # in folder $1, for the languages of its training set $2, unl
     for lang in ${all}; do
         [ ! -d "$1/test_${lang}" ] || test_sets+="test_${lang} "
     done
-    [ -n "${test_sets}" ] || fail "no test set of ${all} in $1: run the stages before this one, or name the sets by --test_sets"
+    [ -n "${test_sets}" ] || fail "no test set of ${all} in $1: run the stages before this one, or give --test_sets"
 }
 
 train() { # system $1
@@ -118,17 +118,21 @@ decode() { # the test sets with system $1, all in one process
     log "$1: ${out}_<scenario>/<test set>, log in ${out}.log"
     make_folder "${exp}"
     # shellcheck disable=SC2046,SC2086  # lists and options
-    ${cmd} --gpu "${inference_ngpu}" "${out}.log" "${python}" -m espnet_lole.bin.lole_inference ${model} --ngpu "${inference_ngpu}" \
-        --config "${inference_config}" --scenarios $(scenarios "$1") --test_dirs $(printf "${raw}/%s " ${test_sets}) \
-        --output_dir "${out}" ${inference_args} || fail_job decoding "$?" "${out}.log"
+    ${cmd} --gpu "${inference_ngpu}" "${out}.log" \
+        "${python}" -m espnet_lole.bin.lole_inference ${model} --ngpu "${inference_ngpu}" \
+        --scenarios $(scenarios "$1") --test_dirs $(printf "${raw}/%s " ${test_sets}) --output_dir "${out}" \
+        --config "${inference_config}" ${inference_args} || fail_job decoding "$?" "${out}.log"
 }
 
 [ -n "${corpus}" ] && [ -n "${backbone}" ] && [ -n "${asr_config}" ] && [ -n "${inference_config}" ] ||
     fail "--corpus, --backbone, --asr_config and --inference_config are required: start from run.sh"
-[[ ${skip_train}-${gpu_inference} =~ ^(true|false)-(true|false)$ ]] || fail "--skip_train and --gpu_inference take true or false"
+[[ ${skip_train}-${gpu_inference} =~ ^(true|false)-(true|false)$ ]] ||
+    fail "--skip_train and --gpu_inference take true or false"
 [[ ${nproc}-${inference_nj} =~ ^[1-9][0-9]*-[1-9][0-9]*$ ]] || fail "--nproc and --inference_nj take a number from 1"
-[ "${nproc}" -eq 1 ] || [ "${ngpu}-${num_nodes}" = 0-1 ] || fail "--nproc is for training without GPUs: use --ngpu and --num_nodes"
-[ "${stage}" -le "${stop_stage}" ] || fail "stage ${stage} is after --stop_stage ${stop_stage}: give --stop_stage ${stage} too"
+[ "${nproc}" -eq 1 ] || [ "${ngpu}-${num_nodes}" = 0-1 ] ||
+    fail "--nproc is for training without GPUs: use --ngpu and --num_nodes"
+[ "${stage}" -le "${stop_stage}" ] ||
+    fail "stage ${stage} is after --stop_stage ${stop_stage}: give --stop_stage ${stage} too"
 trained=() # the systems that are trained here
 for system in ${systems}; do
     case $(base_system "${system}") in
@@ -138,16 +142,19 @@ for system in ${systems}; do
         [ "${stage}" -eq 13 ] || fail "system espnet is trained and decoded by run_baselines.sh"
         continue
         ;;
-    *) fail "unknown system ${system}: choose from zero_shot experts mole student multilingual full, or a variant as student_long" ;;
+    *) fail "unknown system ${system}: choose from zero_shot experts mole student multilingual full, or a variant" ;;
     esac
-    for config in "${asr_config}" "${asr_config%.yaml}_$(base_system "${system}").yaml" "${asr_config%.yaml}_${system}.yaml"; do
+    for config in "${asr_config%.yaml}"{,"_$(base_system "${system}")","_${system}"}.yaml; do
         require "${config}" "it configures ${system}; see --asr_config"
     done
 done
-[ -z "${asr_tag}" ] || [ "${#trained[@]}" -le 1 ] || fail "--asr_tag names one experiment: train one of ${trained[*]} at a time"
+[ -z "${asr_tag}" ] || [ "${#trained[@]}" -le 1 ] ||
+    fail "--asr_tag names one experiment: train one of ${trained[*]} at a time"
 
 raw=${dumpdir}/raw
 perturbed=${speed_perturb_factors:+_sp}
+config_name=$(basename "${asr_config}" .yaml)
+corpus_name=$(basename "${corpus}" .yaml)${perturbed}
 inference_tag=$(basename "${inference_config}" .yaml)$(tr -d ' =/' <<<"${inference_args//--/_}")
 
 if run_stage 1 "Data preparation: ${corpus} to data/"; then
@@ -209,11 +216,12 @@ if run_stage 13 "Scoring: ${expdir}/RESULTS.md and ${expdir}/results.csv"; then
     decoded=()
     for system in ${systems}; do
         for scenario in $(scenarios "${system}"); do
-            decoded+=(--decoded "${system}:${scenario}:$(experiment "${system}" "${asr_tag}")/${inference_tag}_${scenario}")
+            out=$(experiment "${system}" "${asr_tag}")/${inference_tag}_${scenario}
+            decoded+=(--decoded "${system}:${scenario}:${out}")
         done
     done
-    "${python}" -m espnet_lole.bin.lole_score --expdir "${expdir}" --dumpdir "${raw}" --test_sets "${test_sets}" --seed "${seed}" \
-        --command "${command}" "${decoded[@]}"
+    "${python}" -m espnet_lole.bin.lole_score --expdir "${expdir}" --dumpdir "${raw}" --test_sets "${test_sets}" \
+        --seed "${seed}" --command "${command}" "${decoded[@]}"
 fi
 
 if run_stage 14 "Packing: ${trained[*]}"; then
@@ -224,5 +232,5 @@ if run_stage 14 "Packing: ${trained[*]}"; then
 fi
 
 if run_stage 15 "Uploading"; then
-    fail "nothing is uploaded from here: write a folder with 'lole export', and upload it with 'hf upload <user>/<name> <folder>'"
+    fail "nothing is uploaded from here: run 'lole export EXPERIMENT FOLDER' and 'hf upload <user>/<name> FOLDER'"
 fi

@@ -5,8 +5,9 @@ export PYTHONPATH="${LOLE_ROOT}:${PYTHONPATH:-}"
 export PATH="${PWD}/utils:${PATH}"
 export PYTHONIOENCODING=UTF-8 LC_ALL=C.UTF-8
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(nproc)}"
-export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-2000}" # threads wait a moment at full speed, then let other processes have the core
-# glibc: keep freed memory instead of giving it back and faulting it in again, a third of a training step on CPU
+# threads wait a moment at full speed, then leave the core to other processes
+export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-2000}"
+# glibc: reuse freed memory instead of returning it to the system, which takes a third of a training step on a CPU
 export MALLOC_MMAP_MAX_="${MALLOC_MMAP_MAX_:-0}" MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_:-17179869184}"
 export MALLOC_TOP_PAD_="${MALLOC_TOP_PAD_:-67108864}"
 if [ -d "${LOLE_ROOT}/.venv/bin" ]; then

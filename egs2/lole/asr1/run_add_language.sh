@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Add a language to trained experts and MoLE: train its expert alone, then MoLE's fusion weights and classifier on all languages.
-# Usage: ./run_add_language.sh --lang pt --corpus FILE --experts exp/lole_train_experts_... --mole exp/lole_train_mole_... [options]
+# Add a language to trained experts and MoLE: train its expert alone, then MoLE on all languages.
+# Usage: ./run_add_language.sh --lang pt --corpus FILE --experts FOLDER --mole FOLDER [options]
 set -euo pipefail
 
 stage=1              # first stage to run, as in lole.sh: 1-4 prepare the data, 11 trains, 12 decodes, 13 scores
@@ -9,9 +9,9 @@ lang=                # language to add
 corpus=              # YAML file of the earlier languages and the new one, because MoLE is trained on all
 experts=             # experiment of the experts; the new adapter is added to it, the others stay as they are
 mole=                # experiment of MoLE; the new MoLE is written to <this>_<language>
-init_expert=auto     # expert to start from: auto (of the language that the new one sounds most like), none, or a language
+init_expert=auto     # expert to start from: auto (of the language that sounds most alike), none, or a language
 asr_args=            # more training options, e.g. "--max_epoch 10"
-run_args=            # more options for run.sh, e.g. "--backbone openai/whisper-medium --asr_config conf/train.yaml --ngpu 1"
+run_args=            # more options for run.sh, e.g. "--backbone openai/whisper-medium --asr_config conf/train.yaml"
 
 # As in lole.sh
 inference_config=conf/mini/decode.yaml # configuration of the decoding
@@ -36,8 +36,8 @@ require "${mole}/config.yaml" "--mole is not the experiment of a trained MoLE"
 
 recipe() { # run.sh with these options
     # shellcheck disable=SC2086  # options
-    start ./run.sh --corpus "${corpus}" --inference_config "${inference_config}" --dumpdir "${dumpdir}" --expdir "${expdir}" \
-        --python "${python}" --seed "${seed}" ${run_args} "$@"
+    start ./run.sh --corpus "${corpus}" --inference_config "${inference_config}" --dumpdir "${dumpdir}" \
+        --expdir "${expdir}" --python "${python}" --seed "${seed}" ${run_args} "$@"
     wait "$!"
 }
 
@@ -52,21 +52,22 @@ out=$(basename "${inference_config}" .yaml)
 
 if run_stage 4; then
     recipe --stage "${stage}" --stop_stage 4
-    "${python}" -m espnet_lole.bin.lole_data filter --src "${raw}/train" "${raw}/dev" --dst "${raw}/train_${lang}" "${raw}/dev_${lang}" \
-        --langs "${lang}"
+    "${python}" -m espnet_lole.bin.lole_data filter --langs "${lang}" --src "${raw}/train" "${raw}/dev" \
+        --dst "${raw}/train_${lang}" "${raw}/dev_${lang}"
 fi
 
 if run_stage 11; then
     if [ "${init_expert}" = auto ]; then
-        log "Which language does ${lang} sound most like? ${new_expert}_similar.txt"
-        "${python}" -m espnet_lole.bin.lole_similar --model "${mole}" --data "${raw}/dev_${lang}" --output "${new_expert}_similar.txt"
-        init_expert=$(head -n 1 "${new_expert}_similar.txt" | cut -d' ' -f1)
-        log "The expert of ${lang} starts from that of ${init_expert}"
+        similar=${new_expert}_similar.txt
+        "${python}" -m espnet_lole.bin.lole_similar --model "${mole}" --data "${raw}/dev_${lang}" --output "${similar}"
+        init_expert=$(head -n 1 "${similar}" | cut -d' ' -f1)
+        log "The expert of ${lang} starts from that of ${init_expert}, which sounds most alike: ${similar}"
     fi
     [ "${init_expert}" = none ] || init_args="--init_expert ${experts}/adapters/${init_expert}"
     recipe --stage 11 --stop_stage 11 --systems experts --train_set "train_${lang}" --valid_set "dev_${lang}" \
         --asr_tag "${tag_of_experts}_${lang}" --asr_args "${init_args:-} ${asr_args}"
-    "${python}" -m espnet_lole.cli.main add-expert "${new_expert}/adapters/${lang}" --lang "${lang}" --model "${experts}" --replace
+    "${python}" -m espnet_lole.cli.main add-expert "${new_expert}/adapters/${lang}" --lang "${lang}" \
+        --model "${experts}" --replace
     recipe --stage 11 --stop_stage 11 --systems mole --asr_tag "${tag_of_mole}_${lang}" \
         --asr_args "--experts ${experts}/adapters --init_mole ${mole} ${asr_args}"
 fi
@@ -77,7 +78,8 @@ if run_stage 12; then
 fi
 
 if run_stage 13; then
-    "${python}" -m espnet_lole.bin.lole_score --expdir "${expdir}" --dumpdir "${raw}" --seed "${seed}" --command "${command}" \
+    "${python}" -m espnet_lole.bin.lole_score --expdir "${expdir}" --dumpdir "${raw}" --seed "${seed}" \
+        --command "${command}" \
         --test_sets "$(cut -d' ' -f2 "${raw}/train/utt2lang" | sort -u | sed 's/^/test_/' | xargs)" \
         --decoded "experts:aware:${experts}/${out}_aware" --decoded "mole:aware:${new_mole}/${out}_aware" \
         --decoded "mole:agnostic:${new_mole}/${out}_agnostic"

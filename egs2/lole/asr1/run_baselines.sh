@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Baselines on the data and the experts of run.sh: multilingual LoRAs, a student trained for longer, full fine-tuning, ESPnet's own model.
+# Baselines on the data of run.sh: multilingual LoRAs, a student trained for longer, full fine-tuning, ESPnet's own model.
 # Usage: ./run_baselines.sh [options]
 set -euo pipefail
 
@@ -32,18 +32,18 @@ seed=0               # random seed of the training
 recipe() { # run.sh, from stage $1 to stage $1, on the systems $2
     [ -n "${2// /}" ] || return 0
     # shellcheck disable=SC2086  # options
-    start ./run.sh --corpus "${corpus}" --asr_config "${asr_config}" --inference_config "${inference_config}" --ngpu "${ngpu}" \
-        --gpu_inference "${gpu_inference}" --dumpdir "${dumpdir}" --expdir "${expdir}" --python "${python}" --seed "${seed}" \
-        ${run_args} --stage "$1" --stop_stage "$1" --systems "$2"
+    start ./run.sh --corpus "${corpus}" --asr_config "${asr_config}" --inference_config "${inference_config}" \
+        --ngpu "${ngpu}" --gpu_inference "${gpu_inference}" --dumpdir "${dumpdir}" --expdir "${expdir}" \
+        --python "${python}" --seed "${seed}" ${run_args} --stage "$1" --stop_stage "$1" --systems "$2"
     wait "$!"
 }
 
 train_espnet() { # ESPnet's own model by its asr_train, with the characters of the training text as its vocabulary
     local tokens=${dumpdir}/token_list/char/tokens.txt
     make_folder "$(dirname "${tokens}")"
-    "${python}" -m espnet2.bin.tokenize_text --token_type char --field 2- --input "${raw}/${train_set}/text" --output "${tokens}" \
-        --write_vocabulary true --add_symbol "<blank>:0" --add_symbol "<unk>:1" --add_symbol "<sos/eos>:-1" \
-        >"${tokens%.txt}.log" 2>&1 || fail_job "the token list" "$?" "${tokens%.txt}.log"
+    "${python}" -m espnet2.bin.tokenize_text --token_type char --field 2- --input "${raw}/${train_set}/text" \
+        --output "${tokens}" --write_vocabulary true --add_symbol "<blank>:0" --add_symbol "<unk>:1" \
+        --add_symbol "<sos/eos>:-1" >"${tokens%.txt}.log" 2>&1 || fail_job "the token list" "$?" "${tokens%.txt}.log"
     log "espnet: ${espnet_exp}, log in ${espnet_exp}/train.log"
     launch "${espnet_exp}" espnet2.bin.asr_train --config "${asr_config%.yaml}_espnet.yaml" --token_list "${tokens}"
 }
@@ -52,9 +52,9 @@ decode_espnet() { # by ESPnet's asr_inference
     local out=${espnet_exp}/${inference_tag} cmd=${decode_cmd} inference_ngpu=0
     [ "${gpu_inference}" = false ] || { cmd=${cuda_cmd} && inference_ngpu=1; }
     log "espnet: ${out}_agnostic/<test set>, log in ${out}.log"
-    start ${cmd} --gpu "${inference_ngpu}" "${out}.log" "${python}" -m espnet_lole.bin.lole_espnet --ngpu "${inference_ngpu}" \
-        --config "${espnet_inference_config}" --asr_model_file "${espnet_exp}/valid.acc.ave.pth" --test_dirs "${raw}"/test_* \
-        --output_dir "${out}_agnostic"
+    start ${cmd} --gpu "${inference_ngpu}" "${out}.log" \
+        "${python}" -m espnet_lole.bin.lole_espnet --ngpu "${inference_ngpu}" --config "${espnet_inference_config}" \
+        --asr_model_file "${espnet_exp}/valid.acc.ave.pth" --test_dirs "${raw}"/test_* --output_dir "${out}_agnostic"
     wait "$!" || fail_job decoding "$?" "${out}.log"
 }
 

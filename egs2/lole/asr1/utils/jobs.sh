@@ -1,4 +1,4 @@
-# Sourced by the recipe's scripts: messages, and trainings that end with the script. They read the scripts' options of the same names.
+# Sourced by the recipe's scripts: messages, and jobs that end with the script. Options are those of the script.
 # shellcheck shell=bash disable=SC2154
 
 log() {
@@ -55,7 +55,8 @@ show_progress() { # of process $1, a training in folder $2, until it ends
 
 launch() { # train into folder $1 with module $2 and the options after it, through ESPnet's launcher
     local torchrun=() options=(--resume true --seed "${seed}" --output_dir "$1")
-    options+=(--train_shape_file "${raw}/${train_set}/utt2num_samples" --valid_shape_file "${raw}/${valid_set}/utt2num_samples")
+    options+=(--train_shape_file "${raw}/${train_set}/utt2num_samples")
+    options+=(--valid_shape_file "${raw}/${valid_set}/utt2num_samples")
     options+=(--train_data_path_and_name_and_type "${raw}/${train_set}/wav.scp,speech,sound")
     options+=(--train_data_path_and_name_and_type "${raw}/${train_set}/text,text,text")
     options+=(--valid_data_path_and_name_and_type "${raw}/${valid_set}/wav.scp,speech,sound")
@@ -66,8 +67,8 @@ launch() { # train into folder $1 with module $2 and the options after it, throu
     fi
     make_folder "$1"
     OMP_NUM_THREADS=$(((OMP_NUM_THREADS + nproc - 1) / nproc)) \
-        start "${python}" -m espnet2.bin.launch --cmd "${cuda_cmd}" --log "$1/train.log" --ngpu "${ngpu}" --num_nodes "${num_nodes}" \
-        --init_file_prefix "$1/.dist_init_" --multiprocessing_distributed true -- \
+        start "${python}" -m espnet2.bin.launch --cmd "${cuda_cmd}" --log "$1/train.log" --ngpu "${ngpu}" \
+        --num_nodes "${num_nodes}" --init_file_prefix "$1/.dist_init_" --multiprocessing_distributed true -- \
         "${python}" "${torchrun[@]}" -m "$2" "${options[@]}" "${@:3}" 2>"$1/launch.log"
     show_progress "$!" "$1"
     wait "$!" || fail_job training "$?" "$1/launch.log" "$1/train.log"

@@ -1,8 +1,9 @@
-# Sourced below the variables that are a script's options, each with a comment: --name VALUE sets `name`; --help lists them.
+# Sourced below a script's options, variables with a comment each: --name VALUE sets `name`, --help lists them.
 # shellcheck shell=bash
 while [ $# -gt 0 ]; do
     if [ "$1" = --help ]; then
-        sed -n '2,/^set /s/^# \(.*\)/\1/p; /^set /,/parse_options.sh/s/^\(# [A-Z].*\|[a-z_]*=.*#.*\)$/\1/p' "$0" | sed 's/^\([a-z_]*=\)/    --\1/'
+        sed -n '2,/^set /s/^# \(.*\)/\1/p; /^set /,/parse_options.sh/s/^\(# [A-Z].*\|[a-z_]*=.*#.*\)$/\1/p' "$0" |
+            sed 's/^\([a-z_]*=\)/    --\1/'
         exit 0
     fi
     option=${1#--}
