@@ -96,7 +96,7 @@ def test_a_system_is_decoded_in_its_scenarios_on_the_test_sets_of_the_languages(
     assert len(calls) == 4 and all(
         "--test_dirs dump/raw/test_de dump/raw/test_tr --output_dir" in c for c in calls.values()
     )
-    assert all("/decode_beam_size5 --beam_size 5" in call for call in calls.values())
+    assert all("/decode_beam_size5 --config conf/mini/decode.yaml --beam_size 5" in call for call in calls.values())
 
 
 def test_scoring_gets_every_decoding(script):

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Baselines on the data of run.sh: multilingual LoRAs, a student trained for longer, full fine-tuning, ESPnet's own model.
+# Baselines on the data of run.sh: multilingual LoRAs, a student trained for longer, full fine-tuning, ESPnet itself.
 # Usage: ./run_baselines.sh [options]
 set -euo pipefail
 
