@@ -56,8 +56,8 @@ def make_page(comparisons: Sequence[Row], measures: Sequence[Row], about: str) -
     """Write the page: comparisons, all measures, and the curves."""
     parts = [
         f"# Benchmarks\n\n{about}\n\nContenders of a benchmark are measured in turn in one process. A ratio is the "
-        "median over the rounds of ours / alternative, with its lowest and highest: below 1, this project takes less.\n\n"
-        "## Comparisons\n\n",
+        "median over the rounds of ours / alternative, with its lowest and highest: below 1, this project takes "
+        "less.\n\n## Comparisons\n\n",
         _table(COMPARISON_FIELDS, comparisons),
         "\n## Measures\n\nMedian, lowest and highest of the rounds.\n\n",
         _table(MEASURE_FIELDS[:6], [m for m in measures if not m["axis"]]),

@@ -2,10 +2,11 @@
 
     python studies/bank.py --experts 128 256 512 --resident 8 32
 
-A Whisper of the size of small, with random weights, and random experts in bfloat16. Utterances come one by one; their languages
-are drawn with probabilities proportional to 1 / place (Zipf). Measures the memory of the process, and the time of an utterance's
-encoder pass where its expert is in memory and where it has to be read (from the system's page cache, if the files fit there).
-Each measurement is a process of its own. Writes exp/study_memory/bank.md in the recipe's folder.
+A Whisper of the size of small, with random weights, and random experts in bfloat16. Utterances come one by one; their
+languages are drawn with probabilities proportional to 1 / place (Zipf). Measures the memory of the process, and the
+time of an utterance's encoder pass where its expert is in memory and where it has to be read (from the system's page
+cache, if the files fit there). Each measurement is a process of its own. Writes exp/study_memory/bank.md in the
+recipe's folder.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Smaller experts: cut to a lower rank, on a basis shared by the languages, or in 8 bits.
 
-Each function maps the stacked factors of a linear, A of shape (E, R, in_dim) and B of shape (E, out_dim, R), to factors that
-stand for the compressed ones; ``BYTES`` tells what those take on disk.
+Each function maps the stacked factors of a linear, A of shape (E, R, in_dim) and B of shape (E, out_dim, R), to factors
+with the values of the compressed ones; ``BYTES`` is the size of those on disk.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def share_basis(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def quantize(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Each of the R rows of A and columns of B in 8 bits with a scale of its own; the rank stays, whatever ``rank`` says."""
+    """Round each row of A and column of B to 8 bits with a scale of its own; ``rank`` is ignored."""
     return _round(a, -1), _round(b, 1)
 
 

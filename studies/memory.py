@@ -2,9 +2,9 @@
 
     python studies/memory.py --seeds 0 1 2
 
-Each expert is cut to a lower rank (svd), put on a basis shared by all languages (basis), or stored in 8 bits (int8, also after
-svd); nothing is trained again. Decodes with the language given and scores, for each seed's experts, which are trained if there
-are none. Writes exp/study_memory/{results.csv,memory.md,memory.png} in the recipe's folder.
+Each expert is cut to a lower rank (svd), put on a basis shared by all languages (basis), or stored in 8 bits (int8,
+also after svd); nothing is trained again. Decodes with the language given and scores, for each seed's experts, which
+are trained if there are none. Writes exp/study_memory/{results.csv,memory.md,memory.png} in the recipe's folder.
 """
 
 from __future__ import annotations

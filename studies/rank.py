@@ -1,10 +1,10 @@
-"""Which rank does a student need? Error and energy kept against its rank; and why distilling the outputs alone helps little.
+"""Which rank does a student need, and why does distilling the outputs alone help little?
 
     python studies/rank.py --ranks 16 32 64 128 --seeds 0 1 2
 
-Runs the recipe's stages 11 and 12 for each rank and seed (after stages 1 to 10), scores, and draws; trains the students of
-studies/kd.py that learn from the outputs alone, and measures them on the dev set before and after.
-Writes exp/study_rank/{results.csv,rank.md,rank.png,logits.md} in the recipe's folder.
+Runs the recipe's stages 11 and 12 for each rank and seed (after stages 1 to 10), scores, and draws; trains the
+students of studies/kd.py that learn from the outputs alone, and measures them on the dev set before and after. Writes
+exp/study_rank/{results.csv,rank.md,rank.png,logits.md} in the recipe's folder.
 """
 
 from __future__ import annotations
