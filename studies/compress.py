@@ -1,7 +1,7 @@
 """Smaller experts: cut to a lower rank, on a basis shared by the languages, or in 8 bits.
 
-Each function maps the stacked factors of a linear, A of shape (E, R, in_dim) and B of shape (E, out_dim, R), to factors
-with the values of the compressed ones; ``BYTES`` is the size of those on disk.
+Each function maps the stacked factors of a linear, A of shape (E, R, D_in) and B of shape (E, D_out, R), to factors
+with the values of the compressed ones; ``BYTES`` computes the size of these on disk.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ FLOAT, SCALE = 4, 2
 
 
 def truncate(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The nearest updates of a lower rank, each expert on its own: A (E, rank, in_dim), B (E, out_dim, rank)."""
-    q_left, r_left = torch.linalg.qr(b)  # (E, out_dim, R), (E, R, R)
+    """Compute the nearest update of a lower rank for each expert: A (E, rank, D_in), B (E, D_out, rank)."""
+    q_left, r_left = torch.linalg.qr(b)  # (E, D_out, R), (E, R, R)
     q_right, r_right = torch.linalg.qr(a.mT)
     u, s, vh = torch.linalg.svd(r_left @ r_right.mT)
     root = s[:, :rank].sqrt()
@@ -25,23 +25,21 @@ def truncate(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def share_basis(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """``B_e A_e`` as ``U C_e V^T`` with U and V shared by all languages: A is V^T for each, B is ``U C_e``.
+    """Approximate ``B_e A_e`` by ``U C_e V^T``, U and V shared by all languages: A is V^T for each, B is ``U C_e``.
 
-    U and V are the ``rank`` directions that hold the most energy of all updates together, on either side.
+    U and V are the ``rank`` directions with the most energy of all updates together, on either side.
     """
     r_right, r_left = (torch.linalg.qr(x, mode="r")[1] for x in (a.mT, b))  # (E, R, R): B_e A_e has the U of B_e R^T
-    u = torch.linalg.svd((b @ r_right.mT).transpose(0, 1).flatten(1), full_matrices=False)[0][
-        :, :rank
-    ]  # (out_dim, rank)
+    u = torch.linalg.svd((b @ r_right.mT).transpose(0, 1).flatten(1), full_matrices=False)[0][:, :rank]  # (D_out, rank)
     v = torch.linalg.svd((a.mT @ r_left.mT).transpose(0, 1).flatten(1), full_matrices=False)[0][
         :, :rank
-    ]  # (in_dim, rank)
+    ]  # (D_in, rank)
     core = (u.T @ b) @ (a @ v)  # (E, rank, rank)
     return v.T.expand(len(a), -1, -1).contiguous(), u @ core
 
 
 def quantize(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Round each row of A and column of B to 8 bits with a scale of its own; ``rank`` is ignored."""
+    """Round each of the R rows of A and columns of B to 8 bits with a scale for each; ``rank`` has no effect."""
     return _round(a, -1), _round(b, 1)
 
 
@@ -55,7 +53,7 @@ METHODS: dict[str, Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]] = {
     "basis": share_basis,
     "int8": quantize,
 }
-"""Name -> what compresses the factors of a linear."""
+"""Name -> function that compresses the factors of a linear."""
 
 BYTES: dict[str, Callable[[int, int, int, int], float]] = {
     "svd": lambda num, rank, in_dim, out_dim: FLOAT * rank * (in_dim + out_dim),

@@ -1,9 +1,9 @@
-"""What helps languages with little data? MoLE with a larger share of the batches, and a larger weight in the LID loss.
+"""What helps languages with little data? MoLE with their share of the batches or their weight in the LID loss raised.
 
     python studies/lowres.py --temperatures 1 inf --powers 0 1 --seeds 0 1 2
 
-The share of a language is hours ** (1 / temperature), its class weight (mean hours / hours) ** power. Runs the
-recipe's stages 11 and 12 for each pair and seed (after stages 1 to 10), and scores. Writes
+The share of a language is hours ** (1 / temperature), its class weight (mean hours / hours) ** power. Runs the recipe's
+stages 11 and 12 for each pair and seed (after stages 1 to 10), and scores. Writes
 exp/study_lowres/{results.csv,lowres.md} in the recipe's folder.
 """
 

@@ -1,16 +1,16 @@
-"""How small can an expert be? Error against bytes per language of the recipe's experts, compressed in three ways.
+"""How small can an expert be? Error against bytes per language of the recipe's experts, compressed in three forms.
 
     python studies/memory.py --seeds 0 1 2
 
-Each expert is cut to a lower rank (svd), put on a basis shared by all languages (basis), or stored in 8 bits (int8,
-also after svd); nothing is trained again. Decodes with the language given and scores, for each seed's experts, which
-are trained if there are none. Writes exp/study_memory/{results.csv,memory.md,memory.png} in the recipe's folder.
+Each expert is truncated to a lower rank (svd), put on a basis shared by all languages (basis), or stored in 8 bits
+(int8, also after svd); nothing is trained again. Decodes with the language given and scores, for each seed's experts,
+which are trained if there are none. Writes exp/study_memory/{results.csv,memory.md,memory.png} in the recipe's folder.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,55 +19,67 @@ from statistics import fmean
 
 import matplotlib
 import torch
+from analysis import load_system, trained_config
 from compress import BYTES, METHODS
 from study import RECIPE, Study, spread, test_sets, write_lines
 
-from espnet_lole.config import load_yaml
-from espnet_lole.lole.adapters import load_bank, save_expert
-from espnet_lole.lole.bank import ExpertBank, ExpertConfig
-from espnet_lole.whisper.checkpoint import load_backbone
+from espnet_lole.lole.adapters import save_adapter
+from espnet_lole.lole.experts import ExpertConfig, LoRAExperts
+from espnet_lole.whisper.checkpoint import load_whisper
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 FAMILIES = {"svd": "lower rank (SVD)", "basis": "shared basis", "int8": "8 bits", "svd_int8": "lower rank, then 8 bits"}
 Variant = tuple[str, int]
-"""What is done, ``_`` between several steps, and the rank."""
+"""Key of ``FAMILIES``, steps separated by ``_``, and the rank."""
 
 
-def compress(config: dict, experts: Path, family: str, rank: int, folder: Path) -> float:
-    """Write the compressed experts as plain adapters, and return the kB a language that they stand for."""
-    bank = load_bank(load_backbone(config["backbone"]).model, experts)
-    model = load_backbone(config["backbone"]).model
-    targets = bank.config.targets
-    made = ExpertBank(model, bank.languages, ExpertConfig(rank, alpha=float(rank), targets=targets))  # scaled by 1
+@torch.no_grad()
+def compress(trained: Path, family: str, rank: int, folder: Path) -> float:
+    """Write compressed experts as a training's folder of plain adapters.
+
+    Args:
+        trained: folder of the experts' training.
+        family: of ``FAMILIES``.
+        rank: of the compressed experts.
+        folder: gets ``config.yaml`` and ``adapters``.
+
+    Returns:
+        The kB per language of the compressed form.
+    """
+    config, experts = trained_config(trained), load_system(trained)
+    whisper = load_whisper(config.backbone, experts.whisper.pad_to)
+    made = LoRAExperts(
+        whisper, experts.languages, ExpertConfig(rank, alpha=float(rank), targets=experts.config.targets)
+    )
     size = 0.0
-    with torch.no_grad():
-        for name, layer in bank.layers.items():
-            a, b = layer.lora_A, layer.scale * layer.lora_B
-            for step in family.split("_"):
-                a, b = METHODS[step](a, b, rank)
-                last = BYTES[step](len(bank.languages), rank, layer.in_features, layer.out_features)
-            made.layers[name].lora_A.copy_(a)
-            made.layers[name].lora_B.copy_(b)
-            size += last
-    for lang in bank.languages:
-        save_expert(made, lang, folder / lang, config["backbone"])
+    for name, layer in experts.layers.items():
+        a = torch.stack(list(layer.lora_A.values()))  # (E, R, D_in)
+        b = layer.scale * torch.stack(list(layer.lora_B.values()))  # (E, D_out, R)
+        for step in family.split("_"):
+            a, b = METHODS[step](a, b, rank)
+        size += BYTES[step](len(a), rank, layer.base.in_features, layer.base.out_features)
+        for i, lang in enumerate(experts.languages):
+            made.layers[name].lora_A[lang].copy_(a[i])
+            made.layers[name].lora_B[lang].copy_(b[i])
+    for lang in experts.languages:
+        save_adapter(made, lang, folder / "adapters" / lang, config.backbone)
+    shutil.copy(trained / "config.yaml", folder)
     return size / 1000
 
 
-def evaluate(study: Study, seed: int, name: str, adapters: Path, inference_config: str) -> None:
+def evaluate(study: Study, seed: int, variant: str, folder: Path, inference_config: str) -> None:
     """Decode with the language given, and score."""
-    experiment = study.experts(seed)
-    command = [sys.executable, "-m", "espnet_lole.bin.lole_inference", "--experts", str(adapters)]
-    command += ["--asr_train_config", str(experiment / "config.yaml"), "--config", inference_config]
-    command += ["--output_dir", str(adapters.parent / "decode"), "--test_dirs", *map(str, test_sets())]
-    subprocess.run(command, check=True)
-    study.score(name, seed, {"aware": adapters.parent / "decode_aware"})
+    command = [sys.executable, "-m", "espnet_lole.bin.lole_inference", "--model", str(folder), "--scenarios", "aware"]
+    command += ["--config", inference_config, "--output_dir", str(folder / "decode")]
+    command += ["--test_dirs", *map(str, test_sets())]
+    subprocess.run(command, cwd=RECIPE, check=True)
+    study.score(variant, seed, {"aware": folder / "decode_aware"})
 
 
 def draw(study: Study, sizes: dict[Variant, float], whole: tuple[float, list[float]], path: Path) -> None:
-    """Error against kB a language, a line a way to compress."""
+    """Draw error against kB per language, one line for each kind of compression."""
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     for family, words in FAMILIES.items():
         points = sorted(
@@ -77,14 +89,14 @@ def draw(study: Study, sizes: dict[Variant, float], whole: tuple[float, list[flo
         )
         axes.plot(*zip(*points, strict=True), "o-", label=words)
     axes.plot(whole[0], fmean(whole[1]), "k*", markersize=11, label="as trained")
-    axes.set(xlabel="kB for each language", ylabel="average error in percent, language given", xscale="log")
+    axes.set(xlabel="kB per language", ylabel="average error in percent, language given", xscale="log")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=120)
 
 
 def choose(rank: int, ranks: Sequence[int], bases: Sequence[int]) -> list[Variant]:
-    """The variants for experts of a rank."""
+    """Return the variants for experts of a rank."""
     lower = [r for r in ranks if r < rank]
     return [
         *(("svd", r) for r in lower),
@@ -103,23 +115,22 @@ def main() -> None:
     parser.add_argument("--inference_config", default="conf/mini/decode.yaml")
     parser.add_argument("options", nargs="*", help="options for run.sh, after --")
     args = parser.parse_args()
-    os.chdir(RECIPE)  # paths in a training's config.yaml start there
     study, sizes = Study("memory", "experts", args.options), {}
     for seed in args.seeds:
-        experts = study.experts(seed)
-        config = load_yaml(experts / "config.yaml")
-        rank = config["expert_conf"]["rank"]
+        trained = study.experts(seed)
+        rank = load_system(trained).config.rank
         for family, small in [("svd", rank), *choose(rank, args.ranks, args.bases)]:
-            work = study.folder / f"{family}{small}_seed{seed}"
-            sizes[family, small] = compress(config, experts / "adapters", family, small, work / "adapters")
-            if not study.done(f"{family}{small}", seed):
-                evaluate(study, seed, f"{family}{small}", work / "adapters", args.inference_config)
+            variant = f"{family}{small}"
+            folder = study.folder / f"{variant}_seed{seed}"
+            sizes[family, small] = compress(trained, family, small, folder)
+            if not study.done(variant, seed):
+                evaluate(study, seed, variant, folder, args.inference_config)
     whole = sizes.pop(("svd", rank)), study.figures(f"svd{rank}", "aware", "wer_or_cer")
     lines = [["as trained", str(rank), f"{whole[0]:.0f}", spread(whole[1])]]
     for (family, small), size in sizes.items():
         figures = study.figures(f"{family}{small}", "aware", "wer_or_cer")
         lines.append([FAMILIES[family], str(small), f"{size:.0f}", spread(figures)])
-    print(write_lines(["experts", "rank", "kB a language", "error, aware"], lines, study.folder / "memory.md"))
+    print(write_lines(["experts", "rank", "kB per language", "error, aware"], lines, study.folder / "memory.md"))
     draw(study, sizes, whole, study.folder / "memory.png")
     print(f"in {study.folder}")
 

@@ -39,21 +39,21 @@ class Study:
         return [row for row in read_csv(self.folder / "results.csv") if row["set"] == "all"]
 
     def figures(self, variant: str, scenario: str, metric: str, language: str = "average") -> list[float]:
-        """A variant's figure of a language, or the average over them, one a seed."""
+        """Return a variant's figure for a language, or for the average over them, per seed."""
         key = (f"{self.system}_{variant}", scenario, metric, language)
         fields = ("system", "scenario", "metric", "language")
         return [float(row["value"]) for row in self.rows() if tuple(row[field] for field in fields) == key]
 
     def done(self, variant: str, seed: int) -> bool:
-        """Is a variant scored?"""
+        """Return whether a variant is scored."""
         return (f"{self.system}_{variant}", str(seed)) in {(row["system"], row["seed"]) for row in self.rows()}
 
     def experiment(self, variant: str, seed: int) -> Path:
-        """The folder of a variant's training."""
+        """Return the folder of a variant's training."""
         return RECIPE / "exp" / f"lole_study_{self.name}_{variant}_seed{seed}"
 
     def experts(self, seed: int) -> Path:
-        """The folder of the experts' training, which is run if it was not.
+        """Return the folder of the experts' training, which is run if it was not.
 
         Raises:
             SystemExit: the recipe's data are not prepared.
@@ -70,7 +70,7 @@ class Study:
         return next(RECIPE.glob(pattern)).parents[2]
 
     def recipe(self, seed: int) -> list[str]:
-        """The command of the recipe."""
+        """Return the command of the recipe."""
         return ["./run.sh", "--seed", str(seed), *self.options]
 
     def run(self, variant: str, seed: int, training_options: str) -> None:
@@ -83,24 +83,17 @@ class Study:
             return
         self.experts(seed)
         tag = self.experiment(variant, seed).name.removeprefix("lole_")
-        own = ["--asr_tag", tag, "--asr_args", training_options, "--systems", self.system]
-        subprocess.run([*self.recipe(seed), *own, "--stage", "11", "--stop_stage", "12"], cwd=RECIPE, check=True)
+        options = ["--systems", self.system, "--asr_tag", tag, "--asr_args", training_options]
+        subprocess.run([*self.recipe(seed), *options, "--stage", "11", "--stop_stage", "12"], cwd=RECIPE, check=True)
         folders = {}
         for scenario in ("aware", "agnostic"):
             (folders[scenario],) = self.experiment(variant, seed).glob(f"*_{scenario}")
         self.score(variant, seed, folders)
 
     def score(self, variant: str, seed: int, decoded: Mapping[str, Path]) -> None:
-        """Score the decodings of a variant, one a scenario."""
-        command = [
-            sys.executable,
-            "-m",
-            "espnet_lole.bin.lole_score",
-            "--expdir",
-            str(self.folder),
-            "--dumpdir",
-            "dump/raw",
-        ]
+        """Score the decodings of a variant, one per scenario."""
+        command = [sys.executable, "-m", "espnet_lole.bin.lole_score", "--expdir", str(self.folder)]
+        command += ["--dumpdir", "dump/raw"]
         command += ["--test_sets", " ".join(folder.name for folder in test_sets()), "--seed", str(seed)]
         for scenario, folder in decoded.items():
             command += ["--decoded", f"{self.system}_{variant}:{scenario}:{folder}"]
@@ -108,12 +101,12 @@ class Study:
 
 
 def test_sets() -> list[Path]:
-    """The formatted test sets."""
+    """Return the formatted test sets."""
     return sorted((RECIPE / "dump" / "raw").glob("test_*"))
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
-    """Mean and, of several, standard deviation."""
+    """Format the mean and, of several values, the standard deviation."""
     return f"{fmean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
 
 
@@ -131,7 +124,7 @@ def write_table(study: Study, head: str, variants: dict[str, str], path: Path) -
     Args:
         study: the study.
         head: of the first column.
-        variants: variant -> what the first column says of it.
+        variants: variant -> its name in the first column.
         path: of the file.
     """
     lines = []
