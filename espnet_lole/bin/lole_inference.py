@@ -6,19 +6,17 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from dataclasses import fields
 from pathlib import Path
+
+import yaml
 
 from espnet_lole.evaluation.resources import peak_memory_gb, write_resources
 from espnet_lole.inference.load import SystemFolder, find_system, load_transcriber, read_decoding_config
+from espnet_lole.inference.search import SearchConfig
 from espnet_lole.inference.test_sets import transcribe_sets
 
-DECODING_OPTIONS = {
-    "batch_seconds": float,
-    "beam_size": int,
-    "maxlenratio": float,
-    "length_penalty": float,
-    "loop_tokens": int,
-}
+DECODING_OPTIONS = ("batch_seconds", *(field.name for field in fields(SearchConfig)))
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -40,8 +38,8 @@ def get_parser() -> argparse.ArgumentParser:
         help="whether the language of an utterance is given; default: aware",
     )
     parser.add_argument("--config", type=Path, help="YAML of the decoding, such as conf/decode.yaml")
-    for name, kind in DECODING_OPTIONS.items():
-        parser.add_argument(f"--{name}", type=kind, help="overrides the value of --config")
+    for name in DECODING_OPTIONS:
+        parser.add_argument(f"--{name}", type=yaml.safe_load, help="overrides the value of --config")
     parser.add_argument(
         "--max_loaded_experts", type=int, help="experts in memory, the others stay on disk; default: all"
     )

@@ -85,9 +85,9 @@ def transcribe(
         started = time.perf_counter()
         for rows, speech, lengths in load_batches([audio[i] for i in indices], transcriber.whisper, batch_seconds):
             batch = [indices[row] for row in rows]
-            found = transcriber(speech, lengths, [audio[i].language for i in batch] if known else None)
+            outputs = transcriber(speech, lengths, [audio[i].language for i in batch] if known else None)
             seconds, samples = time.perf_counter() - started, sum(audio[i].num_samples for i in batch)
-            for i, hypothesis in zip(batch, found, strict=True):
+            for i, hypothesis in zip(batch, outputs, strict=True):
                 hypotheses[i] = replace(hypothesis, decode_seconds=seconds * audio[i].num_samples / samples)
             if progress is not None:
                 progress(samples / SAMPLE_RATE)

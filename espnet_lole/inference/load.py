@@ -35,7 +35,7 @@ class SystemFolder:
 
     Attributes:
         system: a name of ``SYSTEMS``; ``zero_shot`` is any Whisper without adapters.
-        folder: where it was found.
+        folder: its folder.
         backbone: folder or hub name of the Whisper.
         languages: codes of the languages that it transcribes, in the order of their index.
         adapters: folder with a ``peft`` folder for each expert; for a student, its ``peft`` folder.
@@ -93,8 +93,8 @@ def find_system(folder: Path, backbone: str | None = None, languages: Sequence[s
         backbone = backbone or _backbone_of(folder)
         languages = languages or WhisperTokenizer(load_config(backbone).vocab_size).languages
         return SystemFolder("student", folder, backbone, tuple(languages), folder)
-    if found := adapters_in(folder):
-        languages = tuple(languages or found)
+    if adapters := adapters_in(folder):
+        languages = tuple(languages or adapters)
         return SystemFolder("experts", folder, backbone or _backbone_of(folder / languages[0]), languages, folder)
     raise ValueError(
         f"{folder} holds no system: it has no config.yaml (a training or an export), no {ADAPTER_CONFIG} (peft "

@@ -151,8 +151,8 @@ class Speech2Text:
     ) -> Iterator[Result]:
         """Transcribe recordings that are batched together."""
         pieces = [recording.pieces(longest) for recording in recordings]
-        found = transcribe(self.transcriber, pieces, self.batch_seconds, progress)
-        yield from map(self._result, recordings, pieces, found)
+        hypotheses = transcribe(self.transcriber, pieces, self.batch_seconds, progress)
+        yield from map(self._result, recordings, pieces, hypotheses)
 
     def _result(self, recording: Audio, pieces: Sequence[Audio], hypotheses: Sequence[Hypothesis]) -> Result:
         """Join the hypotheses of a recording's pieces."""

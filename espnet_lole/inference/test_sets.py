@@ -63,10 +63,10 @@ def transcribe_sets(
     pieces = [utterance.pieces() for _, utterance in utterances]
     seconds = sum(piece.num_samples for of_utterance in pieces for piece in of_utterance) / SAMPLE_RATE
     started = time.perf_counter()
-    found = transcribe(transcriber, pieces, batch_seconds, _log_progress(seconds))
+    decoded = transcribe(transcriber, pieces, batch_seconds, _log_progress(seconds))
     rtf = (time.perf_counter() - started) / max(seconds, 1e-9)
     rows: dict[str, list[tuple[str, Hypothesis]]] = {folder.name: [] for folder in folders}
-    for (name, utterance), hypotheses, of_utterance in zip(utterances, found, pieces, strict=True):
+    for (name, utterance), hypotheses, of_utterance in zip(utterances, decoded, pieces, strict=True):
         rows[name].append((utterance.id, _join(utterance, hypotheses, of_utterance)))
     for name, of_set in rows.items():
         _write(output / name, sorted(of_set, key=lambda row: row[0]), transcriber.tokenizer, rtf)

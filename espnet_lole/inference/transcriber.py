@@ -20,10 +20,11 @@ from espnet_lole.whisper.tokenizer import WhisperTokenizer
 
 
 class Transcriber(Protocol):
-    """A system, with its Whisper and tokenizer."""
+    """A system, with its Whisper, its tokenizer and the options of its search."""
 
     whisper: Whisper
     tokenizer: WhisperTokenizer
+    search: SearchConfig
 
     @property
     def num_parameters(self) -> int:
@@ -75,15 +76,14 @@ class ExpertTranscriber:
         """See ``Transcriber``."""
         if languages is None:
             raise ValueError("experts need the language of each utterance: give it, or use MoLE, which finds it")
-        index = torch.tensor(self.experts.indices(languages), device=speech.device)  # (B,)
-        rows = index.argsort(stable=True)  # utterances of an expert together: fewer, larger products
-        with self.experts.activate(index[rows]):
+        decision = route_given(torch.tensor(self.experts.indices(languages), device=speech.device))
+        rows, index = decision.rows, decision.language
+        with self.experts.activate(index):
             encoded = self.whisper.encode(speech[rows], lengths[rows])
-        prompts = make_prompts(languages, self.tokenizer, self.search, speech.device)[rows]
-        with self.experts.activate(beam_rows(index[rows], self.search.beam_size)):
-            hypotheses = search(self.whisper, encoded, prompts, self.tokenizer, self.search)
-        found = dict(zip(rows.tolist(), hypotheses, strict=True))
-        return [replace(found[i], language=lang) for i, lang in enumerate(languages)]
+        with self.experts.activate(beam_rows(index, self.search.beam_size)):
+            hypotheses = search_with_prompts(self, encoded, [languages[row] for row in rows.tolist()])
+        by_row = dict(zip(rows.tolist(), hypotheses, strict=True))
+        return [by_row[row] for row in range(len(languages))]
 
 
 @dataclass(frozen=True)
@@ -118,11 +118,9 @@ class PromptTranscriber:
             if languages is None:
                 posteriors = name_posteriors(self.languages, self._language_posteriors(encoded))
                 languages = [max(row, key=row.get) for row in posteriors]
-        prompts = make_prompts(languages, self.tokenizer, self.search, speech.device)
         with self._adapted(len(speech) * self.search.beam_size):
-            hypotheses = search(self.whisper, encoded, prompts, self.tokenizer, self.search)
-        results = zip(hypotheses, languages, posteriors, strict=True)
-        return [replace(h, language=lang, posteriors=row) for h, lang, row in results]
+            hypotheses = search_with_prompts(self, encoded, languages)
+        return [replace(h, posteriors=row) for h, row in zip(hypotheses, posteriors, strict=True)]
 
     def _adapted(self, rows: int) -> AbstractContextManager[None]:
         """Activate the adapter for a batch of so many rows."""
@@ -179,20 +177,18 @@ class MoLETranscriber:
     def _decode(self, shallow: Encoded, decision: RoutingDecision) -> list[Hypothesis]:
         """Run the deep layers and the search once for all N rows of the decision."""
         index = decision.language
-        prompts = make_prompts(self.experts.languages, self.tokenizer, self.search, index.device)[index]
         with self.experts.activate(index):
             encoded = self.mole.deep(shallow.select(decision.rows))
         with self.experts.activate(beam_rows(index, self.search.beam_size)):
-            hypotheses = search(self.whisper, encoded, prompts, self.tokenizer, self.search)
-        languages = [self.experts.languages[i] for i in index.tolist()]
-        return [replace(h, language=lang) for h, lang in zip(hypotheses, languages, strict=True)]
+            return search_with_prompts(self, encoded, [self.experts.languages[i] for i in index.tolist()])
 
 
-def make_prompts(
-    languages: Sequence[str], tokenizer: WhisperTokenizer, search: SearchConfig, device: torch.device
-) -> Tensor:
-    """Make the decoder's prompt of each language, shape (N, P)."""
-    return torch.tensor([tokenizer.prompt(lang, search.timestamps) for lang in languages], device=device)
+def search_with_prompts(system: Transcriber, encoded: Encoded, languages: Sequence[str]) -> list[Hypothesis]:
+    """Search the hypothesis of each utterance after the prompt of its language."""
+    prompts = [system.tokenizer.prompt(lang, system.search.timestamps) for lang in languages]
+    prompts = torch.tensor(prompts, device=encoded.states.device)  # (B, P)
+    hypotheses = search(system.whisper, encoded, prompts, system.tokenizer, system.search)
+    return [replace(h, language=lang) for h, lang in zip(hypotheses, languages, strict=True)]
 
 
 def name_posteriors(languages: Sequence[str], posteriors: Tensor) -> list[dict[str, float]]:

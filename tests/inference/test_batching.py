@@ -49,23 +49,23 @@ def test_the_silence_that_a_whisper_appends_counts_in_a_batch(pad_to, sizes):
 def test_known_and_unknown_languages_go_to_different_batches_and_come_back_in_order():
     system, seconds = LevelMeter(), []
     recordings = [[audio(500, "de"), audio(900)], [], [audio(700, "en")], [audio(600)]]
-    found = transcribe(system, recordings, 10.0, seconds.append)
-    assert [[(h.tokens, h.language) for h in hypotheses] for hypotheses in found] == [
+    decoded = transcribe(system, recordings, 10.0, seconds.append)
+    assert [[(h.tokens, h.language) for h in hypotheses] for hypotheses in decoded] == [
         [([500], "de"), ([900], "xx")], [], [([700], "en")], [([600], "xx")]
     ]  # fmt: skip
     assert system.batches == [([700, 500], ["en", "de"]), ([900, 600], None)]
     assert seconds == [1200 / RATE, 1500 / RATE]
-    (short, long) = found[3][0].decode_seconds, found[0][1].decode_seconds
+    short, long = decoded[3][0].decode_seconds, decoded[0][1].decode_seconds
     assert short > 0 and long / short == pytest.approx(900 / 600)
 
 
 @pytest.mark.parametrize(("samples", "pieces"), [(399, 0), (400, 1), (480_000, 1), (480_001, 2), (1_000_000, 3)])
 def test_pieces_cover_a_recording_and_whisper_takes_each(samples, pieces):
     recording = audio(samples, "de")
-    found = recording.pieces()
-    assert len(found) == pieces and sum(piece.num_samples for piece in found) == (samples if pieces else 0)
-    assert all(400 <= piece.num_samples <= 480_000 and piece.language == "de" for piece in found)
-    assert all(len(piece.load()) == piece.num_samples for piece in found)
+    parts = recording.pieces()
+    assert len(parts) == pieces and sum(piece.num_samples for piece in parts) == (samples if pieces else 0)
+    assert all(400 <= piece.num_samples <= 480_000 and piece.language == "de" for piece in parts)
+    assert all(len(piece.load()) == piece.num_samples for piece in parts)
 
 
 def test_a_piece_is_split_further_at_its_own_silence():
