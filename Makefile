@@ -67,7 +67,7 @@ study-rank: env  ## which rank a student needs, and why distilling outputs alone
 
 study-memory: env  ## experts compressed, three seeds, and hundreds of them on disk, after make demo
 	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH="$(CURDIR)" $(BIN)/python studies/memory.py
-	PYTHONPATH="$(CURDIR)" $(BIN)/python studies/bank.py
+	PYTHONPATH="$(CURDIR)" $(BIN)/python studies/expert_cache.py
 
 study-lowres: env  ## what helps languages with little data in MoLE, three seeds, after make demo
 	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH="$(CURDIR)" $(BIN)/python studies/lowres.py

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from unittest.mock import patch
 
 import torch
@@ -19,43 +19,49 @@ from espnet_lole.lole import fast
 
 COUNTS = {16: (5, 3, 2, 2, 1, 1, 1, 1), 24: (7, 4, 3, 3, 2, 2, 2, 1)}
 """Utterances decoded together -> how many of them each language has."""
-BATCHED, GROUPED = "fast_paths batched_expert_linear", "fast_paths grouped_expert_linear"
+CHOICES: dict[str, Callable[..., Callable | None]] = {
+    **dict.fromkeys(("batched", "grouped"), fast.choose),
+    "in place": lambda *_: fast.inplace_expert_linear,
+    "plain": lambda *_: None,
+}
+"""Form -> what takes the place of ``fast.choose``, which takes the first two wherever they can be taken."""
 
 
-def plain(work: Work) -> Work:
-    """Return the work with the plain form of every product."""
+def with_form(work: Work, form: str) -> Work:
+    """Return the work with a form of the products."""
 
     def run() -> object:
-        with patch.object(fast, "choose", lambda *_: None):
+        with patch.object(fast, "choose", CHOICES[form]):
             return work()
 
     return run
 
 
+def training_step(size: Size, form: str) -> Work:
+    """Return a training step of experts with a form of the products."""
+    return with_form(experts_step(size), form)
+
+
 def fast_paths(size: Size) -> Outcome:
-    """Measure decoding with ``batched_expert_linear``, and on a GPU training with ``grouped_expert_linear``."""
-    out = Outcome()
+    """Measure decoding, encoding and training with each form that can be taken for them on this device."""
+    out, cpu = Outcome(), size.device == "cpu"
+    decoding = ("batched", "in place", "plain") if cpu else ("batched", "plain")
     for count in COUNTS:
         for beam in (1, 4):
-            _race(out, f"{BATCHED}: steps, {count} utterances, beam {beam}", steps(size, count, beam), size.repeats)
+            _race(out, f"steps of {count} utterances, beam {beam}", steps(size, count, beam), decoding, size.repeats)
     for beam in (1, 4):
-        name = f"{BATCHED}: whole decoding, 16 utterances, beam {beam}"
-        _race(out, name, search(replace(size, beam=beam), 16), max(3, size.repeats // 2))
-    if size.precision == torch.bfloat16 and size.device == "cuda":
-        _race(out, f"{GROUPED}: training step", experts_step(size), size.repeats)
-        for name, make in (("fast", experts_step), ("plain", plain_step)):
-            out.add(f"{GROUPED}: training step, memory", name, "GB", [peak_memory(make, size)])
-        out.compare(f"{GROUPED}: training step, memory", "fast", "plain")
-    else:
-        logging.warning(
-            "grouped_expert_linear is for bfloat16 on a GPU: measure it by `make bench-gpu BENCH=fast_paths`"
-        )
+        work = search(replace(size, beam=beam), 16)
+        _race(out, f"whole decoding of 16 utterances, beam {beam}", work, decoding, max(3, size.repeats // 2))
+    if cpu:
+        _race(out, "encoder on 16 utterances", encoder(size, 16), ("in place", "plain"), size.repeats)
+    if cpu or size.precision == torch.bfloat16:
+        forms = ("in place" if cpu else "grouped", "plain")
+        _race(out, "training step", experts_step(size), forms, size.repeats)
+        for form in forms:
+            memory = peak_memory(partial(training_step, form=form), size)
+            out.add("fast_paths training step, memory", form, "GB", [memory])
+        out.compare("fast_paths training step, memory", *forms)
     return out
-
-
-def plain_step(size: Size) -> Work:
-    """A training step with the plain form."""
-    return plain(experts_step(size))
 
 
 def batch_langs(count: int) -> list[str]:
@@ -63,29 +69,42 @@ def batch_langs(count: int) -> list[str]:
     return [lang for lang, n in zip(LANGS, COUNTS[count], strict=True) for _ in range(n)]
 
 
+def encoder(size: Size, count: int) -> Work:
+    """Return a pass of the encoder."""
+    experts, speech = decoding_experts(size), utterances(size, count)
+    index = experts.indices(batch_langs(count))
+
+    @torch.no_grad()
+    def work() -> object:
+        with experts.activate(index):
+            return experts.whisper.encode(*speech)
+
+    return work
+
+
 def steps(size: Size, count: int, beam: int) -> Work:
-    """Cached steps of the decoder."""
-    experts, langs = decoding_experts(size), batch_langs(count)
-    with torch.no_grad(), experts.activate(experts.indices(langs)):
-        encoded = experts.whisper.encode(*utterances(size, count))
+    """Return cached steps of the decoder."""
+    experts = decoding_experts(size)
     rows = beam_rows(torch.arange(count, device=size.device), beam)
+    langs = [lang for lang in batch_langs(count) for _ in range(beam)]
+    with torch.no_grad():
+        encoded = experts.whisper.encode(*utterances(size, count)).select(rows)
     token = torch.full((len(rows), 1), TOKENIZER.sot, device=size.device)
-    index = [experts.indices(langs)[row] for row in rows.tolist()]
-    return lambda: decode_steps(experts.whisper, lambda: experts.activate(index), encoded.select(rows), token)
+    activate = partial(experts.activate, experts.indices(langs))
+    return partial(decode_steps, experts.whisper, activate, encoded, token)
 
 
-def search(size: Size, count: int) -> Callable[[], object]:
-    """Decode whole utterances, from samples to tokens."""
+def search(size: Size, count: int) -> Work:
+    """Return a decoding of whole utterances, from samples to tokens."""
     speech, lengths = utterances(size, count)
     transcriber = ExpertTranscriber(decoding_experts(size), TOKENIZER, search_config(size))
-    return lambda: transcriber(speech, lengths, batch_langs(count))
+    return partial(transcriber, speech, lengths, batch_langs(count))
 
 
-def _race(out: Outcome, benchmark: str, work: Work, repeats: int) -> None:
-    """Measure fast and plain in turn, by the clock and by the time of the processor."""
-    rounds = alternate({"fast": work, "plain": plain(work)}, repeats)
-    for unit, i in (("ms", 0), ("CPU ms", 1)):
-        name = f"{benchmark}{', CPU time' if i else ''}"
-        for contender, seconds in rounds.items():
-            out.add(name, contender, unit, [1000 * pair[i] for pair in seconds])
-        out.compare(name, "fast", "plain")
+def _race(out: Outcome, job: str, work: Work, forms: tuple[str, ...], repeats: int) -> None:
+    """Measure the forms in turn, in wall and in CPU time, and compare the first with the others."""
+    rounds = alternate({form: with_form(work, form) for form in forms}, repeats)
+    for i, name in enumerate((f"fast_paths {job}", f"fast_paths {job}, CPU time")):
+        for form, seconds in rounds.items():
+            out.add(name, form, "ms", [1000 * pair[i] for pair in seconds])
+        out.compare(name, *forms)

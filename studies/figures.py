@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 
 import numpy as np
 from matplotlib import colormaps
@@ -92,6 +93,34 @@ def draw_energy(shares: Mapping[str, Array], ranks: Mapping[str, int]) -> Figure
         axes.grid(alpha=0.3)
         axes.legend(title="layer", fontsize=7, ncols=1 + len(layers) // 9, loc="lower right")
     panels[0].set_ylabel("energy in percent")
+    return figure
+
+
+def draw_curves(
+    points: Sequence[float],
+    left: Mapping[str, Sequence[Sequence[float]]],
+    right: Mapping[str, Sequence[Sequence[float]]],
+    labels: Sequence[str],
+) -> Figure:
+    """Draw mean and standard deviation over the seeds against the points of an axis.
+
+    Args:
+        points: of the horizontal axis.
+        left: curve on the left axis -> values of the seeds at each point.
+        right: the same for the right axis.
+        labels: of the horizontal, the left and the right axis.
+    """
+    figure = Figure((6, 4), layout="constrained")
+    axes = figure.subplots()
+    curves = [(axes, *curve) for curve in left.items()]
+    twin = axes.twinx()
+    curves += [(twin, f"{name} (right)", values) for name, values in right.items()]
+    for (panel, name, values), style in zip(curves, ("C0o-", "C1s-", "C2^--", "C3v:"), strict=False):
+        deviations = [stdev(v) if len(v) > 1 else 0.0 for v in values]
+        panel.errorbar(points, [fmean(v) for v in values], deviations, fmt=style, label=name, capsize=3)
+    axes.set(xlabel=labels[0], ylabel=labels[1], xticks=list(points))
+    twin.set(ylabel=labels[2])
+    figure.legend(loc="outside upper center", ncols=3, fontsize=8)
     return figure
 
 

@@ -2,15 +2,13 @@
 
     python studies/kd.py --seeds 0 1 2
 
-Runs the recipe's stages 11 and 12 for each variant and seed (after stages 1 to 10), and scores.
+Runs the recipe's stages 11 and 12 for each variant and seed, and scores.
 Writes exp/study_kd/{results.csv,kd.md} in the recipe's folder.
 """
 
 from __future__ import annotations
 
-import argparse
-
-from study import Study, write_table
+from study import Study, get_parser, write_table
 
 VARIANTS = {
     "multilingual": ("no KD, random start (the usual multilingual LoRA)", "--kd_conf kd=none --student_init random"),
@@ -25,17 +23,14 @@ VARIANTS = {
 
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = get_parser(__doc__)
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
-    parser.add_argument("options", nargs="*", help="options for run.sh, after --")
     args = parser.parse_args()
     study = Study("kd", "student", args.options)
     for seed in args.seeds:
         for variant in args.variants:
             study.run(variant, seed, VARIANTS[variant][1])
-    print(write_table(study, "student", {v: VARIANTS[v][0] for v in args.variants}, study.folder / "kd.md"))
-    print(f"in {study.folder}")
+    print(write_table(study, "student", {variant: VARIANTS[variant][0] for variant in args.variants}))
 
 
 if __name__ == "__main__":

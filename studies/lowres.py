@@ -1,20 +1,19 @@
-"""What helps languages with little data? MoLE with their share of the batches or their weight in the LID loss raised.
+"""What helps languages with little data? MoLE with a larger share of the batches, and a larger weight in the LID loss.
 
     python studies/lowres.py --temperatures 1 inf --powers 0 1 --seeds 0 1 2
 
-The share of a language is hours ** (1 / temperature), its class weight (mean hours / hours) ** power. Runs the recipe's
-stages 11 and 12 for each pair and seed (after stages 1 to 10), and scores. Writes
+The share of a language is hours ** (1 / temperature), its class weight (mean hours / hours) ** power. Runs the
+recipe's stages 11 and 12 for each pair and seed, and scores. Writes
 exp/study_lowres/{results.csv,lowres.md} in the recipe's folder.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean, median
 
-from study import CURVES, RECIPE, Study, spread, write_lines
+from study import COLUMNS, RECIPE, Study, get_parser, spread, write_lines
 
 from espnet_lole.data.kaldi import read_table
 
@@ -23,7 +22,7 @@ SCARCE = 0.75
 
 
 def read_hours() -> dict[str, float]:
-    """Language -> hours of training speech."""
+    """Add up the hours of training speech of each language."""
     train, hours = RECIPE / "dump" / "raw" / "train", Counter[str]()
     langs = read_table(train / "utt2lang")
     for utt, samples in read_table(train / "utt2num_samples").items():
@@ -32,7 +31,7 @@ def read_hours() -> dict[str, float]:
 
 
 def class_weights(hours: dict[str, float], power: float) -> str:
-    """Options for training: more weight to languages with fewer hours."""
+    """Return options of a training that give more weight to languages with fewer hours."""
     mean = fmean(hours.values())
     return " ".join(
         f"--classifier_conf class_weights.{lang}={(mean / value) ** power:.4f}" for lang, value in hours.items()
@@ -40,7 +39,7 @@ def class_weights(hours: dict[str, float], power: float) -> str:
 
 
 def group_figures(study: Study, variant: str, scenario: str, metric: str, langs: Sequence[str]) -> list[float]:
-    """The mean of some languages' figures, one a seed."""
+    """Return the mean of some languages' figures, for each seed."""
     return [
         fmean(seed) for seed in zip(*(study.figures(variant, scenario, metric, lang) for lang in langs), strict=True)
     ]
@@ -48,11 +47,9 @@ def group_figures(study: Study, variant: str, scenario: str, metric: str, langs:
 
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = get_parser(__doc__)
     parser.add_argument("--temperatures", nargs="+", default=["1", "inf"])
     parser.add_argument("--powers", type=float, nargs="+", default=[0.0, 1.0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("options", nargs="*", help="options for run.sh, after --")
     args = parser.parse_args()
     study = Study("lowres", "mole", args.options)
     pairs = [(temperature, power) for temperature in args.temperatures for power in args.powers]
@@ -69,12 +66,11 @@ def main() -> None:
     lines = []
     for temperature, power in pairs:
         variant = f"t{temperature}_w{power}"
-        columns = [(*curve, langs) for langs in groups.values() for curve in CURVES.values()]
+        columns = [(*curve, langs) for langs in groups.values() for curve in COLUMNS.values()]
         figures = [spread(group_figures(study, variant, *column)) for column in columns]
         lines.append([temperature, str(power), *figures])
-    head = [f"{name}: {column}" for name in groups for column in CURVES]
+    head = [f"{name}: {column}" for name in groups for column in COLUMNS]
     print(write_lines(["temperature", "power of the weights", *head], lines, study.folder / "lowres.md"))
-    print(f"in {study.folder}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,8 +12,21 @@ from statistics import fmean, stdev
 
 from espnet_lole.atomic_io import write_text_atomic
 from espnet_lole.evaluation.results import read_csv
+from espnet_lole.systems import SCENARIOS
 
 RECIPE = Path(__file__).resolve().parents[1] / "egs2" / "lole" / "asr1"
+ERRORS = {"error, aware": ("aware", "wer_or_cer"), "error, agnostic": ("agnostic", "wer_or_cer")}
+LID = {"LID accuracy, agnostic": ("agnostic", "lid_accuracy")}
+COLUMNS = ERRORS | LID
+"""Column of a table -> its scenario and metric."""
+
+
+def get_parser(description: str) -> argparse.ArgumentParser:
+    """Return the command line that all studies share."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("options", nargs="*", help="options for run.sh, after --")
+    return parser
 
 
 @dataclass(frozen=True)
@@ -31,18 +45,22 @@ class Study:
 
     @property
     def folder(self) -> Path:
-        """Where results.csv, the table and the picture go."""
+        """The folder of results.csv, the tables and the picture."""
         return RECIPE / "exp" / f"study_{self.name}"
 
     def rows(self) -> list[dict[str, str]]:
-        """Return the scores so far, over all test sets."""
+        """Return the scores over all test sets so far."""
         return [row for row in read_csv(self.folder / "results.csv") if row["set"] == "all"]
 
     def figures(self, variant: str, scenario: str, metric: str, language: str = "average") -> list[float]:
-        """Return a variant's figure for a language, or for the average over them, per seed."""
+        """Return a variant's figure for a language, or the average over them, for each seed."""
         key = (f"{self.system}_{variant}", scenario, metric, language)
         fields = ("system", "scenario", "metric", "language")
         return [float(row["value"]) for row in self.rows() if tuple(row[field] for field in fields) == key]
+
+    def curves(self, variants: Sequence[str], columns: Mapping[str, tuple[str, str]]) -> dict[str, list[list[float]]]:
+        """Return each column's figures of the variants."""
+        return {head: [self.figures(variant, *column) for variant in variants] for head, column in columns.items()}
 
     def done(self, variant: str, seed: int) -> bool:
         """Return whether a variant is scored."""
@@ -52,8 +70,13 @@ class Study:
         """Return the folder of a variant's training."""
         return RECIPE / "exp" / f"lole_study_{self.name}_{variant}_seed{seed}"
 
+    def recipe(self, seed: int, system: str, *options: str) -> None:
+        """Run the recipe for one system."""
+        command = ["./run.sh", "--seed", str(seed), "--systems", system, *self.options, *options]
+        subprocess.run(command, cwd=RECIPE, check=True)
+
     def experts(self, seed: int) -> Path:
-        """Return the folder of the experts' training, which is run if it was not.
+        """Return the folder of the experts' training, after running it if there is none.
 
         Raises:
             SystemExit: the recipe's data are not prepared.
@@ -62,19 +85,11 @@ class Study:
             sys.exit("error: the data are not prepared: run make demo, or stages 1 to 4 of the recipe")
         pattern = f"exp/lole_train_experts_*_seed{seed}/adapters/*/adapter_config.json"
         if not any(RECIPE.glob(pattern)):
-            subprocess.run(
-                [*self.recipe(seed), "--stage", "11", "--stop_stage", "11", "--systems", "experts"],
-                cwd=RECIPE,
-                check=True,
-            )
+            self.recipe(seed, "experts", "--stage", "11", "--stop_stage", "11")
         return next(RECIPE.glob(pattern)).parents[2]
 
-    def recipe(self, seed: int) -> list[str]:
-        """Return the command of the recipe."""
-        return ["./run.sh", "--seed", str(seed), *self.options]
-
     def run(self, variant: str, seed: int, training_options: str) -> None:
-        """Train (on the seed's experts, which are trained if there are none), decode and score a variant.
+        """Train a variant on the seed's experts, which are trained if there are none, decode and score it.
 
         Raises:
             SystemExit: the recipe's data are not prepared.
@@ -82,25 +97,23 @@ class Study:
         if self.done(variant, seed):
             return
         self.experts(seed)
-        tag = self.experiment(variant, seed).name.removeprefix("lole_")
-        options = ["--systems", self.system, "--asr_tag", tag, "--asr_args", training_options]
-        subprocess.run([*self.recipe(seed), *options, "--stage", "11", "--stop_stage", "12"], cwd=RECIPE, check=True)
-        folders = {}
-        for scenario in ("aware", "agnostic"):
-            (folders[scenario],) = self.experiment(variant, seed).glob(f"*_{scenario}")
-        self.score(variant, seed, folders)
+        experiment = self.experiment(variant, seed)
+        tag = experiment.name.removeprefix("lole_")
+        variant_options = ["--asr_tag", tag, "--asr_args", training_options]
+        self.recipe(seed, self.system, *variant_options, "--stage", "11", "--stop_stage", "12")
+        decoded = {scenario: next(experiment.glob(f"*_{scenario}")) for scenario in SCENARIOS[self.system]}
+        self.score(variant, seed, decoded)
 
     def score(self, variant: str, seed: int, decoded: Mapping[str, Path]) -> None:
-        """Score the decodings of a variant, one per scenario."""
-        command = [sys.executable, "-m", "espnet_lole.bin.lole_score", "--expdir", str(self.folder)]
-        command += ["--dumpdir", "dump/raw"]
-        command += ["--test_sets", " ".join(folder.name for folder in test_sets()), "--seed", str(seed)]
+        """Score the decodings of a variant, one for each scenario."""
+        command = [sys.executable, "-m", "espnet_lole.bin.lole_score", "--expdir", self.folder, "--seed", str(seed)]
+        command += ["--dumpdir", "dump/raw", "--test_sets", " ".join(folder.name for folder in find_test_sets())]
         for scenario, folder in decoded.items():
             command += ["--decoded", f"{self.system}_{variant}:{scenario}:{folder}"]
         subprocess.run(command, cwd=RECIPE, check=True)
 
 
-def test_sets() -> list[Path]:
+def find_test_sets() -> list[Path]:
     """Return the formatted test sets."""
     return sorted((RECIPE / "dump" / "raw").glob("test_*"))
 
@@ -110,32 +123,23 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
     return f"{fmean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
 
 
-CURVES = {
-    "error, aware": ("aware", "wer_or_cer"),
-    "error, agnostic": ("agnostic", "wer_or_cer"),
-    "LID accuracy, agnostic": ("agnostic", "lid_accuracy"),
-}
-"""Columns of a table -> their scenario and metric."""
-
-
-def write_table(study: Study, head: str, variants: dict[str, str], path: Path) -> str:
-    """Write error and LID accuracy of the variants, and return the table.
+def write_table(study: Study, head: str, variants: Mapping[str, str]) -> str:
+    """Write error and LID accuracy of the variants to ``<study>.md``, and return the table.
 
     Args:
         study: the study.
         head: of the first column.
-        variants: variant -> its name in the first column.
-        path: of the file.
+        variants: variant -> its text in the first column.
     """
     lines = []
-    for variant, words in variants.items():
-        values = [study.figures(variant, *curve) for curve in CURVES.values()]
-        lines.append([words, *map(spread, values), str(len(values[0]))])
-    return write_lines([head, *CURVES, "seeds"], lines, path)
+    for variant, text in variants.items():
+        values = [study.figures(variant, *column) for column in COLUMNS.values()]
+        lines.append([text, *map(spread, values), str(len(values[0]))])
+    return write_lines([head, *COLUMNS, "seeds"], lines, study.folder / f"{study.name}.md")
 
 
 def write_lines(head: Sequence[str], lines: Sequence[Sequence[str]], path: Path) -> str:
-    """Write a table of Markdown, and return it."""
-    rows = [head, ["---"] * len(head), *lines]
-    write_text_atomic(path, "".join("| " + " | ".join(row) + " |\n" for row in rows))
-    return path.read_text()
+    """Write a table in Markdown, and return it with its place."""
+    table = "".join(f"| {' | '.join(row)} |\n" for row in [head, ["---"] * len(head), *lines])
+    write_text_atomic(path, table)
+    return f"{table}in {path}"
