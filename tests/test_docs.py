@@ -23,7 +23,8 @@ from espnet_lole.tasks.lole import LoLETask
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "egs2" / "lole" / "asr1"
-DOCUMENTS = [f for places in ("*.md", "docs/*.md", "benchmarks/**/*.md", "models/*/*.md") for f in ROOT.glob(places)]
+PLACES = ("*.md", "docs/*.md", "benchmarks/*.md", "benchmarks/gpu/*.md", "models/*/*.md")
+DOCUMENTS = [file for places in PLACES for file in ROOT.glob(places)]
 DOCUMENTS += [RECIPE / "README.md"]
 MADE_BY_READERS = ("conf/corpora/mine", "conf/slurm.conf")
 
