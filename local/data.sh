@@ -4,6 +4,7 @@
 set -euo pipefail
 
 corpus=conf/corpora/lole_mini.yaml # corpus file, see conf/corpora/example.yaml
+backbone=                          # Whisper to train, whose languages are checked first
 langs=                             # languages to use, e.g. "de en"; empty: all languages of the corpus
 nj=2                               # number of parallel jobs
 python=python3                     # Python interpreter
@@ -16,4 +17,5 @@ if [ "$(basename "${corpus}")" = lole_mini.yaml ]; then
     PYTHONPATH="local:${PYTHONPATH:-}" "${python}" -m lole_mini.prepare \
         --output data/lole_mini --nj "${nj}" ${langs:+--langs ${langs}}
 fi
-"${python}" -m espnet_lole.bin.lole_data collect --corpus "${corpus}" --datadir data --langs "${langs}"
+"${python}" -m espnet_lole.bin.lole_data collect --corpus "${corpus}" --datadir data --langs "${langs}" \
+    ${backbone:+--backbone "${backbone}"}

@@ -5,10 +5,12 @@ import sys
 from collections.abc import Sequence
 
 from espnet_lole.data.collecting import collect
+from espnet_lole.data.corpora import load_corpus
 from espnet_lole.data.filtering import filter_dir
 from espnet_lole.data.formatting import FORMATS, format_dir
 from espnet_lole.data.perturbation import perturb_dir
 from espnet_lole.data.summary import Tally, format_summary
+from espnet_lole.languages import check_language
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -20,6 +22,7 @@ def get_parser() -> argparse.ArgumentParser:
     command.add_argument("--corpus", required=True, help="YAML file, see conf/corpora/example.yaml")
     command.add_argument("--datadir", default="data", help="folder to write into")
     command.add_argument("--langs", default="", help='languages to collect, e.g. "de en"; default: all')
+    command.add_argument("--backbone", help="Whisper to train: its languages are checked first")
 
     command = _add_command(commands, "perturb", "repeat utterances with speed factors, which `format` applies")
     command.add_argument("--factors", required=True, help='speed factors, e.g. "0.9 1.0 1.1"')
@@ -56,6 +59,8 @@ def run(args: argparse.Namespace) -> list[Tally]:
         ValueError: the numbers of `--src` and `--dst` differ, or the data are malformed.
     """
     if args.command == "collect":
+        if args.backbone:
+            check_backbone(args.backbone, args.corpus, args.langs.split())
         return collect(args.corpus, args.datadir, args.langs.split())
     if len(args.src) != len(args.dst):
         raise ValueError(f"expected a --dst for each --src, got {len(args.dst)} for {len(args.src)}; name as many")
@@ -68,6 +73,28 @@ def run(args: argparse.Namespace) -> list[Tally]:
         else:
             tallies += filter_dir(src, dst, args.min_wav_duration, args.max_wav_duration, args.langs.split())
     return tallies
+
+
+def check_backbone(backbone: str, corpus: str, langs: Sequence[str]) -> None:
+    """Check, before anything is prepared, that a backbone has the languages that will be trained.
+
+    Args:
+        backbone: published name, folder or `.pt` file of a Whisper.
+        corpus: the corpus file.
+        langs: the languages to collect; none: all of the corpus.
+
+    Raises:
+        FileNotFoundError: the corpus file or the backbone does not exist.
+        ValueError: the backbone lacks a language, or has none at all.
+    """
+    from espnet_lole.whisper.checkpoint import load_config
+    from espnet_lole.whisper.sizes import SIZES
+    from espnet_lole.whisper.tokenizer import WhisperTokenizer
+
+    config = SIZES[backbone].config() if backbone in SIZES else load_config(backbone)
+    known = WhisperTokenizer(config.vocab_size).languages
+    for language in langs or dict.fromkeys(source.language for source in load_corpus(corpus)[1]):
+        check_language(language, corpus, known)
 
 
 def main(cmd: Sequence[str] | None = None) -> None:

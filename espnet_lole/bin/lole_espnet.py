@@ -85,7 +85,7 @@ def seconds_of(folders: Sequence[Path]) -> float:
 
 def split_sets(text: Path, folders: Sequence[Path], output: Path, rtf: float) -> None:
     """Write the hypotheses of each set to ``<output>/<set>/text``, and the real-time factor beside them."""
-    hypotheses = dict(line.partition(" ")[::2] for line in text.read_text(encoding="utf-8").splitlines())
+    hypotheses = read_table(text)
     for folder in folders:
         lines = [f"{utt} {hypotheses[utt]}".rstrip() + "\n" for utt in read_table(folder / "wav.scp")]
         write_text_atomic(output / folder.name / "text", "".join(lines))

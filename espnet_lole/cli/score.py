@@ -1,7 +1,8 @@
 """Error rate of transcripts against references, both normalised as in Whisper's paper.
 
 The files have one line for each utterance: its name, a tab or a space, and its text, as in the output of
-`lole transcribe a.wav b.wav ...` and in Kaldi's text. The name of a path is the file's name without its ending.
+`lole transcribe a.wav b.wav ...` and in Kaldi's text. If the names of the two files differ, folders and audio endings
+such as .wav are left out.
 
 Examples:
   lole transcribe test/*.wav --model DIR --lang de > hypotheses.txt
@@ -28,36 +29,23 @@ def run(args: argparse.Namespace) -> None:
     """Print the error rate.
 
     Raises:
-        ValueError: an utterance is missing on one side, or occurs twice.
+        ValueError: the language is none of Whisper's, or an utterance is missing on one side or occurs twice.
         FileNotFoundError: a file does not exist.
     """
+    from espnet_lole.data.kaldi import read_transcripts
     from espnet_lole.evaluation.normalize import wer_or_cer
     from espnet_lole.evaluation.rates import count, make_pairs
+    from espnet_lole.languages import check_language
 
-    refs, metric = read_texts(args.ref), args.metric or wer_or_cer(args.lang)
-    counts = count(make_pairs(refs, read_texts(args.hyp), dict.fromkeys(refs, args.lang), args.hyp), metric)
+    check_language(args.lang, "--lang")
+    refs, hyps = (read_transcripts(file) for file in (args.ref, args.hyp))
+    if refs.keys() != hyps.keys():
+        refs, hyps = (read_transcripts(file, by_name=True) for file in (args.ref, args.hyp))
+    metric = args.metric or wer_or_cer(args.lang)
+    counts = count(make_pairs(refs, hyps, dict.fromkeys(refs, args.lang), args.hyp), metric)
+    empty = f"; {counts.empty} have no reference, and their hypotheses are insertions" if counts.empty else ""
     print(
         f"{metric} {counts.error_rate:.2f} %: {counts.substitutions} substitutions, {counts.deletions} deletions, "
         f"{counts.insertions} insertions in {counts.units} {'characters' if metric == 'cer' else 'words'} of "
-        f"{counts.sentences} utterances"
+        f"{counts.sentences} utterances{empty}"
     )
-
-
-def read_texts(file: Path) -> dict[str, str]:
-    """Read texts by utterance from Kaldi's text or from the output of `lole transcribe`, where a tab ends the path.
-
-    Raises:
-        ValueError: an utterance occurs twice.
-        FileNotFoundError: the file does not exist.
-    """
-    from espnet_lole.data.kaldi import read_table
-
-    lines = [line.partition("\t") for line in file.read_text(encoding="utf-8").splitlines()]
-    named = [(name, text) for name, tab, text in lines] if all(tab for _, tab, _ in lines) else read_table(file).items()
-    texts: dict[str, str] = {}
-    for name, text in named:
-        utt = Path(name).stem
-        if utt in texts:
-            raise ValueError(f"{file}: {utt!r} occurs twice; folder and ending do not distinguish utterances")
-        texts[utt] = text
-    return texts

@@ -102,7 +102,7 @@ def import_dir(
     places = [Path.cwd(), Path(os.path.abspath(root)), here, here.parent]
     if recipe is not None:
         places = [recipe.folder]
-        kaldi = replace(kaldi, text={utt: recipe.clean(text) for utt, text in kaldi.text.items()})
+        kaldi = replace(kaldi, text={utt: recipe.clean(text, language) for utt, text in kaldi.text.items()})
     part = KaldiDir(kaldi.path, segments=None if kaldi.segments is None else {})
     dropped = {}
     for utt in kaldi.utterances():

@@ -1,6 +1,5 @@
 """Corpus files: YAML that names the Kaldi directories, or the recipe of ESPnet, of each language and set."""
 
-import difflib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,6 +7,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from espnet_lole.data.recipes import OPTIONAL_KEYS, Recipe
+from espnet_lole.languages import check_language
 
 SETS = ("train", "dev", "test")
 EXAMPLE = "conf/corpora/example.yaml"
@@ -48,36 +48,6 @@ class _StringLoader(yaml.BaseLoader):
                 message = f"the key '{key}' twice in one mapping"
                 raise yaml.constructor.ConstructorError(None, None, message, node.start_mark)
         return super().construct_mapping(node, deep)
-
-
-def whisper_languages() -> dict[str, str]:
-    """Return Whisper's language codes and their English names."""
-    from whisper.tokenizer import LANGUAGES  # slow: imports torch
-
-    return LANGUAGES
-
-
-def check_language(code: str, where: str | Path) -> None:
-    """Check that Whisper has a language.
-
-    Args:
-        code: the language code.
-        where: the file that contains it, for the message.
-
-    Raises:
-        ValueError: Whisper has no such language; the message suggests similar ones.
-    """
-    languages = whisper_languages()
-    if code in languages:
-        return
-    codes = {name: known for known, name in languages.items()}
-    lower = code.lower()
-    base = lower.replace("_", "-").partition("-")[0]
-    similar = {known for known in languages if base in (known, languages[known])}
-    similar |= {codes.get(match, match) for match in difflib.get_close_matches(lower, [*languages, *codes], cutoff=0.6)}
-    suggestions = ", ".join(f"{known} ({languages[known]})" for known in sorted(similar))
-    hint = f"did you mean one of: {suggestions}" if similar else f"it knows: {', '.join(sorted(languages))}"
-    raise ValueError(f"{where}: expected a Whisper language code, got '{code}'; {hint}")
 
 
 def check_selected(langs: Sequence[str], available: Collection[str], where: str | Path) -> None:

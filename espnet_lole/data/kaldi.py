@@ -3,8 +3,9 @@
 import math
 import os
 import re
+import unicodedata
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +14,11 @@ from typing import NamedTuple
 from espnet_lole.atomic_io import atomic_folder, write_text_atomic
 
 NO_LANGUAGE = "?"  # stands for the language of utterances that utt2lang does not list
+BREAK = r"[ \t]*[\r\n][ \t\r\n]*"
+AUDIO_ENDINGS = tuple(
+    f".{ending}"
+    for ending in "wav flac mp3 ogg oga opus m4a mp4 mov mkv mka webm amr aac wma aif aiff au sph caf w64 3gp".split()
+)
 
 
 class KaldiSegment(NamedTuple):
@@ -59,8 +65,10 @@ class KaldiDir:
                 f"expected a Kaldi directory at {path}, but there is none; check the path or prepare the corpus first"
             )
         required = [read_table(path / name) for name in ("wav.scp", "text")]
-        names = ("utt2spk", "utt2lang", "utt2speed")
-        utt2spk, utt2lang, speeds = (read_table(path / name) if (path / name).exists() else {} for name in names)
+        utt2spk, utt2lang, speeds = (
+            read_table(path / name, values_are_ids=name == "utt2spk") if (path / name).exists() else {}
+            for name in ("utt2spk", "utt2lang", "utt2speed")
+        )
         segments = read_segments(path / "segments") if (path / "segments").exists() else None
         utt2speed = {utt: parse_speed(value, path / "utt2speed") for utt, value in speeds.items()}
         return cls(path, *required, utt2spk, utt2lang, segments, utt2speed)
@@ -89,7 +97,7 @@ class KaldiDir:
         """Return why an utterance cannot be used, or None if it can."""
         if utt not in self.text:
             return "not in text"
-        if not self.text[utt].strip():
+        if not any(c.isprintable() and c != " " for c in self.text[utt]):
             return "empty transcript"
         if self.segments is not None and utt not in self.segments:
             return "not in segments"
@@ -125,33 +133,84 @@ class KaldiDir:
             write_table(folder / "utt2speed", self.utt2speed)
 
 
-def read_table(path: str | Path, *, allow_empty: bool = True, ids_are_paths: bool = False) -> dict[str, str]:
+def read_table(path: str | Path, *, values_are_ids: bool = False) -> dict[str, str]:
     """Read a table with one `id value` per line: wav.scp, text, utt2lang, hypotheses and the like.
 
-    An id ends at the first space or tab; the rest of the line is the value. Blank lines are skipped.
+    An id ends at the first space or tab; the rest of the line is the value, "" where there is none. Blank lines are
+    skipped.
 
     Args:
-        path: the file, in UTF-8; a byte-order mark and carriage returns are accepted.
-        allow_empty: accept ids without a value, as the value ""; otherwise such a line is an error.
-        ids_are_paths: ids name audio files, as in the output of `lole transcribe`: on a line with a tab the id ends
-            there and may contain spaces, and the file's name without folder and suffix is the id.
+        path: the file, in UTF-8; a byte-order mark at its start and carriage returns at the ends of lines are accepted.
+        values_are_ids: check the values like the ids, as in utt2spk.
 
     Returns:
         id -> value, in the order of the file.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: a line is not UTF-8, repeats an id or lacks its value; the message names file and line.
+        ValueError: a line is not UTF-8, repeats an id, has a carriage return inside, or an id that some reader of
+            tables would split; the message names file and line.
     """
-    table = {}
-    for where, key, value in _parse_lines(Path(path), ids_are_paths):
-        if not (value or allow_empty):
-            raise ValueError(f"{where}: expected a value after '{key}', got none; complete or remove the line")
-        table[key] = value
-    return table
+    return {key: check_id(value, where) if values_are_ids else value for where, key, value in _parse_lines(Path(path))}
 
 
-def _parse_lines(path: Path, ids_are_paths: bool = False) -> Iterator[tuple[str, str, str]]:
+def read_transcripts(path: str | Path, *, by_name: bool = False) -> dict[str, str]:
+    """Read texts by id from Kaldi's text, or by file from the output of `lole transcribe`, where a tab ends the path.
+
+    Args:
+        path: the file.
+        by_name: the name of a file is its id, without folder and audio ending.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: a name occurs twice, or `read_table` would refuse the line; the message names file and line.
+    """
+    return {key: text for _, key, text in _parse_lines(Path(path), _split_transcript, _file_name if by_name else str)}
+
+
+def check_id(name: str, where: str | Path) -> str:
+    """Return an id, after checking that no reader of tables splits it.
+
+    Args:
+        name: the id. ESPnet splits at every space of Unicode, and Kaldi at those of ASCII.
+        where: the file and line that contain it, for the message.
+
+    Raises:
+        ValueError: it contains a space, a control character or a byte-order mark.
+    """
+    if wrong := [c for c in name if c.isspace() or unicodedata.category(c) == "Cc" or c == "\ufeff"]:
+        raise ValueError(
+            f"{where}: expected an id without spaces and control characters, got {ascii(name)} with "
+            f"U+{ord(wrong[0]):04X}; rename it in every table"
+        )
+    return name
+
+
+def _split_line(line: str, where: str) -> tuple[str, str]:
+    """Split a line into its id and its value."""
+    key, value = [*re.split("[ \t]+", line.strip(" \t"), maxsplit=1), ""][:2]
+    return check_id(key, where), value
+
+
+def _split_transcript(line: str, where: str) -> tuple[str, str]:
+    """Split a line at the tab after a path, which may contain spaces if it ends like an audio file."""
+    key, tab, text = line.strip(" ").partition("\t")
+    if not tab:
+        return _split_line(line, where)
+    if key.lower().endswith(AUDIO_ENDINGS):
+        return key, text.strip(" \t")
+    return check_id(key, where), text.strip(" \t")
+
+
+def _file_name(path: str) -> str:
+    """Return the name of a file without its folder and audio ending; other dots belong to the name."""
+    name = path.rpartition("/")[2]
+    return name.rpartition(".")[0] if name.lower().endswith(AUDIO_ENDINGS) else name
+
+
+def _parse_lines(
+    path: Path, split: Callable[[str, str], tuple[str, str]] = _split_line, rename: Callable[[str], str] = str
+) -> Iterator[tuple[str, str, str]]:
     """Yield `file:line`, id and value of each line of a table that is not blank."""
     if not path.is_file():
         raise FileNotFoundError(
@@ -162,16 +221,19 @@ def _parse_lines(path: Path, ids_are_paths: bool = False) -> Iterator[tuple[str,
         for number, raw in enumerate(lines, start=1):
             where = f"{path}:{number}"
             try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").replace("\r", " ").lstrip(" \t").rstrip("\n")
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
             except UnicodeDecodeError as error:
                 raise ValueError(f"{where}: expected UTF-8, got {raw[:40]!r}; convert the file with iconv") from error
-            if not line:
+            if not line.strip(" \t"):
                 continue
-            separator = "\t" if ids_are_paths and "\t" in line else "[ \t]+"
-            key, value = [*re.split(separator, line, maxsplit=1), ""][:2]
-            key, value = Path(key).stem if ids_are_paths else key, value.strip(" \t")
+            if "\r" in line:
+                raise ValueError(f"{where}: expected one line, got a carriage return inside it; convert with mac2unix")
+            key, value = split(line, where)
+            key = rename(key)
             if key in seen:
-                raise ValueError(f"{where}: expected one line per id, got '{key}' again (line {seen[key]}); remove one")
+                raise ValueError(
+                    f"{where}: expected one line per id, got '{key}' again (line {seen[key]}); remove or rename one"
+                )
             seen[key] = number
             yield where, key, value
 
@@ -234,8 +296,13 @@ def parse_speed(value: str, where: str | Path) -> float:
 
 
 def write_table(path: str | Path, table: Mapping[str, object]) -> None:
-    """Write a table with one `id value` per line, sorted as by `LC_ALL=C sort`."""
-    write_text_atomic(path, "".join(f"{key} {table[key]}".rstrip(" ") + "\n" for key in sorted(table)))
+    """Write a table with one `id value` per line, sorted as by `LC_ALL=C sort`; a space stands for each line break.
+
+    Raises:
+        ValueError: an id could not be read again.
+    """
+    lines = (f"{check_id(key, path)} {re.sub(BREAK, ' ', str(table[key]))}" for key in sorted(table))
+    write_text_atomic(path, "".join(line.rstrip(" ") + "\n" for line in lines))
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import soundfile
 
 from espnet_lole.data.audio import AudioError, read_audio, split_ark
 from espnet_lole.data.kaldi import KaldiDir
+from espnet_lole.languages import lower
 
 OPTIONAL_KEYS = ("max_hours", "lower", "remove")
 BEYOND_LIMIT = "beyond max_hours"
@@ -27,7 +28,7 @@ class Recipe:
     Attributes:
         name: folder of the recipe in egs2, such as librispeech/asr1.
         options: options of its local/data.sh.
-        lower: convert the transcripts to lower case.
+        lower: convert the transcripts to lower case, by the rules of their language.
         remove: regular expression to remove from the transcripts.
         max_hours: limit of the training audio.
     """
@@ -103,10 +104,10 @@ class Recipe:
             )
         return directory
 
-    def clean(self, text: str) -> str:
-        """Apply `remove` and `lower` to a transcript."""
+    def clean(self, text: str, language: str) -> str:
+        """Apply `remove` and `lower` to a transcript in a language."""
         text = " ".join(re.sub(self.remove, " ", text).split()) if self.remove else text
-        return text.lower() if self.lower else text
+        return lower(text, language) if self.lower else text
 
 
 def run_in_folder(command: str, folder: Path) -> str:

@@ -1,30 +1,37 @@
-"""Text normalisation as in Whisper's paper (https://arxiv.org/abs/2212.04356, appendix C)."""
+"""Text normalisation as in Whisper's paper (https://arxiv.org/abs/2212.04356, appendix C), with marks and case right."""
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Callable
 from functools import cache
 
-from espnet_lole.whisper.tokenizer import UNSPACED
+import regex
 
-DESCRIPTION = "Whisper's `EnglishTextNormalizer` for en, `BasicTextNormalizer` for the other languages"
+from espnet_lole.languages import UNSPACED, lower
 
+DESCRIPTION = (
+    "Whisper's `EnglishTextNormalizer` for en, the steps of `BasicTextNormalizer` for the other languages, but vowel "
+    "signs and other marks are part of their word, and lower case follows the language"
+)
 
-@cache
-def _normalizer(english: bool) -> Callable[[str], str]:
-    """Build a normaliser of openai-whisper at its first use: the English one reads a table of spellings."""
-    from whisper.normalizers import BasicTextNormalizer, EnglishTextNormalizer
-
-    return EnglishTextNormalizer() if english else BasicTextNormalizer()
+_BRACKETED = (re.compile(r"[<\[][^>\]]*[>\]]"), re.compile(r"\([^)]+?\)"))
+_INVISIBLE = regex.compile(r"\p{Default_Ignorable_Code_Point}")
+_SPACING_MARK = regex.compile(r" \p{M}+")
+_SYMBOL = regex.compile(r"[\p{S}\p{P}\p{Me}]")
+_RECOMPOSED = {"\u0e4d\u0e32": "\u0e33", "\u0ecd\u0eb2": "\u0eb3"}
+"""The vowel am of Thai and Lao, one character on every keyboard, which NFKC decomposes."""
 
 
 def normalize(text: str, lang: str) -> str:
     """Normalise a reference or a hypothesis.
 
-    English gets Whisper's ``EnglishTextNormalizer``, every other language ``BasicTextNormalizer`` without
-    ``remove_diacritics``: lower case, no text in brackets, and a space for every mark, symbol and punctuation
-    character. Marks that NFKC does not compose with their letter are lost and split the word, as with the vowel signs
-    of Thai or Hindi; the figures of Whisper's papers do the same.
+    English gets Whisper's ``EnglishTextNormalizer``. Every other language gets the steps of its
+    ``BasicTextNormalizer``: no text in brackets, NFKC, a space for every symbol and punctuation character, lower case.
+    It differs in two steps. Marks (Unicode's categories Mn and Mc) belong to their word, where Whisper puts a space,
+    which hides wrong vowel signs of Hindi or Thai and splits words at each of them. And lower case follows the
+    language. Characters that are never visible, such as the soft hyphen, are removed in all languages.
 
     Args:
         text: the text.
@@ -33,7 +40,27 @@ def normalize(text: str, lang: str) -> str:
     Returns:
         Words with one space between them; empty when nothing is left.
     """
-    return " ".join(_normalizer(lang == "en")(text).split())
+    text = _INVISIBLE.sub("", text.replace("\u200b", " "))  # a zero-width space separates words
+    return " ".join((_english()(text) if lang == "en" else _normalize(text, lang)).split())
+
+
+@cache
+def _english() -> Callable[[str], str]:
+    """Build Whisper's English normaliser at its first use: it reads a table of spellings."""
+    from whisper.normalizers import EnglishTextNormalizer
+
+    return EnglishTextNormalizer()
+
+
+def _normalize(text: str, lang: str) -> str:
+    """Normalise a text of a language other than English."""
+    for bracketed in _BRACKETED:
+        text = bracketed.sub("", text)
+    text = unicodedata.normalize("NFKC", "\n".join(text.split()))
+    text = _SPACING_MARK.sub(" ", text)  # a spacing accent, such as ´, is a symbol that NFKC makes a space and a mark
+    for decomposed, composed in _RECOMPOSED.items():
+        text = text.replace(decomposed, composed)
+    return lower(_SYMBOL.sub(" ", text), lang)
 
 
 def wer_or_cer(lang: str) -> str:

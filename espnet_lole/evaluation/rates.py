@@ -12,6 +12,7 @@ import jiwer
 
 from espnet_lole.data.kaldi import read_table
 from espnet_lole.evaluation.normalize import normalize, remove_spaces, wer_or_cer
+from espnet_lole.languages import check_language
 
 METRICS = ("wer", "cer")
 
@@ -28,7 +29,7 @@ class Counts:
         deletions: units left out.
         insertions: units added.
         sentence_errors: utterances with any error.
-        excluded: utterances that are not scored, as their reference is empty after normalisation.
+        empty: utterances without a reference after normalisation; all of their hypothesis is inserted, as by sclite.
     """
 
     sentences: int = 0
@@ -38,7 +39,7 @@ class Counts:
     deletions: int = 0
     insertions: int = 0
     sentence_errors: int = 0
-    excluded: int = 0
+    empty: int = 0
 
     def __add__(self, other: Counts) -> Counts:
         """Add field by field."""
@@ -107,11 +108,14 @@ def make_pairs(refs: Mapping[str, str], hyps: Mapping[str, str], langs: Mapping[
         A pair for each reference.
 
     Raises:
-        ValueError: an utterance lacks its hypothesis, reference or language; or all references of a language are empty.
+        ValueError: an utterance lacks its hypothesis, reference or language; a language is none of Whisper's; or all
+            references of a language are empty.
     """
     _require_all(refs, hyps, "hypothesis", where)
     _require_all(hyps, refs, "reference", where)
     _require_all(refs, langs, "language", where)
+    for lang in {langs[utt] for utt in refs}:
+        check_language(lang, where)
     pairs = [
         Pair(utt, langs[utt], normalize(ref, langs[utt]), normalize(hyps[utt], langs[utt])) for utt, ref in refs.items()
     ]
@@ -140,13 +144,13 @@ def count(pairs: Sequence[Pair], metric: str) -> Counts:
     """Count the errors of pairs.
 
     Args:
-        pairs: pairs of which at least one has a reference; an empty hypothesis deletes its whole reference.
+        pairs: an empty hypothesis deletes its whole reference, an empty reference makes its whole hypothesis inserted.
         metric: ``wer`` or ``cer``.
 
     Returns:
-        Sums over the pairs with a reference; ``excluded`` counts the others.
+        Sums over the pairs.
     """
-    output = align([pair for pair in pairs if pair.ref], metric)
+    output = align(pairs, metric)
     return Counts(
         sentences=len(output.alignments),
         units=output.hits + output.substitutions + output.deletions,
@@ -155,7 +159,7 @@ def count(pairs: Sequence[Pair], metric: str) -> Counts:
         deletions=output.deletions,
         insertions=output.insertions,
         sentence_errors=sum(any(chunk.type != "equal" for chunk in chunks) for chunks in output.alignments),
-        excluded=len(pairs) - len(output.alignments),
+        empty=sum(not pair.ref for pair in pairs),
     )
 
 

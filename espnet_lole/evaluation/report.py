@@ -26,7 +26,7 @@ given (aware) or predicted (agnostic). The best of a scenario in bold; over seve
 
 {errors}
 Text normalisation of references and hypotheses: {normalisation}.
-Utterances not scored, as their reference is empty after normalisation: {excluded}.
+Utterances whose reference is empty after normalisation, so that their hypotheses count as insertions: {empty}.
 
 Resources. MoLE and students are trained after the experts, whose training is not included. Time includes validation. \
 Memory is the peak of the decoding process; on a CPU it includes Python and its libraries (about half a GB).
@@ -53,7 +53,7 @@ def results_md(scores: Sequence[SystemScore], rows: Sequence[Row], command: str)
     text = RESULTS.format(
         errors=summary_table(scores, rows),
         normalisation=DESCRIPTION,
-        excluded=", ".join(f"{' '.join(score.decoded.key)} {score.excluded}" for score in scores),
+        empty=", ".join(f"{' '.join(score.decoded.key)} {score.empty}" for score in scores),
         resources=resource_table(rows, [score.decoded.key for score in scores]),
         paper=PAPER,
         command=command,
@@ -96,10 +96,9 @@ def write_result_txt(score: SystemScore) -> None:
     decode_dir = score.decoded.decode_dir
     for test_set in score.sets:
         for metric in METRICS:
-            excluded = sum(counts.excluded for counts in test_set.counts[metric].values())
-            text = (
-                f"{_espnet_table([(decode_dir.name, test_set)], metric)}\nnot scored (empty reference): {excluded}\n\n"
-            )
+            empty = sum(counts.empty for counts in test_set.counts[metric].values())
+            table = _espnet_table([(decode_dir.name, test_set)], metric)
+            text = f"{table}\nempty references, whose hypotheses are insertions: {empty}\n\n"
             write_text_atomic(
                 decode_dir / test_set.name / f"score_{metric}" / "result.txt", text + test_set.alignments[metric]
             )

@@ -73,9 +73,9 @@ class SystemScore:
         return list(dict.fromkeys(lang for s in self.sets for lang in s.languages))
 
     @property
-    def excluded(self) -> int:
+    def empty(self) -> int:
         """Utterances whose reference is empty after normalisation."""
-        return sum(counts.excluded for s in self.sets for counts in s.counts["wer"].values())
+        return sum(counts.empty for s in self.sets for counts in s.counts["wer"].values())
 
     def error_rates(self, metric: str) -> dict[str, float]:
         """Return language -> error rate over all test sets, in percent."""

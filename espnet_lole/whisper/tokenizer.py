@@ -6,8 +6,7 @@ from functools import cached_property
 
 from whisper.tokenizer import LANGUAGES, get_tokenizer
 
-UNSPACED = frozenset({"zh", "ja", "th", "lo", "km", "my", "yue"})
-"""Languages written without spaces: their texts start without one, and are scored by character."""
+from espnet_lole.languages import UNSPACED, check_language
 
 _NUM_LANGUAGES = {51865: 99, 51866: 100}
 
@@ -46,12 +45,9 @@ class WhisperTokenizer:
         """Return the token id of a language.
 
         Raises:
-            ValueError: Whisper does not know the code.
+            ValueError: Whisper does not know the code, or this checkpoint lacks the language.
         """
-        if lang not in self.languages:
-            raise ValueError(
-                f"expected a language code of Whisper, got {lang!r}: one of {' '.join(sorted(self.languages))}"
-            )
+        check_language(lang, f"vocabulary of {self.vocab_size} tokens", self.languages)
         return self.languages[lang]
 
     def prompt(self, lang: str, timestamps: bool = False) -> list[int]:
@@ -63,8 +59,9 @@ class WhisperTokenizer:
         return self._tokenizer.encoding.encode_ordinary(text.strip() if lang in UNSPACED else " " + text.strip())
 
     def decode(self, ids: list[int]) -> str:
-        """Decode token ids to text without special tokens."""
-        return self._tokenizer.encoding.decode([i for i in ids if i < self.eot]).strip()
+        """Decode token ids to one line of text without special tokens; a space stands for each line break."""
+        text = self._tokenizer.encoding.decode([i for i in ids if i < self.eot])
+        return " ".join(line for line in map(str.strip, text.splitlines()) if line)
 
     def pieces(self, ids: list[int]) -> list[str]:
         """Return each token as a token file shows it: spaces as ``▁``, incomplete UTF-8 in hexadecimal."""

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from espnet_lole.bin.lole_data import main
-from espnet_lole.data import corpora
+from espnet_lole import languages
 from espnet_lole.data.kaldi import KaldiDir, read_table
 
 
@@ -15,7 +15,7 @@ from espnet_lole.data.kaldi import KaldiDir, read_table
 def _few_languages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work in a new folder, with two languages so that Whisper is not imported."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(corpora, "whisper_languages", lambda: {"de": "german", "no": "norwegian"})
+    monkeypatch.setattr(languages, "whisper_languages", lambda: {"de": "german", "no": "norwegian"})
 
 
 def test_stages_follow_each_other_and_print_what_they_drop(capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,7 +63,7 @@ def test_usage_errors_exit_with_2(capsys):
             "add-expert {experts}/adapters/de --lang it --model {mole}",
             "{mole} holds a system of kind mole, not experts",
         ),
-        ("score --ref nowhere --hyp nowhere --lang de", "No such file"),
+        ("score --ref nowhere --hyp nowhere --lang de", "expected a file nowhere, but there is none"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_with_1(recipe, audio, capsys, command, message):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from espnet_lole.data import corpora
+from espnet_lole import languages
 from espnet_lole.data.collecting import collect
 from espnet_lole.data.kaldi import read_table, write_table
 from espnet_lole.data.summary import Tally
@@ -17,7 +17,7 @@ SETS = ("train", "dev", "test")
 def _few_languages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work in a new folder, with a few languages so that Whisper is not imported."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(corpora, "whisper_languages", lambda: {"de": "german", "en": "english", "no": "norwegian"})
+    monkeypatch.setattr(languages, "whisper_languages", lambda: {"de": "german", "en": "english", "no": "norwegian"})
 
 
 def make(path: str, **tables: dict[str, str]) -> None:

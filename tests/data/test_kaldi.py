@@ -11,6 +11,7 @@ from espnet_lole.data.kaldi import (
     read_lengths,
     read_segments,
     read_table,
+    read_transcripts,
     write_table,
 )
 
@@ -27,20 +28,72 @@ def test_tabs_carriage_returns_and_blank_lines_are_accepted(tmp_path: Path) -> N
     assert read_table(tmp_path / "text") == {"a": "x y", "b": "z"}
 
 
-def test_a_missing_value_is_empty_or_refused(tmp_path: Path) -> None:
+def test_a_missing_value_is_empty(tmp_path: Path) -> None:
     (tmp_path / "utt2lang").write_text("a de\nb\nc \n")
     assert read_table(tmp_path / "utt2lang") == {"a": "de", "b": "", "c": ""}
-    with pytest.raises(ValueError, match="utt2lang:2: expected a value after 'b', got none"):
-        read_table(tmp_path / "utt2lang", allow_empty=False)
 
 
-def test_ids_that_are_paths_end_at_a_tab_and_count_by_their_stem(tmp_path: Path) -> None:
-    (tmp_path / "hyp").write_text("x/my talk.wav\teins zwei\nb drei\tvier\nempty file.flac\t\nc.wav fünf\n")
-    expected = {"my talk": "eins zwei", "b drei": "vier", "empty file": "", "c": "fünf"}
-    assert read_table(tmp_path / "hyp", ids_are_paths=True) == expected
+def test_transcripts_are_named_by_paths_that_end_at_a_tab(tmp_path: Path) -> None:
+    (tmp_path / "hyp").write_text("x/my talk.wav\teins zwei\nd.1/b.2\tdrei\nempty file.FLAC\t\nc.1 vier\tfünf\n")
+    texts = ["eins zwei", "drei", "", "vier\tfünf"]
+    with pytest.raises(ValueError, match="hyp:4: expected an id without spaces .* got 'c.1 vier' with U\\+0020"):
+        read_transcripts(tmp_path / "hyp")
+    (tmp_path / "hyp").write_text("x/my talk.wav\teins zwei\nd.1/b.2\tdrei\nempty file.FLAC\t\nc.1 vier\n")
+    texts[-1] = "vier"
+    names = ["x/my talk.wav", "d.1/b.2", "empty file.FLAC", "c.1"]
+    assert read_transcripts(tmp_path / "hyp") == dict(zip(names, texts, strict=True))
+    names = ["my talk", "b.2", "empty file", "c.1"]
+    assert read_transcripts(tmp_path / "hyp", by_name=True) == dict(zip(names, texts, strict=True))
     (tmp_path / "hyp").write_text("x/a.wav\teins\ny/a.flac\tzwei\n")
     with pytest.raises(ValueError, match=r"hyp:2: expected one line per id, got 'a' again \(line 1\)"):
-        read_table(tmp_path / "hyp", ids_are_paths=True)
+        read_transcripts(tmp_path / "hyp", by_name=True)
+
+
+SPACES = ["\u00a0", "\u3000", "\u0085", "\u2028", "\v", "\x1c", "\x00", "\ufeff"]
+
+
+@pytest.mark.parametrize("space", SPACES, ids=ascii)
+def test_an_id_that_some_reader_would_split_is_refused_with_file_and_line(tmp_path: Path, space: str) -> None:
+    (tmp_path / "text").write_text(f"a x{space}y\nb{space}1 x\n", encoding="utf-8")
+    message = rf"text:2: expected an id without spaces and control characters, got .* with U\+{ord(space):04X}; rename"
+    with pytest.raises(ValueError, match=message):
+        read_table(tmp_path / "text")
+    (tmp_path / "text").write_text(f"a x{space}y\n", encoding="utf-8")
+    assert read_table(tmp_path / "text") == {"a": f"x{space}y"}
+    with pytest.raises(ValueError, match="text:1: expected an id"):
+        read_table(tmp_path / "text", values_are_ids=True)
+    with pytest.raises(ValueError, match="expected an id"):
+        write_table(tmp_path / "text", {f"b{space}1": "x"})
+
+
+@pytest.mark.parametrize("name", ["wav.scp", "text", "utt2spk", "utt2lang", "segments"])
+def test_every_table_of_a_directory_is_checked(tmp_path: Path, name: str) -> None:
+    KaldiDir(tmp_path, {"a": "a.wav"}, {"a": "x"}, {"a": "s"}, {"a": "de"}, {"a": KaldiSegment("a", 0, 1)}).write(
+        tmp_path
+    )
+    KaldiDir.read(tmp_path)
+    with (tmp_path / name).open("a", encoding="utf-8") as table:
+        table.write("b\u00a01 0 1\n")
+    with pytest.raises(ValueError, match=f"{name}:2: expected an id"):
+        KaldiDir.read(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
+def test_wide_encodings_are_refused_with_file_and_line(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "text").write_text("a x\nb y\n", encoding=encoding)
+    with pytest.raises(ValueError, match="text:1: expected "):
+        read_table(tmp_path / "text")
+
+
+def test_lines_that_end_in_carriage_returns_alone_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(b"a x\rb y\r")
+    with pytest.raises(ValueError, match="text:1: expected one line, got a carriage return inside it"):
+        read_table(tmp_path / "text")
+
+
+def test_a_line_break_in_a_value_is_written_as_a_space(tmp_path: Path) -> None:
+    write_table(tmp_path / "text", {"a": "eins \r\n zwei\n\ndrei\n"})
+    assert read_table(tmp_path / "text") == {"a": "eins zwei drei"}
 
 
 def test_a_repeated_id_is_refused_with_file_and_line(tmp_path: Path) -> None:
@@ -80,7 +133,7 @@ def test_a_missing_directory_or_file_is_named(tmp_path: Path) -> None:
 
 def test_every_problem_of_an_utterance_is_named(tmp_path: Path) -> None:
     segments = {utt: KaldiSegment("q" if utt == "c" else "r", 0, 1) for utt in "abce"}
-    text = {"a": "x", "b": "\u3000", "c": "x", "d": "x"}
+    text = {"a": "x", "b": "\u3000\u200b", "c": "x", "d": "x"}
     kaldi = KaldiDir(tmp_path, {"r": "r.wav"}, text, segments=segments)
     problems = ["empty transcript", "not in wav.scp", "not in segments", "not in text"]
     assert [kaldi.problem(utt) for utt in kaldi.utterances()] == [None, *problems]

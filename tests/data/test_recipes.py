@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import yaml
 
-from espnet_lole.data import corpora
+from espnet_lole import languages
 from espnet_lole.data.collecting import collect
 from espnet_lole.data.corpora import load_corpus
 from espnet_lole.data.formatting import format_dir
@@ -33,7 +33,7 @@ SCRIPTS = {
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make recipes with their data of two utterances; the current directory is another."""
-    monkeypatch.setattr(corpora, "whisper_languages", lambda: NAMES)
+    monkeypatch.setattr(languages, "whisper_languages", lambda: NAMES)
     monkeypatch.setenv("ESPNET_ROOT", str(tmp_path / "espnet"))
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")

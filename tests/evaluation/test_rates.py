@@ -42,8 +42,8 @@ def test_counts_by_hand() -> None:
     counts = count(
         pairs(["the cat sat", "a b c d", "gone", "", "same"], ["the dog sat down", "a c d", "", "extra", "same"]), "wer"
     )
-    assert counts == Counts(4, 9, 6, 1, 2, 1, 3, 1)
-    assert counts.percentages == pytest.approx((600 / 9, 100 / 9, 200 / 9, 100 / 9, 400 / 9, 75))
+    assert counts == Counts(5, 9, 6, 1, 2, 2, 4, 1)
+    assert counts.percentages == pytest.approx((600 / 9, 100 / 9, 200 / 9, 200 / 9, 500 / 9, 80))
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,8 @@ inference_tag=$(basename "${inference_config}" .yaml)$(tr -d ' =/' <<<"${inferen
 
 if run_stage 1 "Data preparation: ${corpus} to data/"; then
     # shellcheck disable=SC2086  # options
-    local/data.sh --corpus "${corpus}" --langs "${langs}" --nj "${nj}" --python "${python}" ${local_data_opts}
+    local/data.sh --corpus "${corpus}" --backbone "${backbone}" --langs "${langs}" --nj "${nj}" --python "${python}" \
+        ${local_data_opts}
 fi
 
 if run_stage 2 "Speed perturbation: ${speed_perturb_factors:-none}"; then
