@@ -1,4 +1,4 @@
-"""Text normalisation as in Whisper's paper (https://arxiv.org/abs/2212.04356, appendix C), with marks and case right."""
+"""Text normalisation as in Whisper's paper (arXiv 2212.04356, appendix C), with marks and capitals by language."""
 
 from __future__ import annotations
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from espnet_lole.bin.lole_data import main
 from espnet_lole import languages
+from espnet_lole.bin.lole_data import main
 from espnet_lole.data.kaldi import KaldiDir, read_table
 
 
