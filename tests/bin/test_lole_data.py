@@ -1,19 +1,22 @@
 """The command line prepares data stage by stage, and reports a mistake in one line."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from whisper.tokenizer import LANGUAGES
 
 from espnet_lole import languages
 from espnet_lole.bin.lole_data import main
 from espnet_lole.data.kaldi import KaldiDir, read_table
+from espnet_lole.whisper.sizes import Size
 
 
 @pytest.fixture(autouse=True)
 def _few_languages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work in a new folder, with two languages so that Whisper is not imported."""
+    """Work in a new folder, with two languages."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(languages, "whisper_languages", lambda: {"de": "german", "no": "norwegian"})
 
@@ -39,6 +42,31 @@ def test_stages_follow_each_other_and_print_what_they_drop(capsys: pytest.Captur
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "lang  | utts min spk dropped | utts min spk dropped" and len(lines) == 4
     assert set(read_table("dump/train/utt2lang")) == {"no_a", "sp0.9-no_a"}
+
+
+@pytest.mark.parametrize(
+    ("langs", "backbone", "message"),
+    [
+        ("yue", "openai/whisper-medium", "corpus.yaml: the backbone has 99 languages, and 'yue' .*whisper-large-v3"),
+        ("", "tiny", "corpus.yaml: the backbone has 99 languages, and 'yue'"),
+        ("de", "english", "expected a multilingual Whisper"),
+        ("de", "nowhere", "expected backbone to be a folder"),
+        ("yue", "openai/whisper-large-v3", "expected a Kaldi directory"),
+        ("de", "tiny", "expected a Kaldi directory"),
+    ],
+)
+def test_a_backbone_without_the_languages_is_refused_before_anything_is_read(
+    langs: str, backbone: str, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(languages, "whisper_languages", lambda: LANGUAGES)
+    Size(8, 1, 1, 1).config().save_pretrained("tiny")
+    Size(8, 1, 1, 1, vocab=51864).config().save_pretrained("english")
+    sets = "{train: none, dev: none, test: none}"
+    Path("corpus.yaml").write_text(f"languages:\n  de: {sets}\n  yue: {sets}\n")
+    with pytest.raises(SystemExit, match="1"):
+        main(["collect", "--corpus", "corpus.yaml", "--langs", langs, "--backbone", backbone])
+    assert re.match(f"error: {message}", capsys.readouterr().err)
+    assert not Path("data").exists()
 
 
 @pytest.mark.parametrize(

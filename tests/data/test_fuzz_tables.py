@@ -56,22 +56,15 @@ def test_a_table_is_read_as_by_espnet_or_refused_with_file_and_line(tmp_path: Pa
             assert re.match(rf"{re.escape(str(file))}:\d+: expected ", str(error))
             outcomes["refused"] += 1
             expected = espnets(plain)
-            ids = re.split(rb"[\r\n]+", plain.read_bytes())
-            odd = any(
-                re.search(
-                    r"[\x00-\x08\x0b-\x1f\ufeff\s]",
-                    line.decode("utf-8", "replace").strip(" \t").split(" ")[0].split("\t")[0],
-                )
-                for line in ids
-            )
+            ids = [re.split("[ \t]", line.strip(" \t"))[0] for line in raw.decode("utf-8-sig", "replace").split("\n")]
+            odd = any(re.search(r"[\x00-\x1f\ufeff\s]", key) for key in ids)
             assert expected is None or odd or b"\r" in raw, raw
         else:
             outcomes["read"] += 1
             assert {key: " ".join(value.split()) for key, value in table.items()} == espnets(plain), raw
-            write_table(file, table)
-            again = {key: " ".join(value.split()) for key, value in read_table(file).items()}
-            assert again == {key: " ".join(value.split()) for key, value in table.items()}
-    print(outcomes)
+            if rng.random() < 0.1:  # a write waits for the disk
+                write_table(file, table)
+                assert read_table(file) == {key: table[key] for key in sorted(table)}, raw
     assert min(outcomes.values()) > EXAMPLES / 20
 
 

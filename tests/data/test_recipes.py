@@ -13,7 +13,7 @@ from espnet_lole.data.collecting import collect
 from espnet_lole.data.corpora import load_corpus
 from espnet_lole.data.formatting import format_dir
 from espnet_lole.data.kaldi import read_table, write_table
-from espnet_lole.data.recipes import BEYOND_LIMIT, run_in_folder
+from espnet_lole.data.recipes import BEYOND_LIMIT, Recipe, run_in_folder
 
 NAMES = {"de": "german", "en": "english", "ko": "korean", "zh": "chinese"}
 SCRIPTS = {
@@ -70,6 +70,14 @@ def entry(recipe: str, sets: str, **more: object) -> dict:
     """Return the entry of a language, whose sets are those of train, dev and test."""
     train, dev, test = sets.split()
     return {"recipe": recipe, "train": train, "dev": dev, "test": test.replace("+", " "), **more}
+
+
+def test_capitals_become_lower_case_by_the_rules_of_their_language(checkout: Path) -> None:
+    texts = {"tr": ("KIRMIZI İP", "kırmızı ip"), "az": ("QIZIL", "qızıl"), "el": ("ΟΔΟΣ", "οδος"), "en": ("III", "iii")}
+    recipe = Recipe("any/asr1", lower=True)
+    assert {lang: recipe.clean(text, lang) for lang, (text, _) in texts.items()} == {
+        lang: expected for lang, (_, expected) in texts.items()
+    }
 
 
 def test_recipes_of_several_conventions_become_formatted_audio(checkout: Path) -> None:

@@ -31,6 +31,11 @@ def test_only_spaced_languages_start_with_a_space(tokenizer):
     assert not tokenizer.pieces(tokenizer.encode("二", "zh"))[0].startswith("▁")
 
 
+@pytest.mark.parametrize("text", ["eins\nzwei", "eins \r\n zwei\n", "\neins\n\n zwei", "eins\u2028zwei"])
+def test_a_decoded_text_is_one_line(tokenizer, text):
+    assert tokenizer.decode(tokenizer.encode(text, "de")) == "eins zwei"
+
+
 def test_the_vocabulary_determines_the_languages():
     assert "yue" in WhisperTokenizer(51866).languages
     assert "yue" not in WhisperTokenizer(51865).languages
@@ -38,3 +43,5 @@ def test_the_vocabulary_determines_the_languages():
         WhisperTokenizer(51864)
     with pytest.raises(ValueError, match="expected a language code of Whisper, got 'xx'"):
         WhisperTokenizer(51865).prompt("xx")
+    with pytest.raises(ValueError, match="has 99 languages, and 'yue' .*openai/whisper-large-v3"):
+        WhisperTokenizer(51865).prompt("yue")
