@@ -12,6 +12,7 @@ REQUIRES = [
     "kaldiio",
     "soxr",
     "numpy",
+    "regex",
     "pydantic>=2",
     "pyyaml",
     "tqdm",

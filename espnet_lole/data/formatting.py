@@ -20,6 +20,7 @@ from espnet_lole.data.audio import (
 )
 from espnet_lole.data.kaldi import NO_LANGUAGE, KaldiDir, atomic_dir, write_table
 from espnet_lole.data.summary import Tally, format_reasons
+from espnet_lole.languages import check_language
 
 FORMATS = ("flac", "wav")
 PROGRESS_SECONDS = 5.0
@@ -38,7 +39,8 @@ def format_dir(src: str | Path, dst: str | Path, audio_format: str = "flac", nj:
         The counts of each language.
 
     Raises:
-        ValueError: an option is out of range, `src` is `dst`, or no utterance of a language can be used.
+        ValueError: an option is out of range, `src` is `dst`, a language is none of Whisper's, or no utterance of one
+            can be used.
     """
     if audio_format not in FORMATS:
         raise ValueError(f"expected an audio format of {', '.join(FORMATS)}, got '{audio_format}'; choose one of these")
@@ -48,6 +50,9 @@ def format_dir(src: str | Path, dst: str | Path, audio_format: str = "flac", nj:
     if final == Path(os.path.realpath(src)):
         raise ValueError(f"expected dst to differ from src, got {src} for both; choose another dst")
     kaldi = KaldiDir.read(src)
+    for language in kaldi.by_language():
+        if language != NO_LANGUAGE:
+            check_language(language, kaldi.path / "utt2lang")
     with atomic_dir(final) as folder:
         (folder / "data").mkdir()
         samples, dropped = _write_data(kaldi, folder / "data", audio_format, nj)

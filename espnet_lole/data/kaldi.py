@@ -3,7 +3,6 @@
 import math
 import os
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +13,8 @@ from typing import NamedTuple
 from espnet_lole.atomic_io import atomic_folder, write_text_atomic
 
 NO_LANGUAGE = "?"  # stands for the language of utterances that utt2lang does not list
-BREAK = r"[ \t]*[\r\n][ \t\r\n]*"
+NO_ID = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ufeff]")  # spaces, control characters and byte-order marks
+BREAK = re.compile(r"[ \t]*[\r\n][ \t\r\n]*")
 AUDIO_ENDINGS = tuple(
     f".{ending}"
     for ending in "wav flac mp3 ogg oga opus m4a mp4 mov mkv mka webm amr aac wma aif aiff au sph caf w64 3gp".split()
@@ -178,7 +178,7 @@ def check_id(name: str, where: str | Path) -> str:
     Raises:
         ValueError: it contains a space, a control character or a byte-order mark.
     """
-    if wrong := [c for c in name if c.isspace() or unicodedata.category(c) == "Cc" or c == "\ufeff"]:
+    if wrong := NO_ID.search(name):
         raise ValueError(
             f"{where}: expected an id without spaces and control characters, got {ascii(name)} with "
             f"U+{ord(wrong[0]):04X}; rename it in every table"
@@ -301,7 +301,7 @@ def write_table(path: str | Path, table: Mapping[str, object]) -> None:
     Raises:
         ValueError: an id could not be read again.
     """
-    lines = (f"{check_id(key, path)} {re.sub(BREAK, ' ', str(table[key]))}" for key in sorted(table))
+    lines = (f"{check_id(key, path)} {BREAK.sub(' ', str(table[key]))}" for key in sorted(table))
     write_text_atomic(path, "".join(line.rstrip(" ") + "\n" for line in lines))
 
 

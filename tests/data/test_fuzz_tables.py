@@ -49,7 +49,8 @@ def test_a_table_is_read_as_by_espnet_or_refused_with_file_and_line(tmp_path: Pa
     for _ in range(EXAMPLES):
         raw = random_table(rng)
         file.write_bytes(raw)
-        plain.write_bytes(raw.removeprefix(b"\xef\xbb\xbf"))  # ESPnet does not know byte-order marks
+        lines = raw.removeprefix(b"\xef\xbb\xbf").splitlines(keepends=True)
+        plain.write_bytes(b"".join(line for line in lines if line.strip()))  # ESPnet knows no BOM and no blank lines
         try:
             table = read_table(file)
         except ValueError as error:
