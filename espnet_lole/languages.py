@@ -63,7 +63,8 @@ def lower(text: str, lang: str) -> str:
     """Convert a text to lower case by the rules of its language.
 
     ``str.lower`` follows Unicode, with the final sigma of Greek. Turkish and Azeri have a dotless i besides: I becomes
-    ı, and İ, which may be two characters, becomes i.
+    ı, and İ, which may be two characters, becomes i. The dots that Lithuanian dictionaries keep under accents are not
+    added.
     """
     if lang in ("tr", "az"):
         text = text.replace("I\u0307", "İ").translate(_DOTTED_AND_DOTLESS)

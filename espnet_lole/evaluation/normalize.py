@@ -60,7 +60,7 @@ def _normalize(text: str, lang: str) -> str:
     text = _SPACING_MARK.sub(" ", text)  # a spacing accent, such as ´, is a symbol that NFKC makes a space and a mark
     for decomposed, composed in _RECOMPOSED.items():
         text = text.replace(decomposed, composed)
-    return lower(_SYMBOL.sub(" ", text), lang)
+    return unicodedata.normalize("NFC", lower(_SYMBOL.sub(" ", text), lang))
 
 
 def wer_or_cer(lang: str) -> str:
