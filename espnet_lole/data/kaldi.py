@@ -197,9 +197,14 @@ def _split_transcript(line: str, where: str) -> tuple[str, str]:
     key, tab, text = line.strip(" ").partition("\t")
     if not tab:
         return _split_line(line, where)
-    if key.lower().endswith(AUDIO_ENDINGS):
-        return key, text.strip(" \t")
-    return check_id(key, where), text.strip(" \t")
+    if not key.lower().endswith(AUDIO_ENDINGS):
+        if " " in key:
+            raise ValueError(
+                f"{where}: expected a tab after an id or the name of an audio file, got one after '{key[:40]}'; "
+                "replace tabs inside texts by spaces"
+            )
+        check_id(key, where)
+    return key, text.strip(" \t")
 
 
 def _file_name(path: str) -> str:

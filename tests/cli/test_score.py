@@ -48,7 +48,7 @@ def test_names_match_whole_or_without_folder_and_audio_ending(tmp_path, capsys, 
         ("s.1 eins", "s.wav\teins", "hyp: 1 of 1 utterances have no hypothesis: s.1"),
         ("s eins", "s zw\u00f6lf".encode("latin-1"), "hyp:1: expected UTF-8"),
         ("s\u00a01 eins", "s\u00a01 eins", "ref:1: expected an id without spaces"),
-        ("s eins\tzwei", "s eins\tdrei", "ref:1: expected an id without spaces"),
+        ("s eins\tzwei", "s eins\tdrei", "ref:1: expected a tab after an id"),
     ],
 )
 def test_names_that_differ_or_are_ambiguous_are_refused(tmp_path, capsys, refs, hyps, message):
