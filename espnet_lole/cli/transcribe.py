@@ -4,7 +4,7 @@ Examples:
   lole transcribe talk.wav --model exp/lole_train_mole_raw_lole_mini_seed0
   lole transcribe a.wav b.flac --model DIR --lang de --output json > results.jsonl
   lole transcribe talk.mp3 --model DIR --output srt > talk.srt
-  lole transcribe *.wav --model DIR --output vtt --output_dir subtitles
+  lole transcribe recordings/ talk.mp4 --model DIR --output vtt --output_dir subtitles
   lole transcribe talk.wav --model DIR --output srt --timestamps > talk.srt
   cat talk.wav | lole transcribe - --model DIR
 """
@@ -24,6 +24,11 @@ from espnet_lole.atomic_io import write_text_atomic
 if TYPE_CHECKING:
     from espnet_lole.inference.results import Result
 
+AUDIO = (
+    ".3gp .aac .ac3 .aif .aifc .aiff .amr .ape .asf .au .avi .caf .flac .flv .m4a .m4b .m4v .mka .mkv .mov .mp2 .mp3 "
+    ".mp4 .mpg .mts .oga .ogg .ogv .opus .rm .snd .sph .spx .tta .ts .voc .w64 .wav .webm .wma .wmv .wv"
+).split()
+"""Suffixes of the files that are transcribed in a folder."""
 MAX_SECONDS = 30.0
 SEGMENT_SECONDS = {"text": MAX_SECONDS, "json": MAX_SECONDS, "srt": 8.0, "vtt": 8.0}
 """Maximum length of a segment in each form of output, without timestamps."""
@@ -31,9 +36,7 @@ SEGMENT_SECONDS = {"text": MAX_SECONDS, "json": MAX_SECONDS, "srt": 8.0, "vtt": 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument(
-        "files", nargs="+", help="audio files that libsndfile reads (wav, flac, ogg, mp3); -: standard input"
-    )
+    parser.add_argument("files", nargs="+", help="audio files, videos, or folders of them; -: standard input")
     add_model_arguments(parser)
     parser.add_argument("--lang", help="language of all files; default: the system finds it")
     parser.add_argument(
@@ -68,52 +71,64 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Transcribe the files.
+    """Transcribe the files; one that cannot be read does not stop the others.
 
     Raises:
-        ValueError: a file cannot be read, or options contradict each other.
+        ValueError: a file could not be read, or options contradict each other.
         FileNotFoundError: the system is not there.
     """
-    names = [Path(file).stem for file in args.files]
-    if args.output in ("srt", "vtt") and len(names) > 1 and args.output_dir is None:
+    files = [file for given in args.files for file in _expand(given)]
+    if args.output in ("srt", "vtt") and len(files) > 1 and args.output_dir is None:
         raise ValueError(f"--output {args.output} needs --output_dir for several files: each gets a file of its own")
-    if args.output_dir is not None and len(set(names)) < len(names):
+    if args.output_dir is not None and len({name for _, name in files}) < len(files):
         raise ValueError(
             "two files have the same name, so that --output_dir would get one of them only: transcribe them apart"
         )
     from tqdm import tqdm
 
     from espnet_lole import Speech2Text
-    from espnet_lole.data.audio import AudioError
+    from espnet_lole.data.reading import duration
+    from espnet_lole.data.samples import AudioError
 
     s2t = Speech2Text.from_pretrained(
         args.model, args.backbone, device=args.device, config=args.config, timestamps=args.timestamps
     )
-    inputs = [_standard_input() if file == "-" else file for file in args.files]
+    inputs = [_standard_input() if file == "-" else file for file, _ in files]
     longest = args.max_segment or (MAX_SECONDS if s2t.search.timestamps else SEGMENT_SECONDS[args.output])
-    try:
-        with tqdm(total=_total_seconds(args.files), unit="s", unit_scale=True, disable=None, desc="audio") as progress:
-            for name, result in zip(names, s2t.transcribe(inputs, args.lang, longest, progress.update), strict=True):
-                _write(_format(result, args.output, len(names) > 1 and args.output_dir is None), name, args)
-    except AudioError as error:
-        raise ValueError(error) from error
+    total, errors = sum(duration(file) or 0.0 for file in inputs) or None, []
+    with tqdm(total=total, unit="s", unit_scale=True, disable=None, desc="audio") as progress:
+        results = s2t.transcribe(inputs, args.lang, longest, progress.update, return_exceptions=True)
+        for (_, name), result in zip(files, results, strict=True):
+            if isinstance(result, AudioError):
+                errors.append(result)
+            else:
+                _write(_format(result, args.output, len(files) > 1 and args.output_dir is None), name, args)
+    for error in errors if len(files) > 1 else ():
+        print(f"error: {error}", file=sys.stderr)
+    if errors:
+        raise errors[0] if len(files) == 1 else ValueError(f"{len(errors)} of {len(files)} files were not transcribed")
+
+
+def _expand(given: str) -> list[tuple[str, str]]:
+    """List a file, or the audio files and videos in a folder, with the names of their outputs.
+
+    Raises:
+        ValueError: the folder has none.
+    """
+    folder = Path(given)
+    if not folder.is_dir():
+        return [(given, folder.stem)]
+    found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in AUDIO and path.is_file()]
+    if not found:
+        raise ValueError(f"the folder {given} has no audio file: looked for {' '.join(AUDIO)}")
+    return [(str(path), str(path.relative_to(folder).with_suffix(""))) for path in found]
 
 
 def _standard_input() -> io.BytesIO:
-    """Read standard input into memory, because libsndfile seeks in a file."""
+    """Read standard input into memory, because decoders seek in a file."""
     stream = io.BytesIO(sys.stdin.buffer.read())
     stream.name = "-"
     return stream
-
-
-def _total_seconds(files: list[str]) -> float | None:
-    """Add up the files' durations; None if a header has none."""
-    import soundfile
-
-    try:
-        return sum(soundfile.info(file).duration for file in files)
-    except (soundfile.SoundFileError, OSError):
-        return None
 
 
 def _format(result: Result, output: str, named: bool) -> str:

@@ -2,10 +2,8 @@
 
 import io
 import os
-import re
 import subprocess
 from pathlib import Path
-from typing import BinaryIO
 
 import kaldiio
 import numpy as np
@@ -13,19 +11,12 @@ import soundfile
 import soxr
 
 from espnet_lole.data.kaldi import KaldiSegment
+from espnet_lole.data.reading import SAMPLE_RATE, read_file
+from espnet_lole.data.samples import AudioError, to_mono
 
-SAMPLE_RATE = 16000
 WHISPER_SECONDS = (0.025, 30.0)  # shortest and longest audio that Whisper accepts
 ARK_AUDIO = (b"RIFF", b"AUDIO", b"fLaC")
-TRUNCATED_SECONDS = 0.1  # a file that lacks more than this of what its header promises is truncated
 OVERSHOOT_SECONDS = 0.5  # a segment may end this much after its recording
-# Two sizes in libsndfile's log: the header's, and the one that fits the file
-HEADER_SIZE = re.compile(r"^\s*(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
-STREAM_SIZE = 0x7FFF0000  # programs that write to a pipe put this size or a larger one into the header
-
-
-class AudioError(Exception):
-    """The audio of an utterance cannot be used; the message is the reason, `kind: detail`."""
 
 
 def split_ark(entry: str) -> tuple[str, int | None]:
@@ -51,40 +42,6 @@ def read_audio(entry: str) -> tuple[np.ndarray, int]:
     return read_file(entry) if offset is None else _read_ark(path, offset)
 
 
-def read_file(file: str | BinaryIO) -> tuple[np.ndarray, int]:
-    """Read an audio file, given by its path or opened.
-
-    Returns:
-        Samples, averaged over the channels, float32 in [-1, 1] of shape (T,), and their rate.
-
-    Raises:
-        AudioError: the file does not exist, cannot be decoded, or is shorter than its header promises.
-    """
-    name = file if isinstance(file, str) else getattr(file, "name", "standard input")
-    if isinstance(file, str) and not os.path.isfile(file):
-        raise AudioError(f"missing file: {file}")
-    if isinstance(file, str) and not os.path.getsize(file):
-        raise AudioError(f"empty file: {file}")
-    try:
-        with soundfile.SoundFile(file) as sound:
-            promised, rate = float(sound.frames), sound.samplerate
-            samples = sound.read(dtype="float32", always_2d=True)
-            sizes = HEADER_SIZE.search(sound.extra_info)
-    except (soundfile.SoundFileError, OSError, TypeError, ValueError, MemoryError) as error:
-        raise AudioError(f"cannot be decoded: {name}: {getattr(error, 'error_string', error)}") from error
-    if sizes and int(sizes[1]) < STREAM_SIZE and len(samples):
-        promised *= int(sizes[1]) / int(sizes[2])  # libsndfile counts the frames that exist
-    if promised - len(samples) > TRUNCATED_SECONDS * rate:
-        seconds = len(samples) / rate
-        raise AudioError(f"truncated: {name}: the header promises {promised / rate:.2f} s, {seconds:.2f} s are there")
-    return _mono(samples), rate
-
-
-def _mono(samples: np.ndarray) -> np.ndarray:
-    """Average the channels: float32 (T, channels) -> (T,)."""
-    return samples.mean(axis=1, dtype=np.float32)
-
-
 def _run(command: str) -> bytes:
     """Return the standard output of a shell command."""
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], stdin=subprocess.DEVNULL, capture_output=True)
@@ -106,8 +63,7 @@ def _read_ark(path: str, offset: int) -> tuple[np.ndarray, int]:
         rate, samples = kaldiio.load_mat(f"{path}:{offset}")
     except (AssertionError, EOFError, RuntimeError, OSError, ValueError, MemoryError) as error:
         raise AudioError(f"cannot be decoded: {path}:{offset}: {getattr(error, 'error_string', error)}") from error
-    scale = -float(np.iinfo(samples.dtype).min) if np.issubdtype(samples.dtype, np.signedinteger) else 1.0
-    return _mono((samples.astype(np.float32) / scale).reshape(len(samples), -1)), rate
+    return to_mono(samples, f"{path}:{offset}"), rate
 
 
 def cut(samples: np.ndarray, rate: int, segment: KaldiSegment) -> np.ndarray:
@@ -143,10 +99,8 @@ def resample(samples: np.ndarray, rate: float) -> np.ndarray:
         float32 (T * 16000 / rate,).
 
     Raises:
-        AudioError: there are no samples, or some are not finite.
+        AudioError: there are no samples.
     """
-    if not np.isfinite(samples).all():
-        raise AudioError("not finite: the samples contain NaN or infinity")
     if rate != SAMPLE_RATE and len(samples):
         samples = soxr.resample(samples, rate, SAMPLE_RATE)
     if not len(samples):

@@ -6,31 +6,26 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import zip_longest
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
-from typing import BinaryIO
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from espnet_lole.data.audio import read_file, resample
+from espnet_lole.data.inputs import Input, as_inputs, name_input, read_input
+from espnet_lole.data.samples import AudioError
 from espnet_lole.inference.batching import Audio, transcribe
 from espnet_lole.inference.load import SystemFolder, find_system, load_transcriber, read_decoding_config
 from espnet_lole.inference.longform import join
 from espnet_lole.inference.results import Hypothesis, Result, Segment
 from espnet_lole.inference.search import SearchConfig
+from espnet_lole.inference.streaming import Recording
 from espnet_lole.inference.timestamps import split_at_timestamps
 from espnet_lole.inference.transcriber import Transcriber
 from espnet_lole.lole.mole import RoutingConfig
 from espnet_lole.whisper.features import MAX_SAMPLES, SAMPLE_RATE
 
-Speech = np.ndarray | Tensor
-Input = str | PathLike | BinaryIO | Speech | tuple[Speech, int]
-"""A file by its path or opened; samples at 16 kHz, shape (S,) or (S, channels); or samples and their rate."""
-
 READ_AHEAD = 8
-"""Batches of audio that are read before they are sorted by length."""
+"""Batches of audio that are read before their pieces are sorted by length."""
 
 
 class Speech2Text:
@@ -80,7 +75,7 @@ class Speech2Text:
             ValueError: the folder holds no system, the YAML has an unknown key, or it allows too few tokens.
         """
         system = find_system(Path(folder), backbone, languages)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = find_device(device)
         batch_seconds, search, routing = read_decoding_config(None if config is None else Path(config))
         return cls(system, device, batch_seconds, replace(search, timestamps=timestamps or search.timestamps), routing)
 
@@ -94,20 +89,24 @@ class Speech2Text:
         """The loaded system."""
         return load_transcriber(self.system, self.device, self.search, self.routing)
 
-    def __call__(self, speech: Speech, lang: str | None = None) -> list[tuple[str, list[str], list[int], Hypothesis]]:
+    def __call__(self, speech: Input, lang: str | None = None) -> list[tuple[str, list[str], list[int], Hypothesis]]:
         """Transcribe one utterance; the result has the form of ESPnet's ``Speech2Text``.
 
         Args:
-            speech: samples at 16 kHz in [-1, 1], shape (S,); any length.
+            speech: samples at 16 kHz in [-1, 1], shape (S,), of any length, or another ``Input``.
             lang: code of its language; None: the system finds it.
 
         Returns:
             The best hypothesis as (text, tokens, token ids, hypothesis); none if the audio is under 25 ms.
 
         Raises:
+            AudioError: the speech cannot be read.
             ValueError: the language is unknown, or the system needs one.
         """
-        pieces = _recording("", load_speech(speech), lang).pieces()
+        recording = Recording("", lang)
+        pieces = list(recording.read(read_input(speech, name_input(speech, 0)), MAX_SAMPLES))
+        if recording.error is not None:
+            raise recording.error
         if not pieces:
             return []
         (hypotheses,) = transcribe(self.transcriber, [pieces], self.batch_seconds)
@@ -120,41 +119,62 @@ class Speech2Text:
         langs: str | Iterable[str | None] | None = None,
         max_segment: float = MAX_SAMPLES / SAMPLE_RATE,
         progress: Callable[[float], object] | None = None,
-    ) -> Iterator[Result]:
+        return_exceptions: bool = False,
+    ) -> Iterator[Result | AudioError]:
         """Transcribe recordings of any length, rate and language, in batches sorted by length.
 
+        Audio is read as a stream: hours take no more memory than minutes.
+
         Args:
-            inputs: one or many; an iterator is read a few batches ahead.
+            inputs: one or many, see ``Input``; an iterator is read a few batches ahead.
             langs: language of all, or of each (None: the system finds it).
             max_segment: maximum length of a segment in seconds, 1 to 30; recordings are split at silences.
             progress: called with the seconds of audio of each finished batch.
+            return_exceptions: go on after an input that cannot be read, and return its ``AudioError`` as its result.
 
         Yields:
             The result of each input, in their order.
 
         Raises:
-            AudioError: an input cannot be read.
+            AudioError: an input cannot be read; the results of those before it were returned.
             ValueError: a language is unknown or missing, or the numbers of languages and inputs differ.
         """
-        longest = round(max_segment * SAMPLE_RATE)
-        ahead: list[Audio] = []
+        longest, limit = round(max_segment * SAMPLE_RATE), READ_AHEAD * self.batch_seconds * SAMPLE_RATE
+        ahead: list[Recording] = []
+        waiting = 0
         for number, (item, lang) in enumerate(_pairs(inputs, langs)):
-            ahead.append(_recording(_name(item, number), load_speech(item), lang))
-            if sum(recording.num_samples for recording in ahead) >= READ_AHEAD * self.batch_seconds * SAMPLE_RATE:
-                yield from self._results(ahead, longest, progress)
-                ahead = []
-        if ahead:
-            yield from self._results(ahead, longest, progress)
+            name = name_input(item, number)
+            recording = Recording(name, lang)
+            ahead.append(recording)
+            for piece in recording.read(read_input(item, name), longest):
+                waiting += piece.num_samples
+                if waiting >= limit:
+                    self._decode(ahead, progress)
+                    yield from self._results(ahead[:-1], return_exceptions)
+                    ahead, waiting = [recording], 0
+            if recording.error is not None and not return_exceptions:
+                break
+        self._decode(ahead, progress)
+        yield from self._results(ahead, return_exceptions)
 
-    def _results(
-        self, recordings: Sequence[Audio], longest: int, progress: Callable[[float], object] | None
-    ) -> Iterator[Result]:
-        """Transcribe recordings that are batched together."""
-        pieces = [recording.pieces(longest) for recording in recordings]
-        hypotheses = transcribe(self.transcriber, pieces, self.batch_seconds, progress)
-        yield from map(self._result, recordings, pieces, hypotheses)
+    def _decode(self, recordings: Sequence[Recording], progress: Callable[[float], object] | None) -> None:
+        """Transcribe the waiting pieces of recordings together."""
+        pieces = [recording.waiting for recording in recordings]
+        decoded = transcribe(self.transcriber, pieces, self.batch_seconds, progress)
+        for recording, hypotheses in zip(recordings, decoded, strict=True):
+            recording.add(hypotheses)
 
-    def _result(self, recording: Audio, pieces: Sequence[Audio], hypotheses: Sequence[Hypothesis]) -> Result:
+    def _results(self, recordings: Iterable[Recording], return_exceptions: bool) -> Iterator[Result | AudioError]:
+        """Return the results of recordings that were read and transcribed to their end."""
+        for recording in recordings:
+            if recording.error is None:
+                yield self._result(recording, recording.pieces, recording.hypotheses)
+            elif return_exceptions:
+                yield recording.error
+            else:
+                raise recording.error
+
+    def _result(self, recording: Recording, pieces: Sequence[Audio], hypotheses: Sequence[Hypothesis]) -> Result:
         """Join the hypotheses of a recording's pieces."""
         duration = recording.num_samples / SAMPLE_RATE
         if not pieces:
@@ -171,37 +191,11 @@ class Speech2Text:
         )  # fmt: skip
 
 
-def load_speech(item: Input) -> np.ndarray:
-    """Read any input as float32 samples at 16 kHz, mono, shape (S,).
-
-    Raises:
-        AudioError: a file cannot be read.
-        ValueError: the samples are not numbers of shape (S,) or (S, channels).
-    """
-    if isinstance(item, str | PathLike):
-        item = read_file(fspath(item))
-    elif hasattr(item, "read"):
-        item = read_file(item)
-    speech, rate = item if isinstance(item, tuple) else (item, SAMPLE_RATE)
-    samples = np.asarray(speech)
-    if samples.ndim not in (1, 2) or samples.dtype.kind not in "if":
-        raise ValueError(
-            f"expected samples of shape (S,) or (S, channels), got {samples.dtype} of shape {samples.shape}"
-        )
-    if samples.dtype.kind == "i":
-        samples = samples / -float(np.iinfo(samples.dtype).min)
-    samples = samples.astype(np.float32)
-    mono = samples if samples.ndim == 1 else samples.mean(axis=1)
-    return np.ascontiguousarray(mono) if rate == SAMPLE_RATE else resample(mono, rate)
-
-
 def _pairs(
     inputs: Input | Iterable[Input], langs: str | Iterable[str | None] | None
 ) -> Iterator[tuple[Input, str | None]]:
     """Pair each input with its language."""
-    rated = isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[1], int)
-    if rated or isinstance(inputs, str | PathLike | np.ndarray | Tensor) or hasattr(inputs, "read"):
-        inputs = [inputs]
+    inputs = as_inputs(inputs)
     if langs is None or isinstance(langs, str):
         yield from ((item, langs) for item in inputs)
         return
@@ -215,11 +209,17 @@ def _pairs(
         yield item, lang
 
 
-def _name(item: Input, number: int) -> str:
-    """Name an input: its path, or its position."""
-    return fspath(item) if isinstance(item, str | PathLike) else getattr(item, "name", None) or str(number)
+def find_device(device: str | None) -> str:
+    """Check that a device exists; default: a GPU if there is one.
 
-
-def _recording(name: str, samples: np.ndarray, lang: str | None) -> Audio:
-    """Make a recording of samples in memory, shape (S,)."""
-    return Audio(name, lang, 0, len(samples), lambda start, stop: torch.from_numpy(samples[start:stop]))
+    Raises:
+        ValueError: PyTorch does not know it, or there is no such GPU.
+    """
+    gpus = torch.cuda.device_count()
+    try:
+        wanted = torch.device(device or ("cuda" if gpus else "cpu"))
+    except RuntimeError as error:
+        raise ValueError(f"expected a device cpu, cuda or cuda:N, got '{device}'") from error
+    if wanted.type == "cuda" and (wanted.index or 0) >= gpus:
+        raise ValueError(f"device {device}: PyTorch sees {gpus} GPUs on this machine; use --device cpu, or another GPU")
+    return str(wanted)

@@ -28,23 +28,15 @@ def test_a_pipe_whose_header_lacks_the_length_is_read_whole(tmp_path: Path) -> N
         assert (len(samples), rate) == (8000, 16000)
 
 
-@pytest.mark.parametrize("name", ["a.wav", "a.aiff", "a.au", "a.mp3"])
+@pytest.mark.parametrize("name", ["a.wav", "a.aiff", "a.au", "a.mp3", "a.flac"])
 def test_truncated_audio_is_refused(tmp_path: Path, name: str) -> None:
     soundfile.write(tmp_path / name, noise(2.0), 16000)
     whole = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(whole[: len(whole) // 2])
-    message = rf"^truncated: .*{name}.*: the header promises 2\.\d\d s, (0\.9|1\.0)\d s are there$"
+    message = rf"^truncated: .*{name}.*: the header promises 2\.\d\d s, (0\.9|1\.0|1\.1)\d s are there$"
     for entry in (str(tmp_path / name), f"cat {tmp_path / name} |"):
         with pytest.raises(AudioError, match=message):
             read_audio(entry)
-
-
-def test_truncated_flac_cannot_be_decoded(tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "a.flac", noise(2.0), 16000)
-    whole = (tmp_path / "a.flac").read_bytes()
-    (tmp_path / "a.flac").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(AudioError, match=r"cannot be decoded: .*a.flac: "):
-        read_audio(str(tmp_path / "a.flac"))
 
 
 def test_a_header_that_counts_itself_is_not_truncation(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_what_cannot_be_read_is_dropped_with_its_reason(tmp_path: Path) -> None:
         "nan": "not finite",
         "junk": "cannot be decoded",
         "ark": "cannot be decoded",
-        "noaudio": "cannot be decoded",
+        "noaudio": "empty file",
         "empty": "empty file",
         "missing": "missing file",
         "noark": "missing file",

@@ -169,7 +169,9 @@ def test_mistakes_are_refused(load, rows):
         list(s2t.transcribe(rows[:2], ["de"]))
     with pytest.raises(ValueError, match="got more languages than inputs after 1"):
         list(s2t.transcribe(rows[:1], ["de", "en"]))
-    with pytest.raises(ValueError, match=r"expected samples of shape \(S,\) or \(S, channels\)"):
+    with pytest.raises(
+        ValueError, match=r"input 0: expected samples of shape \(S,\), \(S, channels\) or \(channels, S\)"
+    ):
         s2t(np.zeros((2, 3, 4)))
     with pytest.raises(ValueError, match="there are experts for de en fr zh"):
         s2t(rows[0], "tr")

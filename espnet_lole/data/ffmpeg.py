@@ -1,0 +1,147 @@
+"""Decode compressed audio, and the sound of videos, with FFmpeg's libraries (PyAV)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import av
+import numpy as np
+
+from espnet_lole.data.containers import TRUNCATED_SECONDS, check_length, mp3_frames, ogg_streams, second_file
+from espnet_lole.data.samples import AudioError, full_scale
+
+FORMATS = (
+    "aac,ac3,eac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dts,flac,flv,mov,matroska,mp3,mpc,mpc8,mpeg,mpegts,nistsphere,"
+    "ogg,oma,rm,tak,tta,voc,w64,wav,wv"
+)
+"""Containers that may be opened; playlists are left out, because they name other files."""
+KNOW_THEIR_LENGTH = ("mov", "matroska", "flac", "asf", "ape", "caf", "tta", "wv", "tak", "flv", "avi")
+"""Containers whose header or index has the duration; FFmpeg estimates that of others."""
+DECODER_DELAY = 6
+"""Frames that a codec may add at the beginning and the end, or take away."""
+
+
+def decode(file: BinaryIO, name: str) -> Iterator[tuple[np.ndarray, int]]:
+    """Decode the main audio stream of a file.
+
+    Args:
+        file: the opened file, seekable.
+        name: its name, for messages.
+
+    Yields:
+        Samples, averaged over the channels, float32 (T,), and their rate, a frame of the codec at a time.
+
+    Raises:
+        AudioError: there is no audio, it cannot be decoded, or a part of it is missing.
+    """
+    file.seek(0)
+    try:
+        with av.open(file, options={"format_whitelist": FORMATS}, metadata_errors="replace") as container:
+            stream = container.streams.best("audio")
+            if stream is None:
+                raise AudioError(f"no audio: {name}: the file has no audio stream")
+            yield from _decode(container, stream, _Account(container, file, name))
+    except (av.FFmpegError, OSError, EOFError) as error:
+        raise AudioError(f"cannot be decoded: {name}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def duration(file: BinaryIO) -> float | None:
+    """Return the seconds that a file says or is estimated to have; None if there is no telling."""
+    file.seek(0)
+    try:
+        with av.open(file, options={"format_whitelist": FORMATS}, metadata_errors="replace") as container:
+            return None if container.duration is None else container.duration / av.time_base
+    except (av.FFmpegError, OSError, EOFError):
+        return None
+
+
+def _decode(
+    container: av.container.InputContainer, stream: av.AudioStream, account: _Account
+) -> Iterator[tuple[np.ndarray, int]]:
+    """Decode a stream; the account sees every packet and frame."""
+    for packet in container.demux():
+        ours = packet.stream.index == stream.index
+        account.add_packet(packet, ours)
+        if not ours:
+            continue
+        try:
+            frames = packet.decode()
+        except av.InvalidDataError:
+            account.lost += account.packet_seconds
+            continue
+        for frame in frames:
+            account.add_frame(frame)
+            yield _mono(frame), frame.sample_rate
+    account.check()
+
+
+def _mono(frame: av.AudioFrame) -> np.ndarray:
+    """Average the channels of a frame: float32 (T,)."""
+    samples = frame.to_ndarray()
+    samples = samples if frame.format.is_planar else samples.reshape(-1, frame.layout.nb_channels).T  # (channels, T)
+    scale, zero = full_scale(samples.dtype)
+    return ((samples.mean(axis=0, dtype=np.float64) - zero) / scale).astype(np.float32)
+
+
+class _Account:
+    """Compares what was decoded with the packets, their times and the container's duration.
+
+    Args:
+        container: the opened container.
+        file: its file.
+        name: its name, for messages.
+    """
+
+    def __init__(self, container: av.container.InputContainer, file: BinaryIO, name: str) -> None:
+        self.name, self.kind = name, container.format.name.partition(",")[0]
+        self.promised = self.frames = None
+        position = file.tell()
+        if (second := second_file(file, self.kind)) is not None:
+            raise AudioError(f"chained: {name}: another file begins at byte {second}; split them")
+        if self.kind == "ogg":
+            self.promised = sum(ogg_streams(file, name))
+        elif self.kind == "mp3":
+            self.frames = mp3_frames(file)
+        elif self.kind in KNOW_THEIR_LENGTH and container.duration is not None:
+            self.promised = container.duration / av.time_base
+        file.seek(position)
+        self.packets, self.packet_seconds, self.reached = 0, 0.0, 0.0
+        self.audio, self.decoded, self.lost, self.drift = 0.0, 0.0, 0.0, 0.0
+
+    def add_packet(self, packet: av.Packet, ours: bool) -> None:
+        """Count a packet, of the decoded stream or of another."""
+        seconds = float((packet.duration or 0) * packet.time_base) if packet.size else 0.0
+        if packet.pts is not None:
+            self.reached = max(self.reached, float(packet.pts * packet.time_base) + seconds)
+        if ours and packet.size:
+            self.packets, self.packet_seconds = self.packets + 1, seconds
+            self.audio += seconds
+
+    def add_frame(self, frame: av.AudioFrame) -> None:
+        """Count a frame.
+
+        Raises:
+            AudioError: it begins later than the frame before it ends.
+        """
+        if frame.time is not None:
+            drift = frame.time - self.decoded
+            if self.decoded and drift - self.drift > TRUNCATED_SECONDS:
+                gap = drift - self.drift
+                raise AudioError(f"damaged: {self.name}: {gap:.2f} s are missing at {self.decoded:.2f} s")
+            self.drift = drift
+        self.decoded += frame.samples / frame.sample_rate
+
+    def check(self) -> None:
+        """Check that all was decoded.
+
+        Raises:
+            AudioError: a part is missing.
+        """
+        if self.frames:
+            check_length(self.frames * self.packet_seconds, self.packets * self.packet_seconds, self.name)
+        elif self.promised is not None:
+            check_length(self.promised, self.decoded if self.kind == "ogg" else self.reached, self.name)
+        lost = max(self.lost, self.audio - self.decoded - DECODER_DELAY * self.packet_seconds)
+        if lost > TRUNCATED_SECONDS:
+            raise AudioError(f"damaged: {self.name}: {lost:.2f} s of {self.audio:.2f} s cannot be decoded")
