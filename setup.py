@@ -10,6 +10,7 @@ REQUIRES = [
     "openai-whisper",
     "soundfile",
     "kaldiio",
+    "av",  # wheels with FFmpeg's libraries
     "soxr",
     "numpy",
     "regex",

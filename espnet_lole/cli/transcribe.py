@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 AUDIO = (
     ".3gp .aac .ac3 .aif .aifc .aiff .amr .ape .asf .au .avi .caf .flac .flv .m4a .m4b .m4v .mka .mkv .mov .mp2 .mp3 "
-    ".mp4 .mpg .mts .oga .ogg .ogv .opus .rm .snd .sph .spx .tta .ts .voc .w64 .wav .webm .wma .wmv .wv"
+    ".mp4 .mpg .mts .oga .ogg .ogv .opus .snd .sph .spx .tta .voc .w64 .wav .webm .wma .wmv .wv"
 ).split()
 """Suffixes of the files that are transcribed in a folder."""
 MAX_SECONDS = 30.0

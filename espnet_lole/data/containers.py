@@ -20,6 +20,9 @@ BEGINNINGS = {
     "asf": (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c",),
 }
 """Container -> what stands once in a file, at its beginning."""
+UNCOMPRESSED_TAGS = (1, 3, 6, 7, 0xFFFE)
+"""Format tags of WAV files: PCM, floating point, A-law, mu-law, and the extensible form."""
+ASF_PROPERTIES = b"\xa1\xdc\xab\x8c\x47\xa9\xcf\x11\x8e\xe4\x00\xc0\x0c\x20\x53\x65"
 PRINTABLE = re.compile(rb"[ -~]{4}")
 XING = re.compile(rb"\xff[\xe2-\xff].{4,40}?(?:Xing|Info)\x00{3}[\x01\x03\x05\x07\x09\x0b\x0d\x0f](.{4})", re.DOTALL)
 
@@ -39,21 +42,60 @@ def check_length(promised: float, seconds: float, name: str) -> None:
         raise AudioError(f"truncated: {name}: the header promises {promised:.2f} s, {seconds:.2f} s are there")
 
 
-def riff_end(file: BinaryIO) -> int | None:
+def riff_end(file: BinaryIO, name: str) -> int | None:
     """Find the byte at which the chunks of a WAV or AIFF file end or make no sense; None: they fill the file.
 
     A chunk of unknown size, as programs that write to a pipe leave it, fills the file.
+
+    Raises:
+        AudioError: the format that the file states contradicts itself.
     """
     file.seek(0)
-    order = ">" if file.read(4) in (b"FORM", b"RIFX") else "<"
+    form = file.read(12)
+    order, frames = "<" if form.startswith(b"RIFF") else ">", 0
     position, end = 12, num_bytes(file)
     while position + 8 <= end:
         file.seek(position)
         marker, length = struct.unpack(f"{order}4sI", file.read(8))
         if not PRINTABLE.fullmatch(marker) or marker in (b"RIFF", b"RIFX", b"FORM"):
             return position
+        if marker == b"fmt ":
+            _check_wav(struct.unpack(f"{order}HHIIHH", file.read(16).ljust(16, b"\0")), name)
+        elif marker == b"COMM" and form.endswith(b"AIFF"):
+            channels, frames, bits = struct.unpack(">HIH", file.read(8).ljust(8, b"\0"))
+        elif marker == b"SSND" and frames and length - 8 != frames * channels * ((bits + 7) // 8):
+            raise AudioError(
+                f"damaged: {name}: the header contradicts itself: {length - 8} bytes for {frames} samples of "
+                f"{channels} channels and {bits} bits"
+            )
         position += 8 + length + length % 2
     return None
+
+
+def _check_wav(chunk: tuple[int, ...], name: str) -> None:
+    """Check that the fields of a WAV file's format chunk agree, if it is uncompressed.
+
+    Raises:
+        AudioError: they do not.
+    """
+    tag, channels, rate, byte_rate, frame, bits = chunk
+    width = frame / max(channels, 1)
+    agree = width == (bits + 7) // 8 or (width == 4 and bits in (20, 24))
+    if tag in UNCOMPRESSED_TAGS and not (agree and byte_rate in (0, rate * frame)):
+        raise AudioError(
+            f"damaged: {name}: the header contradicts itself: {channels} channels of {bits} bits at {rate} Hz, in "
+            f"frames of {frame} bytes, {byte_rate} a second"
+        )
+
+
+def promised_bytes(file: BinaryIO, container: str) -> int:
+    """Read the size that the header of an ASF (WMA, WMV) or AVI file states; 0: none."""
+    file.seek(0)
+    head = file.read(1 << 16)
+    if container == "avi":
+        return struct.unpack("<I", head[4:8])[0]
+    rest = head.partition(ASF_PROPERTIES)[2] if container == "asf" else b""
+    return struct.unpack("<Q", rest[24:32])[0] if len(rest) >= 32 else 0
 
 
 def second_file(file: BinaryIO, container: str) -> int | None:

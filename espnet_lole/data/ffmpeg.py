@@ -8,7 +8,15 @@ from typing import BinaryIO
 import av
 import numpy as np
 
-from espnet_lole.data.containers import TRUNCATED_SECONDS, check_length, mp3_frames, ogg_streams, second_file
+from espnet_lole.data.containers import (
+    TRUNCATED_SECONDS,
+    check_length,
+    mp3_frames,
+    num_bytes,
+    ogg_streams,
+    promised_bytes,
+    second_file,
+)
 from espnet_lole.data.samples import AudioError, full_scale
 
 FORMATS = (
@@ -16,6 +24,8 @@ FORMATS = (
     "ogg,oma,rm,tak,tta,voc,w64,wav,wv"
 )
 """Containers that may be opened; playlists are left out, because they name other files."""
+ANY_METADATA = {} if int(av.__version__.partition(".")[0]) >= 19 else {"metadata_errors": "replace"}
+"""Makes PyAV accept titles that are not UTF-8, as it does by itself from version 19 on."""
 KNOW_THEIR_LENGTH = ("mov", "matroska", "flac", "asf", "ape", "caf", "tta", "wv", "tak", "flv", "avi")
 """Containers whose header or index has the duration; FFmpeg estimates that of others."""
 DECODER_DELAY = 6
@@ -26,7 +36,7 @@ def decode(file: BinaryIO, name: str) -> Iterator[tuple[np.ndarray, int]]:
     """Decode the main audio stream of a file.
 
     Args:
-        file: the opened file, seekable.
+        file: the opened file, seekable and without a name, from which FFmpeg would guess the format.
         name: its name, for messages.
 
     Yields:
@@ -35,25 +45,29 @@ def decode(file: BinaryIO, name: str) -> Iterator[tuple[np.ndarray, int]]:
     Raises:
         AudioError: there is no audio, it cannot be decoded, or a part of it is missing.
     """
-    file.seek(0)
     try:
-        with av.open(file, options={"format_whitelist": FORMATS}, metadata_errors="replace") as container:
+        with _open(file) as container:
             stream = container.streams.best("audio")
             if stream is None:
                 raise AudioError(f"no audio: {name}: the file has no audio stream")
-            yield from _decode(container, stream, _Account(container, file, name))
+            yield from _decode(container, stream, _Account(container, stream, file, name))
     except (av.FFmpegError, OSError, EOFError) as error:
         raise AudioError(f"cannot be decoded: {name}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def duration(file: BinaryIO) -> float | None:
     """Return the seconds that a file says or is estimated to have; None if there is no telling."""
-    file.seek(0)
     try:
-        with av.open(file, options={"format_whitelist": FORMATS}, metadata_errors="replace") as container:
+        with _open(file) as container:
             return None if container.duration is None else container.duration / av.time_base
     except (av.FFmpegError, OSError, EOFError):
         return None
+
+
+def _open(file: BinaryIO) -> av.container.InputContainer:
+    """Open a file at its beginning."""
+    file.seek(0)
+    return av.open(file, options={"format_whitelist": FORMATS}, **ANY_METADATA)
 
 
 def _decode(
@@ -89,13 +103,16 @@ class _Account:
 
     Args:
         container: the opened container.
+        stream: its stream that is decoded.
         file: its file.
         name: its name, for messages.
     """
 
-    def __init__(self, container: av.container.InputContainer, file: BinaryIO, name: str) -> None:
+    def __init__(
+        self, container: av.container.InputContainer, stream: av.AudioStream, file: BinaryIO, name: str
+    ) -> None:
         self.name, self.kind = name, container.format.name.partition(",")[0]
-        self.promised = self.frames = None
+        self.promised, self.frames = None, stream.frames if self.kind == "mov" else None
         position = file.tell()
         if (second := second_file(file, self.kind)) is not None:
             raise AudioError(f"chained: {name}: another file begins at byte {second}; split them")
@@ -105,6 +122,8 @@ class _Account:
             self.frames = mp3_frames(file)
         elif self.kind in KNOW_THEIR_LENGTH and container.duration is not None:
             self.promised = container.duration / av.time_base
+        if (size := promised_bytes(file, self.kind)) > num_bytes(file):
+            raise AudioError(f"truncated: {name}: the header promises {size} bytes, {num_bytes(file)} are there")
         file.seek(position)
         self.packets, self.packet_seconds, self.reached = 0, 0.0, 0.0
         self.audio, self.decoded, self.lost, self.drift = 0.0, 0.0, 0.0, 0.0
@@ -138,10 +157,14 @@ class _Account:
         Raises:
             AudioError: a part is missing.
         """
-        if self.frames:
-            check_length(self.frames * self.packet_seconds, self.packets * self.packet_seconds, self.name)
-        elif self.promised is not None:
-            check_length(self.promised, self.decoded if self.kind == "ogg" else self.reached, self.name)
+        if self.frames:  # those of MP4 include what an edit list hides, of MP3 what encoders add
+            packets = self.packets + (DECODER_DELAY if self.kind == "mov" else 0)
+            check_length(self.frames * self.packet_seconds, packets * self.packet_seconds, self.name)
+        if self.promised is not None:
+            exact = self.kind in ("ogg", "flac")
+            check_length(self.promised, self.decoded if exact else self.reached, self.name)
+            if exact and self.decoded - self.promised > TRUNCATED_SECONDS:
+                raise AudioError(f"damaged: {self.name}: {self.decoded:.2f} s instead of {self.promised:.2f} s")
         lost = max(self.lost, self.audio - self.decoded - DECODER_DELAY * self.packet_seconds)
         if lost > TRUNCATED_SECONDS:
             raise AudioError(f"damaged: {self.name}: {lost:.2f} s of {self.audio:.2f} s cannot be decoded")

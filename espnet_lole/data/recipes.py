@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import soundfile
-
-from espnet_lole.data.audio import AudioError, read_audio, split_ark
+from espnet_lole.data.audio import read_audio, split_ark
 from espnet_lole.data.kaldi import KaldiDir
+from espnet_lole.data.reading import duration
+from espnet_lole.data.samples import AudioError
 from espnet_lole.languages import lower
 
 OPTIONAL_KEYS = ("max_hours", "lower", "remove")
@@ -146,6 +146,6 @@ def _duration(kaldi: KaldiDir, utt: str) -> float:
         if entry.endswith("|") or split_ark(entry)[1] is not None:
             samples, rate = read_audio(entry)
             return len(samples) / rate - start
-        return soundfile.info(entry).duration - start
-    except (AudioError, soundfile.SoundFileError):
+        return (duration(entry) or 0.0) - start
+    except AudioError:
         return 0.0  # formatting will drop the utterance and name the reason

@@ -62,8 +62,8 @@ def _to_array(samples: Any, name: str) -> np.ndarray:
 def _channel_axis(shape: tuple[int, int], name: str) -> int:
     """Find the axis of the channels: the only one that is short enough."""
     short = [axis for axis in (0, 1) if shape[axis] <= MAX_CHANNELS]
-    if 1 in shape or len(short) == 1:
-        return shape.index(1) if 1 in shape else short[0]
+    if len(short) == 1 or shape == (1, 1):
+        return short[0]
     raise AudioError(
         f"unclear channels: {name}: samples of shape {shape} may be (channels, S) or (S, channels), with up to "
         f"{MAX_CHANNELS} channels; give the average over the channels, of shape (S,)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import zip_longest
 from os import PathLike
 from pathlib import Path
@@ -104,7 +104,7 @@ class Speech2Text:
             ValueError: the language is unknown, or the system needs one.
         """
         recording = Recording("", lang)
-        pieces = list(recording.read(read_input(speech, name_input(speech, 0)), MAX_SAMPLES))
+        pieces = list(recording.read(read_input(speech, name_input(speech, 0)), Audio.pieces))
         if recording.error is not None:
             raise recording.error
         if not pieces:
@@ -139,14 +139,15 @@ class Speech2Text:
             AudioError: an input cannot be read; the results of those before it were returned.
             ValueError: a language is unknown or missing, or the numbers of languages and inputs differ.
         """
-        longest, limit = round(max_segment * SAMPLE_RATE), READ_AHEAD * self.batch_seconds * SAMPLE_RATE
+        cut = partial(Audio.pieces, longest=round(max_segment * SAMPLE_RATE))
+        limit = READ_AHEAD * self.batch_seconds * SAMPLE_RATE
         ahead: list[Recording] = []
         waiting = 0
         for number, (item, lang) in enumerate(_pairs(inputs, langs)):
             name = name_input(item, number)
             recording = Recording(name, lang)
             ahead.append(recording)
-            for piece in recording.read(read_input(item, name), longest):
+            for piece in recording.read(read_input(item, name), cut):
                 waiting += piece.num_samples
                 if waiting >= limit:
                     self._decode(ahead, progress)

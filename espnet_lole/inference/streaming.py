@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from espnet_lole.data.samples import AudioError
 from espnet_lole.inference.batching import Audio
 from espnet_lole.inference.results import Hypothesis
-from espnet_lole.whisper.features import SAMPLE_RATE
+from espnet_lole.whisper.features import MAX_SAMPLES, SAMPLE_RATE
 
 SECTION = 300 * SAMPLE_RATE
 """Samples in which pieces are searched at once."""
@@ -39,14 +39,14 @@ class Recording:
     num_samples: int = 0
     error: AudioError | None = None
 
-    def read(self, blocks: Iterable[np.ndarray], longest: int) -> Iterator[Audio]:
-        """Cut the recording at silences while it is read, with the result of ``Audio.pieces`` on the whole.
+    def read(self, blocks: Iterable[np.ndarray], cut: Callable[[Audio], list[Audio]]) -> Iterator[Audio]:
+        """Cut the recording while it is read; the pieces are those that ``cut`` makes of the whole.
 
         An ``AudioError`` ends the recording and becomes its ``error``.
 
         Args:
             blocks: samples at 16 kHz, shape (S,).
-            longest: maximum number of samples of a piece.
+            cut: cuts audio into pieces that do not depend on audio 31 s away.
 
         Yields:
             The pieces, which also wait for ``add``.
@@ -58,12 +58,12 @@ class Recording:
                 held = np.concatenate([held, block])
                 if len(held) < SECTION:
                     continue
-                certain = start + len(held) - longest - SAMPLE_RATE  # what follows has no influence on earlier pieces
-                pieces = self._cut(held, start, longest)
+                certain = start + len(held) - MAX_SAMPLES - SAMPLE_RATE  # pieces that end before it will not change
+                pieces = cut(self._audio(held, start))
                 yield from self._wait(piece for piece in pieces if piece.stop <= certain)
                 rest = next((piece.start for piece in pieces if piece.stop > certain), certain)
                 held, start = held[rest - start :].copy(), rest
-            yield from self._wait(self._cut(held, start, longest))
+            yield from self._wait(cut(self._audio(held, start)))
         except AudioError as error:
             self.error, self.waiting = error, []
 
@@ -73,13 +73,12 @@ class Recording:
             self.waiting.append(piece)
             yield piece
 
-    def _cut(self, samples: np.ndarray, start: int, longest: int) -> list[Audio]:
-        """Cut samples that begin at a sample of the recording."""
-        whole = Audio(
+    def _audio(self, samples: np.ndarray, start: int) -> Audio:
+        """Describe samples that begin at a sample of the recording."""
+        return Audio(
             self.id, self.language, start, start + len(samples),
             lambda first, end: torch.from_numpy(samples[first - start : end - start]),
         )  # fmt: skip
-        return whole.pieces(longest)
 
     def add(self, hypotheses: Iterable[Hypothesis]) -> None:
         """Add the hypotheses of the waiting pieces, and release their samples."""

@@ -106,3 +106,36 @@ def test_a_player_reads_subtitles_split_in_silences(recipe, audio, short, tmp_pa
     assert first[0] == 0 and second[0] == pytest.approx(first[1]) and sum(second[:2]) == pytest.approx(3.0)
     assert 20_000 / 16_000 < second[0] < 28_000 / 16_000  # in the silence
     assert first[2] and second[2]
+
+
+def test_files_that_cannot_be_read_are_listed_after_the_others_are_written(recipe, audio, short, tmp_path, capsys):
+    (tmp_path / "bad.wav").write_bytes(Path(audio[1]).read_bytes()[:30_000])
+    options = ["--model", str(recipe / "exp" / "mole"), *short, "--output_dir", str(tmp_path / "out")]
+    files = [str(tmp_path / "missing.wav"), audio[0], str(tmp_path / "bad.wav"), audio[1]]
+    assert main(["transcribe", *files, *options]) == 1
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.txt", "b.txt"]
+    missing, bad, summary = capsys.readouterr().err.splitlines()[-3:]
+    assert missing == f"error: missing file: {tmp_path / 'missing.wav'}" and summary == (
+        "error: 2 of 4 files were not transcribed"
+    )
+    assert bad.startswith(f"error: truncated: {tmp_path / 'bad.wav'}: the header promises 3.00 s, ")
+    assert main(["transcribe", str(tmp_path / "bad.wav"), *options]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == bad
+
+
+def test_a_folder_gives_its_audio_files_in_order(recipe, audio, short, tmp_path, capsys):
+    folder = tmp_path / "talks"
+    (folder / "day2").mkdir(parents=True)
+    for name, file in (("b.WAV", audio[0]), ("a.wav", audio[0]), ("day2/a.wav", audio[1])):
+        (folder / name).write_bytes(Path(file).read_bytes())
+    (folder / "notes.txt").write_text("no audio")
+    model = ["--model", str(recipe / "exp" / "mole"), *short]
+    assert main(["transcribe", str(folder), *model]) == 0
+    names = [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == [str(folder / name) for name in ("a.wav", "b.WAV", "day2/a.wav")]
+    assert main(["transcribe", str(folder), *model, "--output_dir", str(tmp_path / "out")]) == 0
+    written = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.txt"))
+    assert written == ["a.txt", "b.txt", "day2/a.txt"]
+    (tmp_path / "empty").mkdir()
+    assert main(["transcribe", str(tmp_path / "empty"), *model]) == 1
+    assert f"error: the folder {tmp_path / 'empty'} has no audio file: looked for" in capsys.readouterr().err

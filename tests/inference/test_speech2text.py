@@ -1,6 +1,7 @@
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -175,3 +176,44 @@ def test_mistakes_are_refused(load, rows):
         s2t(np.zeros((2, 3, 4)))
     with pytest.raises(ValueError, match="there are experts for de en fr zh"):
         s2t(rows[0], "tr")
+
+
+def test_every_form_of_an_input_has_the_same_text(load, rows, tmp_path):
+    s2t, speech = load("student"), rows[0]
+    soundfile.write(tmp_path / "a.wav", speech, RATE, subtype="FLOAT")
+    raw = (tmp_path / "a.wav").read_bytes()
+    decoder = SimpleNamespace(
+        get_all_samples=lambda: SimpleNamespace(data=torch.from_numpy(speech[None]), sample_rate=RATE)
+    )
+    forms = [
+        speech[None], np.stack([speech, speech]), torch.from_numpy(speech)[None], speech.astype(np.float64),
+        (speech, np.int64(RATE)), (RATE, speech), (torch.from_numpy(speech)[None], torch.tensor(RATE)),
+        {"array": speech, "sampling_rate": RATE, "path": None}, {"raw": speech.tolist(), "sampling_rate": RATE},
+        {"path": str(tmp_path / "a.wav"), "bytes": None}, {"path": "gone.wav", "bytes": raw}, raw, decoder,
+    ]  # fmt: skip
+    expected = s2t(speech, "de")[0][0]
+    for form in forms:
+        (result,) = s2t.transcribe(form, "de")
+        assert result.text == expected and result.duration == 1.0
+    assert [result.text for result in s2t.transcribe(forms, "de")] == [expected] * len(forms)
+
+
+def test_an_input_that_cannot_be_read_does_not_stop_the_others(load, rows, tmp_path):
+    s2t = load("student")
+    soundfile.write(tmp_path / "a.wav", rows[0], RATE)
+    (tmp_path / "cut.wav").write_bytes((tmp_path / "a.wav").read_bytes()[:20_000])
+    inputs = [rows[1], str(tmp_path / "cut.wav"), np.full(9000, np.nan), {"audio": 1}, rows[0]]
+    first, cut, nan, unknown, last = s2t.transcribe(inputs, "de", return_exceptions=True)
+    assert [first.text, last.text] == [s2t(rows[1], "de")[0][0], s2t(rows[0], "de")[0][0]]
+    assert str(cut).startswith(f"truncated: {tmp_path / 'cut.wav'}: ") and str(nan).startswith("not finite: input 2: ")
+    assert isinstance(cut, AudioError) and "input 3: expected a dictionary with array and sampling_rate" in str(unknown)
+    results = s2t.transcribe(inputs, "de")
+    assert next(results).text == first.text
+    with pytest.raises(AudioError, match="truncated: "):
+        next(results)
+
+
+def test_devices_that_do_not_exist_are_refused(recipe):
+    for device, message in (("cuda:99", "device cuda:99: PyTorch sees"), ("gpu", "expected a device cpu, cuda or")):
+        with pytest.raises(ValueError, match=message):
+            Speech2Text.from_pretrained(recipe / "exp" / "mole", device=device)
