@@ -14,9 +14,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import soundfile
-
-from espnet_lole.data.audio import AudioError
+from espnet_lole.data.reading import read_blocks
+from espnet_lole.data.samples import AudioError
 from espnet_lole.inference.results import Result
 from espnet_lole.inference.speech2text import Speech2Text
 
@@ -26,8 +25,8 @@ except ModuleNotFoundError:
     sys.exit("error: the web page needs gradio: pip install 'espnet_lole[web]'")
 
 DETECT = "detect"
-MAX_SAMPLES_PER_SECOND = 2 * 48_000
-"""Limit over all channels: a small file may hold eight channels at 655 kHz, and is read as a whole."""
+MAX_RATE = 96_000
+"""Highest sampling rate in Hz: a small file may hold audio at 655 kHz, which takes long to read."""
 UPLOAD_SECONDS = 3600
 """Age at which uploads are deleted."""
 
@@ -141,25 +140,27 @@ def fill_column(
     try:
         check_length(file, max_minutes)
         (result,) = s2t.transcribe(file, lang)
-    except (AudioError, soundfile.SoundFileError) as error:
+    except AudioError as error:
         raise gradio.Error(f"This file cannot be read as audio: {error}") from error
     return result.text, result.posteriors or {result.language: 1.0}, describe(result)
 
 
 def check_length(file: str, max_minutes: float) -> None:
-    """Refuse audio that is too long, or has too many samples for its length.
+    """Refuse audio that is too long, whatever its header says, or has a very high rate.
 
     Raises:
+        AudioError: the file cannot be read.
         gradio.Error: it is; shown on the page.
     """
-    info = soundfile.info(file)
-    if info.duration > 60 * max_minutes:
-        raise gradio.Error(f"The recording is longer than {max_minutes:g} minutes: cut it, or use `lole transcribe`.")
-    if info.frames * info.channels > 60 * max_minutes * MAX_SAMPLES_PER_SECOND:
-        raise gradio.Error(
-            f"The recording has more samples than {max_minutes:g} minutes of stereo at 48 kHz: "
-            f"lower the rate ({info.samplerate} Hz) or the channels ({info.channels}), or use `lole transcribe`."
-        )
+    seconds = 0.0
+    for samples, rate in read_blocks(file):
+        seconds += len(samples) / rate
+        if rate > MAX_RATE:
+            raise gradio.Error(f"The recording has a rate of {rate} Hz: lower it to {MAX_RATE} Hz at most.")
+        if seconds > 60 * max_minutes:
+            raise gradio.Error(
+                f"The recording is longer than {max_minutes:g} minutes: cut it, or use `lole transcribe`."
+            )
 
 
 def describe(result: Result) -> str:

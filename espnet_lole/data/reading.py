@@ -171,23 +171,24 @@ def _decode(file: BinaryIO, name: str) -> Iterator[tuple[np.ndarray, int]]:
         return
     try:
         with sound:
-            yield from _decode_sndfile(sound, file, end, name)
+            promised = seconds[0] if seconds else sound.frames / sound.samplerate
+            yield from _decode_sndfile(sound, file, end, promised, name)
     except soundfile.SoundFileError as error:
         raise AudioError(f"cannot be decoded: {name}: {getattr(error, 'error_string', error)}") from error
 
 
 def _decode_sndfile(
-    sound: soundfile.SoundFile, file: BinaryIO, end: int | None, name: str
+    sound: soundfile.SoundFile, file: BinaryIO, end: int | None, promised: float, name: str
 ) -> Iterator[tuple[np.ndarray, int]]:
     """Decode a file with libsndfile; the chunks of its container end at a byte, or fill it (None)."""
-    promised, rate, log = sound.frames / sound.samplerate, sound.samplerate, sound.extra_info
+    rate = sound.samplerate
     unread = num_bytes(file) - end if end else 0
     if end and unread / end * promised > TRUNCATED_SECONDS:
         raise AudioError(
             f"chained: {name}: {unread} bytes follow the {promised:.2f} s of its header; split joined files, "
             "or correct the header"
         )
-    sizes = HEADER_SIZE.search(log)
+    sizes = HEADER_SIZE.search(sound.extra_info)
     if sizes and int(sizes[1]) < STREAM_SIZE and sound.frames:
         promised *= int(sizes[1]) / int(sizes[2])  # libsndfile counts the frames that exist
     scale, count = np.float32(_float_scale(sound, name)), 0

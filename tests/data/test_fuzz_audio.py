@@ -13,7 +13,7 @@ from audio_files import FFMPEG, RATES, SOUNDFILE, encode, loudness, speech_like
 from espnet_lole.data.reading import read_file
 from espnet_lole.data.samples import AudioError
 
-FUZZ = int(os.environ.get("LOLE_FUZZ", "200"))
+FUZZ = int(os.environ.get("LOLE_FUZZ", "60"))
 """Number of generated inputs of each kind."""
 KINDS = [*SOUNDFILE, *FFMPEG]
 NO_LENGTH = {"aac", "amr", "ac3", "mp2", "mpegts", "live webm", "fragmented"}
