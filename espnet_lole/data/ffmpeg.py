@@ -130,9 +130,10 @@ class _Account:
 
     def add_packet(self, packet: av.Packet, ours: bool) -> None:
         """Count a packet, of the decoded stream or of another."""
-        seconds = float((packet.duration or 0) * packet.time_base) if packet.size else 0.0
+        base = packet.time_base or 0
+        seconds = float((packet.duration or 0) * base) if packet.size else 0.0
         if packet.pts is not None:
-            self.reached = max(self.reached, float(packet.pts * packet.time_base) + seconds)
+            self.reached = max(self.reached, float(packet.pts * base) + seconds)
         if ours and packet.size:
             self.packets, self.packet_seconds = self.packets + 1, seconds
             self.audio += seconds

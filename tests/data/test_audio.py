@@ -33,7 +33,7 @@ def test_truncated_audio_is_refused(tmp_path: Path, name: str) -> None:
     soundfile.write(tmp_path / name, noise(2.0), 16000)
     whole = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(whole[: len(whole) // 2])
-    message = rf"^truncated: .*{name}.*: the header promises 2\.\d\d s, (0\.9|1\.0|1\.1)\d s are there$"
+    message = rf"^truncated: .*{name}.*: the header promises 2\.\d\d s, [01]\.\d\d s are there$"
     for entry in (str(tmp_path / name), f"cat {tmp_path / name} |"):
         with pytest.raises(AudioError, match=message):
             read_audio(entry)
