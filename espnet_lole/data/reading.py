@@ -59,7 +59,8 @@ def read_blocks(file: str | BinaryIO) -> Iterator[tuple[np.ndarray, int]]:
             first = first or check_rate(rate, name)
             peak = np.abs(samples).max()
             if not np.isfinite(peak):
-                raise AudioError(f"not finite: {name}: NaN or infinity after {count / rate:.1f} s")
+                seconds = (count + np.isfinite(samples).argmin()) / rate
+                raise AudioError(f"not finite: {name}: NaN or infinity at {seconds:.2f} s")
             if rate != first or peak > MAX_PEAK:
                 what = f"a rate of {rate} instead of {first} Hz" if rate != first else f"a peak of {peak:g}"
                 raise AudioError(f"damaged: {name}: {what} after {count / rate:.1f} s")
