@@ -279,7 +279,7 @@ class LoLETask(AbsTask):
             return [optim_class([p for p in model.parameters() if p.requires_grad], **args.optim_conf)]
         fusion = [layer.logits for layer in model.mole.frontend.fused.values()]
         groups = [
-            {"params": list(model.classifier.parameters())},
+            {"params": list(model.mole.frontend.classifier.parameters())},
             {"params": fusion, "lr": args.optim_conf["lr"] * args.fusion_lr_factor, "weight_decay": 0.0},
         ]
         return [optim_class(groups, **args.optim_conf)]
