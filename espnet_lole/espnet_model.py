@@ -21,6 +21,7 @@ from espnet_lole.lole.kd import STUDENT, LoRAKD, js_divergence
 from espnet_lole.lole.mole import MoLE
 from espnet_lole.lole.mole_weights import MOLE_WEIGHTS, save_trained
 from espnet_lole.lole.replay import StatisticsMemory
+from espnet_lole.lole.system import check_fingerprints
 from espnet_lole.train.distributed_mean import distributed_means
 from espnet_lole.whisper.checkpoint import fingerprint
 from espnet_lole.whisper.features import length_mask
@@ -41,12 +42,11 @@ class Targets:
     Attributes:
         tokens: prompt, text and padding, shape (B, U).
         index: positions with a label in the flattened tokens, shape (N,).
-        labels: token to predict at each of them, shape (N,); after the labels of text and end may come the language
-            tokens of the B utterances.
-        num_text: number of labels of text and end.
+        labels: token to predict at each of them, shape (N,).
+        num_text: labels of text and end; those after them, if any, are the B utterances' language tokens.
         lengths: tokens of each utterance without padding, shape (B,).
         language: index of each utterance's language, shape (B,).
-        experts: the same as a list, read once so that a GPU need not be waited for later.
+        experts: the same as a list, so that no later step waits for the GPU.
     """
 
     tokens: Tensor
@@ -62,7 +62,7 @@ class Targets:
         return states.flatten(0, 1)[self.index]
 
     def with_language(self, language_tokens: Tensor) -> Targets:
-        """Add, after the labels of the text, each utterance's language token (B,), predicted at its first position."""
+        """Append each utterance's language token (B,) to the labels, predicted after the start of the prompt."""
         starts = torch.arange(len(self.tokens), device=self.tokens.device) * self.tokens.shape[1]
         return replace(self, index=torch.cat([self.index, starts]), labels=torch.cat([self.labels, language_tokens]))
 
@@ -73,20 +73,21 @@ class AbsLoLEModel(AbsESPnetModel):
     Args:
         whisper: the backbone, with its adapters.
         languages: codes of the trained languages, in the order of their index.
+        fingerprints: digests of the frozen parts, for every checkpoint; None: of the backbone.
     """
 
-    def __init__(self, whisper: Whisper, languages: Sequence[str]) -> None:
+    def __init__(
+        self, whisper: Whisper, languages: Sequence[str], fingerprints: Mapping[str, int] | None = None
+    ) -> None:
         super().__init__()
         self.whisper = whisper
         self.languages = tuple(languages)
         self.tokenizer = WhisperTokenizer(whisper.model.config.vocab_size)
         prompts = torch.tensor([self.tokenizer.prompt(lang) for lang in languages])
         self.register_buffer("prompts", prompts, persistent=False)  # (L, 4)
-        self.add_fingerprint("backbone", fingerprint(whisper))
-
-    def add_fingerprint(self, part: str, value: int) -> None:
-        """Make the digest of a frozen part belong to every checkpoint."""
-        self.register_buffer(f"{part}_fingerprint", torch.tensor(value, dtype=torch.float64))  # exact up to 2**53
+        self.fingerprints = fingerprints or {"backbone": fingerprint(whisper)}
+        for part, value in self.fingerprints.items():
+            self.register_buffer(f"{part}_fingerprint", torch.tensor(value, dtype=torch.float64))  # exact up to 2**53
 
     def forward(
         self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor, lang: Tensor, **_: Any
@@ -142,12 +143,12 @@ class AbsLoLEModel(AbsESPnetModel):
             targets: with the language.
         """
         loss, correct = token_cross_entropy(logits, targets.labels)
-        num_text, num_utterances = targets.num_text, len(targets.language)
+        num_text = targets.num_text
         predicted = logits[num_text:, self.prompts[:, 1]].argmax(1)  # the likeliest of the trained languages, (B,)
         return {
             "loss_asr": (loss.sum(), loss.new_tensor(len(loss))),
             "acc": (correct[:num_text].sum(), loss.new_tensor(num_text)),
-            "lid_acc": ((predicted == targets.language).float().sum(), loss.new_tensor(num_utterances)),
+            "lid_acc": ((predicted == targets.language).float().sum(), loss.new_tensor(len(predicted))),
         }
 
     def start_epoch(self, epoch: int, max_epoch: int) -> None:
@@ -179,13 +180,8 @@ class AbsLoLEModel(AbsESPnetModel):
             ValueError: the checkpoint is of another backbone, of other experts, or of a system of another shape.
         """
         expected = self.state_dict()
-        for name in (name for name in expected if name.endswith("_fingerprint")):
-            if name not in state_dict or int(state_dict[name]) != int(expected[name]):
-                part = name.removesuffix("_fingerprint")
-                raise ValueError(
-                    f"the checkpoint was trained on another {part}, or on one that was trained again since: give the "
-                    f"{part} of its training ({part} in the config.yaml in its folder)"
-                )
+        trained_on = {part: int(state_dict.get(f"{part}_fingerprint", -1)) for part in self.fingerprints}
+        check_fingerprints(trained_on, self.fingerprints, "the checkpoint")
         shapes = {name: value.shape for name, value in expected.items()}
         actual = {name: value.shape for name, value in state_dict.items()}
         if wrong := sorted(n for n in shapes | actual if shapes.get(n) != actual.get(n)):
@@ -246,9 +242,8 @@ class ESPnetMoLEModel(AbsLoLEModel):
     """
 
     def __init__(self, mole: MoLE, lid_weight: float) -> None:
-        super().__init__(mole.experts.whisper, mole.experts.languages)
+        super().__init__(mole.experts.whisper, mole.experts.languages, mole.fingerprints)
         self.mole, self.lid_weight, self.memory = mole, lid_weight, StatisticsMemory()
-        self.add_fingerprint("experts", mole.fingerprints["experts"])
 
     def start_epoch(self, epoch: int, max_epoch: int) -> None:
         """Forget the statistics of the epoch before, so that a resumed training is as one without a stop."""
@@ -399,11 +394,3 @@ def sum_by_language(values: Tensor, owner: Tensor, num_languages: int) -> tuple[
     """Sum and count values (N,) for each language, both (L,), given the index of each value's language, shape (N,)."""
     zeros = values.new_zeros(num_languages)
     return zeros.index_add(0, owner, values), zeros.index_add(0, owner, torch.ones_like(values))
-
-
-def describe(model: AbsLoLEModel) -> str:
-    """Return how many parameters train, in words."""
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    total = sum(p.numel() for p in model.parameters())
-    share = f"{trained:,} of {total:,} parameters train ({100 * trained / total:.1f} %)"
-    return f"{share}, languages {' '.join(model.languages)}"

@@ -28,9 +28,9 @@ class ExpertConfig:
     """Shape of the experts.
 
     Attributes:
-        rank: R.
-        alpha: the update is scaled by ``alpha / rank``.
-        dropout: on the experts' input, in training.
+        rank: rank R of the update.
+        alpha: the update is scaled by s = ``alpha / rank``.
+        dropout: probability of dropout on the experts' input.
         targets: names that the adapted linears end with, as in ``peft``'s ``target_modules``.
     """
 
@@ -142,7 +142,7 @@ class LoRAExperts(nn.Module):
         whisper: frozen; its target linears are replaced by ``ExpertLinear``.
         languages: a code for each expert, in the order of their index.
         config: shape of the experts.
-        seed: of the experts' random start.
+        seed: seed of the experts' random A.
 
     Raises:
         ValueError: no or repeated languages, or a target that no linear of the model ends with.

@@ -225,12 +225,8 @@ def svd_of_product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     ``B = Q1 R1`` and ``A^T = Q2 R2`` make it ``Q1 (R1 R2^T) Q2^T``, whose SVD is that of the small core.
 
-    Args:
-        a: shape (R, D_in).
-        b: shape (D_out, R).
-
     Returns:
-        U (D_out, K), S (K,) and V^T (K, D_in) for ``K = min(R, D_in, D_out)``.
+        U (D_out, K), S (K,) and V^T (K, D_in), of A (R, D_in) and B (D_out, R), for ``K = min(R, D_in, D_out)``.
     """
     q1, r1 = torch.linalg.qr(b)
     q2, r2 = torch.linalg.qr(a.T)

@@ -60,9 +60,9 @@ class ClassifierConfig:
     Attributes:
         pooling: ``mean_std`` or ``mean_std_change``.
         hidden: H, width of the MLP's hidden layer.
-        dropout: on the pooled statistics and after the hidden layer, in training.
-        replay: statistics of earlier batches of the epoch that each step learns from again; 0: none.
-        label_smoothing: of the cross-entropy, in training; reduces overconfidence on training speakers.
+        dropout: probability of dropout on the pooled statistics and after the hidden layer.
+        replay: number of utterances of earlier batches whose statistics each step learns from again; 0: none.
+        label_smoothing: smoothing of the cross-entropy in training; reduces overconfidence on training speakers.
         class_weights: language -> its weight in the cross-entropy, a weighted mean; 1 for languages that are left out.
     """
 

@@ -168,9 +168,6 @@ class MoLE(nn.Module):
         experts: prepared experts, which are frozen.
         fusion: how those of the shallow layers are merged.
         classifier: shape of the language classifier.
-
-    Raises:
-        ValueError: L1 is not between 0 and the number of encoder layers.
     """
 
     def __init__(self, experts: LoRAExperts, fusion: FusionConfig, classifier: ClassifierConfig) -> None:
