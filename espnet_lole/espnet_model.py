@@ -122,7 +122,7 @@ class AbsLoLEModel(AbsESPnetModel):
         """Combine the means of ``compute_losses`` to the loss of the system."""
 
     def log(self, means: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the figures for the log, the means of ``compute_losses``; without its own ``loss``, the total loss."""
+        """Return the figures for the log: the means of ``compute_losses``, and the total loss unless they have one."""
         return {"loss": self.total_loss(means), **means}
 
     def make_targets(self, text: Tensor, lengths: Tensor, language: Tensor) -> Targets:
