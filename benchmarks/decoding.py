@@ -166,7 +166,8 @@ def mole(size: Size) -> Outcome:
 
     @torch.no_grad()
     def with_mole() -> None:
-        system.deep(system.frontend(speech, lengths)[0])
+        shallow, _, _ = system.frontend(system.experts.whisper.embed_speech(speech, lengths))
+        system.encode_deep(shallow)
 
     @torch.no_grad()
     def without() -> None:

@@ -80,7 +80,7 @@ def adapter_folder(size: Size) -> Path:
 def _merged(size: Size) -> WhisperForConditionalGeneration:
     experts = make_experts(size)
     for name, layer in experts.layers.items():
-        experts.whisper.model.set_submodule(name, layer.merged(LANGS[0]))
+        experts.whisper.model.set_submodule(name, layer.merge(LANGS[0]))
     return experts.whisper.model
 
 

@@ -17,10 +17,12 @@ from torch.nn import functional as F
 from espnet_lole.export.transformers import save_whisper_model
 from espnet_lole.lole.adapters import save_adapter
 from espnet_lole.lole.experts import LoRAExperts
-from espnet_lole.lole.kd import STUDENT, Student, js_divergence
+from espnet_lole.lole.kd import STUDENT, LoRAKD, js_divergence
 from espnet_lole.lole.mole import MoLE
-from espnet_lole.lole.system import MOLE_WEIGHTS
-from espnet_lole.train.distributed_mean import DistributedMeans, distributed_means
+from espnet_lole.lole.mole_weights import MOLE_WEIGHTS, save_trained
+from espnet_lole.lole.replay import StatisticsMemory
+from espnet_lole.lole.system import check_fingerprints
+from espnet_lole.train.distributed_mean import distributed_means
 from espnet_lole.whisper.checkpoint import fingerprint
 from espnet_lole.whisper.features import length_mask
 from espnet_lole.whisper.loss import token_cross_entropy
@@ -30,7 +32,7 @@ from espnet_lole.whisper.tokenizer import WhisperTokenizer
 IGNORE = -1
 """Marks padded text (ESPnet's collate function)."""
 Sums = dict[str, tuple[Tensor, Tensor]]
-"""Figure -> its sum over a batch, and the number of values."""
+"""Name of a loss or an accuracy -> the sum of its values in a batch, and their number."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +43,16 @@ class Targets:
         tokens: prompt, text and padding, shape (B, U).
         index: positions with a label in the flattened tokens, shape (N,).
         labels: token to predict at each of them, shape (N,).
+        num_text: labels of text and end; those after them, if any, are the B utterances' language tokens.
         lengths: tokens of each utterance without padding, shape (B,).
         language: index of each utterance's language, shape (B,).
-        experts: the same as a list.
+        experts: the same as a list, so that no later step waits for the GPU.
     """
 
     tokens: Tensor
     index: Tensor
     labels: Tensor
+    num_text: int
     lengths: Tensor
     language: Tensor
     experts: list[int]
@@ -58,7 +62,7 @@ class Targets:
         return states.flatten(0, 1)[self.index]
 
     def with_language(self, language_tokens: Tensor) -> Targets:
-        """Add, at the end, each utterance's language token (B,) as the label after the start of the prompt."""
+        """Append each utterance's language token (B,) to the labels, predicted after the start of the prompt."""
         starts = torch.arange(len(self.tokens), device=self.tokens.device) * self.tokens.shape[1]
         return replace(self, index=torch.cat([self.index, starts]), labels=torch.cat([self.labels, language_tokens]))
 
@@ -69,20 +73,21 @@ class AbsLoLEModel(AbsESPnetModel):
     Args:
         whisper: the backbone, with its adapters.
         languages: codes of the trained languages, in the order of their index.
+        fingerprints: digests of the frozen parts, for every checkpoint; None: of the backbone.
     """
 
-    def __init__(self, whisper: Whisper, languages: Sequence[str]) -> None:
+    def __init__(
+        self, whisper: Whisper, languages: Sequence[str], fingerprints: Mapping[str, int] | None = None
+    ) -> None:
         super().__init__()
         self.whisper = whisper
         self.languages = tuple(languages)
         self.tokenizer = WhisperTokenizer(whisper.model.config.vocab_size)
         prompts = torch.tensor([self.tokenizer.prompt(lang) for lang in languages])
         self.register_buffer("prompts", prompts, persistent=False)  # (L, 4)
-        self.add_fingerprint("backbone", fingerprint(whisper))
-
-    def add_fingerprint(self, part: str, value: int) -> None:
-        """Make the digest of a frozen part belong to every checkpoint."""
-        self.register_buffer(f"{part}_fingerprint", torch.tensor(value, dtype=torch.float64))  # exact up to 2**53
+        self.fingerprints = fingerprints or {"backbone": fingerprint(whisper)}
+        for part, value in self.fingerprints.items():
+            self.register_buffer(f"{part}_fingerprint", torch.tensor(value, dtype=torch.float64))  # exact up to 2**53
 
     def forward(
         self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor, lang: Tensor, **_: Any
@@ -105,7 +110,7 @@ class AbsLoLEModel(AbsESPnetModel):
         embedded = self.whisper.embed_speech(speech, speech_lengths)
         # 3. Layers and losses
         means = distributed_means(self.compute_losses(embedded, targets), len(lang))
-        loss, stats = self.total_loss(means)
+        loss, stats = self.total_loss(means.losses), self.log(means.stats)
         return force_gatherable((loss, stats, means.weight), loss.device)
 
     @abstractmethod
@@ -113,8 +118,12 @@ class AbsLoLEModel(AbsESPnetModel):
         """Compute sum and count of each loss and accuracy, from the input of encoder layer 1."""
 
     @abstractmethod
-    def total_loss(self, means: DistributedMeans) -> tuple[Tensor, dict[str, Tensor]]:
-        """Combine the means to the loss, with gradient, and the figures for the log."""
+    def total_loss(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """Combine the means of ``compute_losses`` to the loss of the system."""
+
+    def log(self, means: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the figures for the log: the means of ``compute_losses``, and the total loss unless they have one."""
+        return {"loss": self.total_loss(means), **means}
 
     def make_targets(self, text: Tensor, lengths: Tensor, language: Tensor) -> Targets:
         """Put the prompts before the texts: the decoder reads prompt and text, and predicts text and end."""
@@ -123,29 +132,27 @@ class AbsLoLEModel(AbsESPnetModel):
         labels = F.pad(text, (0, 1), value=IGNORE).scatter(1, lengths[:, None], eot)  # (B, U + 1)
         labels = F.pad(labels, (prompts.shape[1] - 1, 0), value=IGNORE).flatten()
         index = (labels != IGNORE).nonzero()[:, 0]
-        return Targets(tokens, index, labels[index], lengths + prompts.shape[1], language, language.tolist())
+        lengths = lengths + prompts.shape[1]
+        return Targets(tokens, index, labels[index], len(index), lengths, language, language.tolist())
 
-    def language_loss(self, states: Tensor, logits: Tensor, targets: Targets) -> Sums:
-        """Sum the losses and accuracies of a system that predicts the language by Whisper's language token.
+    def token_losses(self, logits: Tensor, targets: Targets) -> Sums:
+        """Sum cross-entropy and accuracies of a system that predicts text, end and language token.
 
         Args:
-            states: the decoder's at each label, those of the language last, shape (N, D).
-            logits: of these states, shape (N, V).
+            logits: at each label, shape (N + B, V).
             targets: with the language.
         """
         loss, correct = token_cross_entropy(logits, targets.labels)
-        num_text = len(correct) - len(targets.language)
-        with torch.no_grad(), self.whisper.autocast():
-            rows = self.whisper.model.proj_out.weight[self.prompts[:, 1]]  # (L, D)
-            predicted = F.linear(states[num_text:].to(rows.dtype), rows).argmax(1)
+        num_text = targets.num_text
+        predicted = logits[num_text:, self.prompts[:, 1]].argmax(1)  # the likeliest of the trained languages, (B,)
         return {
             "loss_asr": (loss.sum(), loss.new_tensor(len(loss))),
             "acc": (correct[:num_text].sum(), loss.new_tensor(num_text)),
-            "lid_acc": ((predicted == targets.language).float().sum(), loss.new_tensor(len(targets.language))),
+            "lid_acc": ((predicted == targets.language).float().sum(), loss.new_tensor(len(predicted))),
         }
 
-    def start_epoch(self, epoch: int) -> None:
-        """Prepare for an epoch, counted from 1."""
+    def start_epoch(self, epoch: int, max_epoch: int) -> None:
+        """Prepare for an epoch, counted from 1 to ``max_epoch``."""
 
     @abstractmethod
     def save_trained(self, folder: Path, langs: Sequence[str], backbone: str) -> None:
@@ -173,13 +180,8 @@ class AbsLoLEModel(AbsESPnetModel):
             ValueError: the checkpoint is of another backbone, of other experts, or of a system of another shape.
         """
         expected = self.state_dict()
-        for name in (name for name in expected if name.endswith("_fingerprint")):
-            if name not in state_dict or int(state_dict[name]) != int(expected[name]):
-                part = name.removesuffix("_fingerprint")
-                raise ValueError(
-                    f"the checkpoint was trained on another {part}, or on one that was trained again since: give the "
-                    f"{part} of its training ({part} in the config.yaml in its folder)"
-                )
+        trained_on = {part: int(state_dict.get(f"{part}_fingerprint", -1)) for part in self.fingerprints}
+        check_fingerprints(trained_on, self.fingerprints, "the checkpoint")
         shapes = {name: value.shape for name, value in expected.items()}
         actual = {name: value.shape for name, value in state_dict.items()}
         if wrong := sorted(n for n in shapes | actual if shapes.get(n) != actual.get(n)):
@@ -206,7 +208,7 @@ class ESPnetExpertsModel(AbsLoLEModel):
         self.experts = experts
 
     def compute_losses(self, embedded: Encoded, targets: Targets) -> Sums:
-        """See ``AbsLoLEModel``."""
+        """Sum the cross-entropy and the correct tokens of each language."""
         with self.experts.activate(targets.experts):
             states = self.whisper.decode(targets.tokens, self.whisper.finish(embedded))
         loss, correct = token_cross_entropy(self.whisper.logits(targets.select(states)), targets.labels)
@@ -218,9 +220,9 @@ class ESPnetExpertsModel(AbsLoLEModel):
             sums |= {f"loss_{lang}": (losses[i], counts[i]), f"acc_{lang}": (accuracies[i], counts[i])}
         return sums
 
-    def total_loss(self, means: DistributedMeans) -> tuple[Tensor, dict[str, Tensor]]:
-        """See ``AbsLoLEModel``."""
-        return sum(means.losses[f"loss_{lang}"] for lang in self.languages), means.stats
+    def total_loss(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """Add up the languages: ``L = sum_e L_e``; the log has the mean over all labels instead."""
+        return sum(losses[f"loss_{lang}"] for lang in self.languages)
 
     def save_trained(self, folder: Path, langs: Sequence[str], backbone: str) -> None:
         """Write ``adapters/<language>`` of these languages."""
@@ -229,9 +231,7 @@ class ESPnetExpertsModel(AbsLoLEModel):
 
 
 class ESPnetMoLEModel(AbsLoLEModel):
-    """LoRA MoLE: fusion weights and language classifier.
-
-    The loss is the cross-entropy of the text + lambda * that of the language.
+    """LoRA MoLE: fusion weights and language classifier, ``L = L_ASR + lambda L_LID``.
 
     The text goes through the expert of its true language in the deep layers; its gradient reaches only the fusion
     weights.
@@ -242,99 +242,111 @@ class ESPnetMoLEModel(AbsLoLEModel):
     """
 
     def __init__(self, mole: MoLE, lid_weight: float) -> None:
-        super().__init__(mole.experts.whisper, mole.experts.languages)
-        self.mole, self.classifier, self.lid_weight = mole, mole.frontend.classifier, lid_weight
-        self.add_fingerprint("experts", mole.fingerprints["experts"])
+        super().__init__(mole.experts.whisper, mole.experts.languages, mole.fingerprints)
+        self.mole, self.lid_weight, self.memory = mole, lid_weight, StatisticsMemory()
 
-    def start_epoch(self, epoch: int) -> None:
+    def start_epoch(self, epoch: int, max_epoch: int) -> None:
         """Forget the statistics of the epoch before, so that a resumed training is as one without a stop."""
-        self.classifier.memory.clear()
+        self.memory.clear()
 
     def compute_losses(self, embedded: Encoded, targets: Targets) -> Sums:
-        """See ``AbsLoLEModel``."""
-        frontend, language = self.mole.frontend, targets.language
-        shallow = self.whisper.encode_layers(embedded, 0, frontend.shared_layers)
-        statistics = self.classifier.pool(shallow)
-        language_logits = self.classifier.logits(statistics)  # (B, L)
+        """Sum the cross-entropies of text and language, and the accuracies."""
+        language = targets.language
+        shallow, statistics, language_logits = self.mole.frontend(embedded)
         with self.mole.experts.activate(targets.experts):
-            states = self.whisper.decode(targets.tokens, self.mole.deep(shallow))
+            states = self.whisper.decode(targets.tokens, self.mole.encode_deep(shallow))
         loss, correct = token_cross_entropy(self.whisper.logits(targets.select(states)), targets.labels)
         lid_correct = (language_logits.argmax(1) == language).float()
         tokens, utterances = loss.new_tensor(len(loss)), loss.new_tensor(len(language))
         sums = {
             "loss_asr": (loss.sum(), tokens),
-            "loss_lid": self.classifier.loss(statistics, language_logits, language),
+            "loss_lid": self._lid_loss(statistics, language_logits, language),
             "acc": (correct.sum(), tokens),
             "lid_acc": (lid_correct.sum(), utterances),
         }
         by_language = zip(*sum_by_language(lid_correct, language, len(self.languages)), strict=True)
         return sums | {f"lid_acc_{lang}": pair for lang, pair in zip(self.languages, by_language, strict=True)}
 
-    def total_loss(self, means: DistributedMeans) -> tuple[Tensor, dict[str, Tensor]]:
-        """See ``AbsLoLEModel``."""
-        loss, logged = (of["loss_asr"] + self.lid_weight * of["loss_lid"] for of in (means.losses, means.stats))
-        stats = {"loss": logged} | means.stats
-        if fused := list(self.mole.frontend.fused.values()):
-            weights = torch.stack([layer.weights().detach() for layer in fused]).mean((0, 1))  # (E,)
+    def _lid_loss(self, statistics: Tensor, logits: Tensor, language: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the classifier's loss of a batch and, in training, of statistics replayed from earlier batches."""
+        classifier = self.mole.frontend.classifier
+        if self.training and classifier.config.replay:
+            self.memory.add(statistics, language)
+            replayed, replayed_language = self.memory.draw(classifier.config.replay)
+            logits = torch.cat([logits, classifier.classify(replayed)])
+            language = torch.cat([language, replayed_language])
+        return classifier.loss(logits, language)
+
+    def total_loss(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """Add up text and language: ``L = L_ASR + lambda L_LID``."""
+        return losses["loss_asr"] + self.lid_weight * losses["loss_lid"]
+
+    def log(self, means: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the figures for the log, among them the mean fusion weight of each language."""
+        stats = super().log(means)
+        if fused := self.mole.frontend.fused.values():
+            weights = torch.stack([layer.weights.detach() for layer in fused]).mean((0, 1))  # (E,)
             stats |= {f"fusion_{lang}": weight for lang, weight in zip(self.languages, weights, strict=True)}
-        return loss, stats
+        return stats
 
     def save_trained(self, folder: Path, langs: Sequence[str], backbone: str) -> None:
         """Write ``mole.safetensors``."""
-        self.mole.save_trained(folder / MOLE_WEIGHTS)
+        save_trained(self.mole, folder / MOLE_WEIGHTS)
 
 
 class ESPnetStudentModel(AbsLoLEModel):
-    """One LoRA for all languages: cross-entropy of language, text and end + weighted losses of distillation (LoRA KD).
+    """LoRA KD: one LoRA for all languages, ``L = L_ASR + f (w_layers L_layers + w_logits L_logits)``.
+
+    ``L_ASR`` counts language, text and end. ``f`` is the schedule of the epochs. Without a teacher ``L = L_ASR``.
 
     Args:
-        student: with its teacher; without one this is the usual multilingual LoRA.
+        kd: student and teacher; without a teacher this is the usual multilingual LoRA.
         languages: codes of the trained languages, in the order of their index.
     """
 
-    def __init__(self, student: Student, languages: Sequence[str]) -> None:
-        super().__init__(student.student.whisper, languages)
-        self.kd, self.schedule = student, 1.0
+    def __init__(self, kd: LoRAKD, languages: Sequence[str]) -> None:
+        super().__init__(kd.student.whisper, languages)
+        self.kd, self.kd_factor = kd, 1.0
+
+    def start_epoch(self, epoch: int, max_epoch: int) -> None:
+        """Move the factor of distillation linearly from 1 in the first epoch to ``final_factor`` in the last."""
+        progress = (epoch - 1) / max(max_epoch - 1, 1)
+        self.kd_factor = 1.0 + progress * (self.kd.config.final_factor - 1.0)
 
     def compute_losses(self, embedded: Encoded, targets: Targets) -> Sums:
-        """See ``AbsLoLEModel``."""
-        kd, num_text = self.kd, len(targets.index)
-        language_tokens = self.prompts[targets.language, 1]
-        targets = targets.with_language(language_tokens)
+        """Sum the cross-entropy of the student, and its distances from the teacher."""
+        kd, num_text = self.kd, targets.num_text
+        targets = targets.with_language(self.prompts[targets.language, 1])
         student = kd.run_student(embedded, targets.tokens)
-        states = targets.select(student.states)
-        logits = self.whisper.logits(states)
-        sums = self.language_loss(states, logits, targets)
+        logits = self.whisper.logits(targets.select(student.last))
+        sums = self.token_losses(logits, targets)
         if kd.teacher is None:
             return sums
         teacher = kd.run_teacher(embedded, targets.tokens, targets.experts)
         if kd.with_logits:  # the teacher does not predict the language
-            teacher_logits = self.whisper.logits(targets.select(teacher.states)[:num_text])
+            teacher_logits = self.whisper.logits(targets.select(teacher.last)[:num_text])
             divergence = js_divergence(logits[:num_text], teacher_logits, kd.config.temperature)
             sums["loss_logits"] = divergence.sum(), divergence.new_tensor(num_text)
-        masks = {"enc": embedded.mask, "dec": length_mask(targets.lengths, targets.tokens.shape[1])}
+        masks = {"encoder": embedded.mask, "decoder": length_mask(targets.lengths, targets.tokens.shape[1])}
         return sums | {f"loss_{name}": pair for name, pair in kd.layer_losses(student, teacher, masks).items()}
 
-    def total_loss(self, means: DistributedMeans) -> tuple[Tensor, dict[str, Tensor]]:
-        """See ``AbsLoLEModel``."""
-        loss = self._weighted(means.losses)
-        layers = {f"loss_{name}" for name in self.kd.layer_names}
-        stats = {"loss": self._weighted(means.stats)} | {k: v for k, v in means.stats.items() if k not in layers}
-        if layers:
-            stats["loss_layers"] = self._layer_mean(means.stats)
-            stats |= {f"cos_{name}": 1.0 - means.stats[f"loss_{name}"] for name in self.kd.layer_names}
-        return loss, stats
-
-    def _weighted(self, losses: Mapping[str, Tensor]) -> Tensor:
+    def total_loss(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """Add up text and distillation: ``L = L_ASR + f (w_layers L_layers + w_logits L_logits)``."""
         config, loss = self.kd.config, losses["loss_asr"]
         if self.kd.with_layers:
-            loss = loss + self.schedule * config.layer_weight * self._layer_mean(losses)
+            loss = loss + self.kd_factor * config.layer_weight * self._layer_mean(losses)
         if self.kd.with_logits:
-            loss = loss + self.schedule * config.logit_weight * losses["loss_logits"]
+            loss = loss + self.kd_factor * config.logit_weight * losses["loss_logits"]
         return loss
 
     def _layer_mean(self, losses: Mapping[str, Tensor]) -> Tensor:
-        return torch.stack([losses[f"loss_{name}"] for name in self.kd.layer_names]).mean()
+        return torch.stack([losses[f"loss_{name}"] for name in self.kd.compared]).mean()
+
+    def log(self, means: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the figures for the log, with the cosine of each compared layer instead of its loss."""
+        stats = super().log(means)
+        cosines = {f"cos_{name}": 1.0 - stats.pop(f"loss_{name}") for name in self.kd.compared}
+        return stats | ({"loss_layers": self._layer_mean(means)} if cosines else {}) | cosines
 
     def save_trained(self, folder: Path, langs: Sequence[str], backbone: str) -> None:
         """Write ``adapters/student``."""
@@ -342,7 +354,9 @@ class ESPnetStudentModel(AbsLoLEModel):
 
 
 class ESPnetFullModel(AbsLoLEModel):
-    """Full fine-tuning: every weight of the Whisper trains but the encoder's positions, a fixed table of sines.
+    """Full fine-tuning, ``L = L_ASR`` of language, text and end.
+
+    Every weight of the Whisper trains but the encoder's positions, a fixed table of sines.
 
     Args:
         whisper: the Whisper.
@@ -362,14 +376,14 @@ class ESPnetFullModel(AbsLoLEModel):
         whisper.encoder.embed_positions.requires_grad_(False)
 
     def compute_losses(self, embedded: Encoded, targets: Targets) -> Sums:
-        """See ``AbsLoLEModel``."""
+        """Sum the cross-entropy and the accuracies."""
         targets = targets.with_language(self.prompts[targets.language, 1])
-        states = targets.select(self.whisper.decode(targets.tokens, self.whisper.finish(embedded)))
-        return self.language_loss(states, self.whisper.logits(states), targets)
+        states = self.whisper.decode(targets.tokens, self.whisper.finish(embedded))
+        return self.token_losses(self.whisper.logits(targets.select(states)), targets)
 
-    def total_loss(self, means: DistributedMeans) -> tuple[Tensor, dict[str, Tensor]]:
-        """See ``AbsLoLEModel``."""
-        return means.losses["loss_asr"], {"loss": means.stats["loss_asr"]} | means.stats
+    def total_loss(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """Return ``L = L_ASR``."""
+        return losses["loss_asr"]
 
     def save_trained(self, folder: Path, langs: Sequence[str], backbone: str) -> None:
         """Write ``whisper/``, a Whisper of ``transformers``."""
@@ -380,11 +394,3 @@ def sum_by_language(values: Tensor, owner: Tensor, num_languages: int) -> tuple[
     """Sum and count values (N,) for each language, both (L,), given the index of each value's language, shape (N,)."""
     zeros = values.new_zeros(num_languages)
     return zeros.index_add(0, owner, values), zeros.index_add(0, owner, torch.ones_like(values))
-
-
-def describe(model: AbsLoLEModel) -> str:
-    """Return how many parameters train, in words."""
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    total = sum(p.numel() for p in model.parameters())
-    share = f"{trained:,} of {total:,} parameters train ({100 * trained / total:.1f} %)"
-    return f"{share}, languages {' '.join(model.languages)}"

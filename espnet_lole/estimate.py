@@ -206,9 +206,9 @@ def step_loss(model: AbsLoLEModel, work: Workload) -> Tensor:
         tokens=torch.zeros(batch, prompt + work.tokens, dtype=torch.long),
         index=torch.zeros_like(labels),
         labels=labels,
+        num_text=len(labels),
         lengths=torch.zeros(batch, dtype=torch.long),
         language=torch.zeros(batch, dtype=torch.long),
         experts=experts,
     )
-    loss, _ = model.total_loss(distributed_means(model.compute_losses(embedded, targets), batch))
-    return loss
+    return model.total_loss(distributed_means(model.compute_losses(embedded, targets), batch).losses)

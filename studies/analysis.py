@@ -19,7 +19,7 @@ from espnet_lole.inference.batching import load_batches
 from espnet_lole.inference.load import find_system, system_config
 from espnet_lole.inference.test_sets import read_test_set
 from espnet_lole.lole.experts import LoRAExperts, share_weights
-from espnet_lole.lole.kd import STUDENT, KDConfig, Student, average_svd, energy_shares
+from espnet_lole.lole.kd import STUDENT, KDConfig, LoRAKD, average_factors, energy_shares, svd_of_product
 from espnet_lole.lole.system import SystemConfig, build_system
 from espnet_lole.whisper.checkpoint import load_whisper
 from espnet_lole.whisper.model import Whisper
@@ -48,7 +48,7 @@ def load_student(folder: Path, experts: Path) -> ESPnetStudentModel:
         raise ValueError(f"expected a student or a multilingual LoRA in {folder}, got a system of another kind")
     whisper = load_whisper(config.backbone, config.pad_to)
     teacher = build_system(trained_config(experts), share_weights(whisper))
-    student = Student(build_system(config, whisper), teacher, KDConfig(kd="layers"))
+    student = LoRAKD(build_system(config, whisper), teacher, KDConfig(kd="layers"))
     return ESPnetStudentModel(student, teacher.languages).eval()
 
 
@@ -78,8 +78,7 @@ def energy_by_layer(experts: LoRAExperts) -> dict[str, Tensor]:
     shares: dict[str, list[Tensor]] = {}
     for name, layer in experts.layers.items():
         part, number = re.fullmatch(r".*(enc|dec)oder\.layers\.(\d+)\..*", name).groups()
-        a, b = (torch.stack(list(f.values())) for f in (layer.lora_A, layer.lora_B))
-        _, s, _ = average_svd(a, b, a.new_full((len(a),), 1 / len(a)))
+        _, s, _ = svd_of_product(*average_factors(layer))
         shares.setdefault(f"{part}{int(number) + 1}", []).append(energy_shares(s))
     ranks = {key: min(map(len, values)) for key, values in shares.items()}
     return {key: torch.stack([v[: ranks[key]] for v in values]).mean(0) for key, values in shares.items()}
@@ -123,7 +122,7 @@ def compare_outputs(model: ESPnetStudentModel, folder: Path) -> dict[str, float]
             model.kd.run_student(embedded, targets.tokens),
             model.kd.run_teacher(embedded, targets.tokens, targets.experts),
         )
-        student, teacher = (model.whisper.logits(targets.select(p.states)).float() for p in passes)  # (N, V)
+        student, teacher = (model.whisper.logits(targets.select(p.last)).float() for p in passes)  # (N, V)
         entropy += float(torch.distributions.Categorical(logits=teacher).entropy().sum())
         same += int((teacher.argmax(-1) == student.argmax(-1)).sum())
         tokens += len(teacher)

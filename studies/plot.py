@@ -49,7 +49,7 @@ def plot_mole(args: argparse.Namespace) -> None:
     save(draw_confusion(confusion), args.output_dir / "lid_confusion.png")
     mole = load_system(args.mole)
     if fused := mole.frontend.fused:
-        weights = torch.stack([layer.weights() for layer in fused.values()]).detach().numpy()  # (G, P, E)
+        weights = torch.stack([layer.weights for layer in fused.values()]).detach().numpy()  # (G, P, E)
         save(draw_fusion(weights, list(fused), mole.experts.languages), args.output_dir / "fusion_weights.png")
 
 

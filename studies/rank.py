@@ -23,7 +23,7 @@ from study import COLUMNS, ERRORS, RECIPE, Study, get_parser, spread, write_line
 from espnet_lole.config import load_yaml
 from espnet_lole.espnet_model import ESPnetStudentModel
 from espnet_lole.lole.adapters import Adapter, load_adapter
-from espnet_lole.lole.kd import STUDENT, KDConfig, Student
+from espnet_lole.lole.kd import STUDENT, KDConfig, LoRAKD
 from espnet_lole.lole.system import SystemConfig, build_system
 
 KINDS = ("none", "layers", "logits")
@@ -47,7 +47,7 @@ def measure(folder: Path, trained: bool) -> dict[str, float]:
     system = build_system(replace(config, precision="float32"))
     if trained:
         load_adapter(system.student, STUDENT, Adapter.read(folder / "adapters" / STUDENT))
-    students = {kd: Student(system.student, system.teacher, KDConfig(kd=kd)) for kd in KINDS}
+    students = {kd: LoRAKD(system.student, system.teacher, KDConfig(kd=kd)) for kd in KINDS}
     models = {kd: ESPnetStudentModel(student, config.langs).eval() for kd, student in students.items()}
     dev = RECIPE / "dump" / "raw" / "dev"
     return compare_outputs(models["none"], dev) | gradient_norms(models, dev)

@@ -18,7 +18,8 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 from whisper import model as openai_whisper
 
 from espnet_lole.lole.experts import ExpertConfig, LoRAExperts
-from espnet_lole.whisper.model import Whisper
+from espnet_lole.lole.mole import MoLE
+from espnet_lole.whisper.model import Encoded, Whisper
 from espnet_lole.whisper.tokenizer import WhisperTokenizer
 
 TEXTS = ["ein Euro", "two litres", "drei", "四米"]
@@ -115,6 +116,12 @@ def random_experts(
             for b in layer.lora_B.values():
                 b.copy_(torch.randn(b.shape, generator=generator) * 0.1)
     return experts
+
+
+def run_frontend(mole: MoLE, speech: tuple[torch.Tensor, torch.Tensor]) -> tuple[Encoded, torch.Tensor]:
+    """Return MoLE's states after the shared layers, and language logits, of utterances."""
+    shallow, _, logits = mole.frontend(mole.experts.whisper.embed_speech(*speech))
+    return shallow, logits
 
 
 def make_batch(model, rows: list[int], speech: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:

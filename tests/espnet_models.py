@@ -15,7 +15,7 @@ from espnet_lole.espnet_model import (
     ESPnetStudentModel,
 )
 from espnet_lole.lole.experts import ExpertConfig, LoRAExperts, share_weights
-from espnet_lole.lole.kd import STUDENT, KDConfig, Student
+from espnet_lole.lole.kd import STUDENT, KDConfig, LoRAKD
 from espnet_lole.lole.language_classifier import ClassifierConfig
 from espnet_lole.lole.mole import FusionConfig, MoLE
 from espnet_lole.whisper.model import Whisper
@@ -57,7 +57,7 @@ def student_model(
     whisper = Whisper(tiny_whisper(), precision=precision).eval()
     experts = random_experts(CODES, whisper=share_weights(whisper)) if teacher else None
     student = LoRAExperts(whisper, [STUDENT], ExpertConfig(rank=rank, alpha=2.0 * rank))
-    return ESPnetStudentModel(Student(student, experts, KDConfig(**kd)), CODES)
+    return ESPnetStudentModel(LoRAKD(student, experts, KDConfig(**kd)), CODES)
 
 
 def full_model(seed: int = 0) -> ESPnetFullModel:

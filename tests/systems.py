@@ -14,7 +14,7 @@ from espnet_lole.lole.adapters import save_adapter
 from espnet_lole.lole.experts import ExpertConfig, LoRAExperts
 from espnet_lole.lole.language_classifier import ClassifierConfig
 from espnet_lole.lole.mole import FusionConfig, MoLE
-from espnet_lole.lole.system import MOLE_WEIGHTS
+from espnet_lole.lole.mole_weights import MOLE_WEIGHTS, save_trained
 from espnet_lole.whisper.checkpoint import load_whisper
 from lole_mini.speech import split_texts, utterances
 
@@ -40,7 +40,7 @@ def make_recipe(folder: Path) -> Path:
     torch.nn.init.normal_(mole.frontend.classifier.mlp[-1].weight)
     parts = {"fusion_conf": fusion, "classifier_conf": classifier, "lid_weight": 1.0}
     _write_config(folder, "mole", prepared | parts | {"best_model_criterion": [["valid", "loss", "min"]]})
-    mole.save_trained(folder / "exp" / "mole" / MOLE_WEIGHTS)
+    save_trained(mole, folder / "exp" / "mole" / MOLE_WEIGHTS)
 
     _write_config(folder, "student", prepared)
     student = random_experts(("student",), rank=6, alpha=6.0, seed=2)

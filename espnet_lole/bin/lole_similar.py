@@ -38,7 +38,7 @@ def mean_posteriors(mole: MoLE, folder: Path, batch_seconds: float) -> dict[str,
     audio = [piece for utterance in read_test_set(folder) for piece in utterance.pieces()]
     total = torch.zeros(len(mole.experts.languages))
     for _, speech, lengths in load_batches(audio, mole.experts.whisper, batch_seconds):
-        _, logits = mole.frontend(speech, lengths)
+        _, _, logits = mole.frontend(mole.experts.whisper.embed_speech(speech, lengths))
         total += logits.softmax(-1).sum(0)
     mean = total / max(len(audio), 1)
     return {mole.experts.languages[i]: float(mean[i]) for i in mean.argsort(descending=True).tolist()}

@@ -145,7 +145,7 @@ def count(pairs: Sequence[Pair], metric: str) -> Counts:
 
     Args:
         pairs: an empty hypothesis deletes its whole reference, an empty reference makes its whole hypothesis inserted.
-        metric: ``wer`` or ``cer``.
+        metric: ``wer`` or ``cer``; ``wer_or_cer`` of ``normalize.py`` chooses it, such as ``cer`` for Chinese.
 
     Returns:
         Sums over the pairs.

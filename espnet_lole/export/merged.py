@@ -51,5 +51,5 @@ def merge_adapter(whisper: Whisper, adapter: Path) -> Whisper:
     """
     experts = load_adapters(whisper, adapter.parent, [adapter.name])
     for name, layer in experts.layers.items():
-        whisper.model.set_submodule(name, layer.merged(adapter.name))
+        whisper.model.set_submodule(name, layer.merge(adapter.name))
     return whisper

@@ -17,7 +17,8 @@ from espnet_lole.lole.adapters import CONFIG as ADAPTER_CONFIG
 from espnet_lole.lole.adapters import adapters_in, trained_pad_to
 from espnet_lole.lole.kd import STUDENT
 from espnet_lole.lole.mole import MoLE, RoutingConfig
-from espnet_lole.lole.system import MOLE_WEIGHTS, SystemConfig, build_system
+from espnet_lole.lole.mole_weights import MOLE_WEIGHTS
+from espnet_lole.lole.system import SystemConfig, build_system
 from espnet_lole.systems import TRAINED_HERE
 from espnet_lole.whisper.checkpoint import load_config, load_whisper
 from espnet_lole.whisper.model import Whisper

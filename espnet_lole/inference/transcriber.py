@@ -158,7 +158,7 @@ class MoLETranscriber:
     @torch.no_grad()
     def __call__(self, speech: Tensor, lengths: Tensor, languages: Sequence[str] | None) -> list[Hypothesis]:
         """See ``Transcriber``."""
-        encoded, logits = self.mole.frontend(speech, lengths)
+        encoded, _, logits = self.mole.frontend(self.whisper.embed_speech(speech, lengths))
         posteriors = logits.softmax(-1)  # (B, L)
         if languages is None:
             decision = route(posteriors, self.routing)
@@ -178,7 +178,7 @@ class MoLETranscriber:
         """Run the deep layers and the search once for all N rows of the decision."""
         index = decision.language
         with self.experts.activate(index):
-            encoded = self.mole.deep(shallow.select(decision.rows))
+            encoded = self.mole.encode_deep(shallow.select(decision.rows))
         with self.experts.activate(beam_rows(index, self.search.beam_size)):
             return search_with_prompts(self, encoded, [self.experts.languages[i] for i in index.tolist()])
 

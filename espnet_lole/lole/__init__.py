@@ -1,1 +1,1 @@
-"""The bank of LoRA language experts."""
+"""The method: LoRA language experts, LoRA MoLE and LoRA KD."""

@@ -9,8 +9,8 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +28,9 @@ class ExpertConfig:
     """Shape of the experts.
 
     Attributes:
-        rank: R.
-        alpha: the update is scaled by ``alpha / rank``.
-        dropout: on the experts' input, in training.
+        rank: rank R of the update.
+        alpha: the update is scaled by s = ``alpha / rank``.
+        dropout: probability of dropout on the experts' input.
         targets: names that the adapted linears end with, as in ``peft``'s ``target_modules``.
     """
 
@@ -56,75 +56,50 @@ class Selection:
         self.langs = list(langs)
         self.runs = [(lang, len(list(utterances))) for lang, utterances in groupby(langs)]
         """(language, number of utterances) of consecutive utterances with one expert."""
-        self._ends: dict[int, Tensor] = {}
-
-    @cached_property
-    def sorted(self) -> bool:
-        """Whether the utterances of each expert lie together."""
-        return len(self.runs) == len(set(self.langs))
-
-    def ends(self, frames: int, device: torch.device) -> Tensor:
-        """Return where the rows of each run end, shape (number of runs,), if an utterance has ``frames`` rows."""
-        if frames not in self._ends:
-            counts = torch.tensor([count * frames for _, count in self.runs], device=device)
-            self._ends[frames] = counts.cumsum(0, dtype=torch.int32)
-        return self._ends[frames]
-
-    @cached_property
-    def groups(self) -> fast.Groups:
-        """The utterances of each expert in a group of its own."""
-        return fast.Groups(self.langs)
+        self.cache: dict[object, Any] = {}
+        """What ``fast.py`` computes once for all layers and steps with this selection."""
 
 
 @dataclass
 class Active:
-    """What the layers of a model share: the selection of the experts; None: the backbone alone."""
+    """Tells all layers of a model which experts are selected; None selects the backbone alone."""
 
     selection: Selection | None = None
 
 
-def expert_linear(
-    x: Tensor,
-    x_lora: Tensor,
-    base: nn.Linear,
-    a: nn.ParameterDict,
-    b: nn.ParameterDict,
-    selection: Selection,
-    scale: float,
-) -> Tensor:
+def expert_linear(layer: ExpertLinear, x: Tensor, selection: Selection) -> Tensor:
     """Compute ``y = W0 x + bias + s B_e A_e x`` with the expert ``e`` of each utterance.
 
     Args:
-        x: input, shape (B, T, D_in).
-        x_lora: input of the experts: x after dropout.
-        base: the frozen linear.
-        a: A of each language, shape (R, D_in).
-        b: B of each language, shape (D_out, R).
+        layer: W0, bias, and A (R, D_in) and B (D_out, R) of each language.
+        x: input, shape (B, T, D_in); that of the experts goes through dropout.
         selection: the expert of each utterance.
-        scale: s.
 
     Returns:
         Shape (B, T, D_out).
     """
-    parts = zip(selection.runs, x_lora.split([count for _, count in selection.runs]), strict=True)
-    update = torch.cat([F.linear(scale * F.linear(part, a[lang]), b[lang]) for (lang, _), part in parts])
-    return base(x).add_(update)
+    a, b, s = layer.lora_A, layer.lora_B, layer.scale
+    runs = zip(selection.runs, layer.dropout(x).split([count for _, count in selection.runs]), strict=True)
+    update = torch.cat([F.linear(s * F.linear(x_e, a[e]), b[e]) for (e, _), x_e in runs])
+    return layer.base(x).add_(update)
 
 
 class ExpertLinear(nn.Module):
     """A frozen linear with the LoRA experts of all languages.
 
     Args:
+        name: of the linear in the model of ``transformers``.
         base: the linear, D_in to D_out.
         languages: a code for each expert.
         config: shape of the experts.
         active: shared by all layers.
     """
 
-    def __init__(self, base: nn.Linear, languages: Sequence[str], config: ExpertConfig, active: Active) -> None:
+    def __init__(
+        self, name: str, base: nn.Linear, languages: Sequence[str], config: ExpertConfig, active: Active
+    ) -> None:
         super().__init__()
-        self.base = base
-        self.active = active
+        self.name, self.base, self.active = name, base, active
         self.rank, self.scale = config.rank, config.alpha / config.rank
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
         shape_a, shape_b = (config.rank, base.in_features), (base.out_features, config.rank)
@@ -133,12 +108,12 @@ class ExpertLinear(nn.Module):
         self.lora_B = nn.ParameterDict({lang: nn.Parameter(torch.zeros(shape_b, device=device)) for lang in languages})
 
     @torch.no_grad()
-    def reset(self, name: str, seed: int) -> None:
+    def reset(self, seed: int) -> None:
         """Draw A (Kaiming uniform) and zero B; an expert's start depends on its language alone."""
         bound = 1 / math.sqrt(self.base.in_features)
         for lang, a in self.lora_A.items():
             if not a.is_meta:
-                generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {lang} {name}".encode()))
+                generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {lang} {self.name}".encode()))
                 a.copy_(torch.rand(a.shape, generator=generator) * (2 * bound) - bound)
             self.lora_B[lang].zero_()
 
@@ -147,11 +122,15 @@ class ExpertLinear(nn.Module):
         selection = self.active.selection
         if selection is None:
             return self.base(x)
-        product = fast.choose(x, self.base.weight, self.rank, selection) or expert_linear
-        return product(x, self.dropout(x), self.base, self.lora_A, self.lora_B, selection, self.scale)
+        product = fast.choose(self, x, selection) or expert_linear
+        return product(self, x, selection)
+
+    def stack_factors(self) -> tuple[Tensor, Tensor]:
+        """Stack all experts: A of shape (E, R, D_in) and B of shape (E, D_out, R)."""
+        return torch.stack(list(self.lora_A.values())), torch.stack(list(self.lora_B.values()))
 
     @torch.no_grad()
-    def merged(self, lang: str) -> nn.Linear:
+    def merge(self, lang: str) -> nn.Linear:
         """Return a linear with ``W0 + s B A`` of a language, in the precision of ``W0``."""
         return merge_into(self.base, self.scale * self.lora_B[lang] @ self.lora_A[lang])
 
@@ -163,7 +142,7 @@ class LoRAExperts(nn.Module):
         whisper: frozen; its target linears are replaced by ``ExpertLinear``.
         languages: a code for each expert, in the order of their index.
         config: shape of the experts.
-        seed: of the experts' random start.
+        seed: seed of the experts' random A.
 
     Raises:
         ValueError: no or repeated languages, or a target that no linear of the model ends with.
@@ -178,15 +157,14 @@ class LoRAExperts(nn.Module):
         self.config = config
         self._active = Active()
         for name in find_targets(whisper.model, config.targets):
-            layer = ExpertLinear(whisper.model.get_submodule(name), languages, config, self._active)
-            layer.reset(name, seed)
+            layer = ExpertLinear(name, whisper.model.get_submodule(name), languages, config, self._active)
+            layer.reset(seed)
             whisper.model.set_submodule(name, layer)
 
     @property
     def layers(self) -> dict[str, ExpertLinear]:
         """The linears with experts, by their name in the model of ``transformers``."""
-        modules = self.whisper.model.named_modules()
-        return {name.removesuffix(".experts"): module for name, module in modules if isinstance(module, ExpertLinear)}
+        return {module.name: module for module in self.whisper.model.modules() if isinstance(module, ExpertLinear)}
 
     def index(self, lang: str) -> int:
         """Return the index of a language's expert.
@@ -206,33 +184,29 @@ class LoRAExperts(nn.Module):
         """
         return [self.index(lang) for lang in langs]
 
-    @contextmanager
-    def activate(self, index: Tensor | Sequence[int] | None) -> Iterator[None]:
-        """Within the context, utterance ``i`` of a batch uses expert ``index[i]``; with None, the backbone alone.
+    def activate(self, index: Tensor | Sequence[int] | None) -> AbstractContextManager[None]:
+        """Return a context in which utterance ``i`` of a batch uses expert ``index[i]``; with None, the backbone alone.
 
         Args:
             index: expert of each utterance, shape (B,). Fewest products are computed if an expert's utterances lie
                 together.
         """
-        before = self._active.selection
         if index is None:
-            self._active.selection = None
-        else:
-            experts = index.tolist() if isinstance(index, Tensor) else index
-            self._active.selection = Selection([self.languages[i] for i in experts])
+            return self._select(None)
+        index = index.tolist() if isinstance(index, Tensor) else index
+        return self._select(Selection([self.languages[i] for i in index]))
+
+    @contextmanager
+    def _select(self, selection: Selection | None) -> Iterator[None]:
+        before, self._active.selection = self._active.selection, selection
         try:
             yield
         finally:
             self._active.selection = before
 
     def checkpoint_activations(self) -> None:
-        """Compute layers again in the backward pass instead of storing their activations."""
-        self.whisper.recompute = self._same_selection
-
-    def _same_selection(self) -> AbstractContextManager[None]:
-        """Return a context, for later, in which the experts are selected that are selected now."""
-        selection = self._active.selection
-        return self.activate(None if selection is None else self.indices(selection.langs))
+        """Compute layers again in the backward pass, through the same experts, instead of storing their activations."""
+        self.whisper.recompute = lambda: self._select(self._active.selection)
 
     def parameters_of_experts(self) -> dict[str, list[nn.Parameter]]:
         """Return the parameters of each language's expert."""

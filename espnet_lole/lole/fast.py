@@ -11,16 +11,17 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from espnet_lole.lole.experts import Selection
+    from espnet_lole.lole.experts import ExpertLinear, Selection
 
 
-def choose(x: Tensor, weight: Tensor, rank: int, selection: Selection) -> Callable[..., Tensor] | None:
-    """Return the fastest form for an input (B, T, D_in) of a linear with this weight, or None for the plain one."""
-    if x.shape[1] < rank and len(selection.runs) > 1 and not torch.is_grad_enabled():
+def choose(layer: ExpertLinear, x: Tensor, selection: Selection) -> Callable[..., Tensor] | None:
+    """Return the fastest form for an input (B, T, D_in) of a layer, or None for the plain one."""
+    several = len(selection.runs) > 1
+    if x.shape[1] < layer.rank and several and not torch.is_grad_enabled():
         return batched_expert_linear
     if not x.is_cuda:
         return inplace_expert_linear
-    if len(selection.runs) > 1 and selection.sorted and _can_be_grouped(weight, rank):
+    if several and len(selection.runs) == len(set(selection.langs)) and _can_be_grouped(layer.base.weight, layer.rank):
         return grouped_expert_linear
     return None
 
@@ -37,21 +38,14 @@ def _product_dtype(weight: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 
 
-def inplace_expert_linear(
-    x: Tensor,
-    x_lora: Tensor,
-    base: nn.Linear,
-    a: nn.ParameterDict,
-    b: nn.ParameterDict,
-    selection: Selection,
-    scale: float,
-) -> Tensor:
+def inplace_expert_linear(layer: ExpertLinear, x: Tensor, selection: Selection) -> Tensor:
     """Add the update, and its gradient of x, in place to those of the frozen linear: on a CPU, copies cost as much."""
-    dtype, dropped = _product_dtype(base.weight), x_lora is not x
-    factors = [factor for lang, _ in selection.runs for factor in (a[lang], b[lang])]
+    dtype, x_lora = _product_dtype(layer.base.weight), layer.dropout(x)
+    dropped = x_lora is not x
+    factors = [factor for lang, _ in selection.runs for factor in (layer.lora_A[lang], layer.lora_B[lang])]
     counts = [count for _, count in selection.runs]
     x = x.to(dtype)
-    inputs = x, x_lora.to(dtype) if dropped else x, base, counts, scale
+    inputs = x, x_lora.to(dtype) if dropped else x, layer.base, counts, layer.scale
     return (
         _InplaceExpertLinear.apply(*inputs, *factors) if torch.is_grad_enabled() else _add_updates(*inputs, factors)[0]
     )
@@ -106,24 +100,45 @@ class _InplaceExpertLinear(torch.autograd.Function):
         return dx, dx_lora if ctx.dropped else None, None, None, None, *dfactors
 
 
-def grouped_expert_linear(
-    x: Tensor,
-    x_lora: Tensor,
-    base: nn.Linear,
-    a: nn.ParameterDict,
-    b: nn.ParameterDict,
-    selection: Selection,
-    scale: float,
-) -> Tensor:
+def grouped_expert_linear(layer: ExpertLinear, x: Tensor, selection: Selection) -> Tensor:
     """Multiply the utterances of all experts in two grouped products: launch overhead dominates on a GPU.
 
     Each expert's utterances lie together.
     """
-    y = base(x)
-    ends = selection.ends(x.shape[1], x.device)
-    stack_a, stack_b = (torch.stack([factor[lang] for lang, _ in selection.runs]).to(y.dtype) for factor in (a, b))
-    low = F.grouped_mm(x_lora.to(y.dtype).flatten(0, 1), stack_a.mT, offs=ends)  # (B T, R)
-    return y.add_(F.grouped_mm(scale * low, stack_b.mT, offs=ends).view_as(y))
+    y, x_lora = layer.base(x), layer.dropout(x)
+    factors = (layer.lora_A, layer.lora_B)
+    a, b = (torch.stack([factor[lang] for lang, _ in selection.runs]).to(y.dtype) for factor in factors)
+    ends = _run_ends(selection, x.shape[1], x.device)
+    low = F.grouped_mm(x_lora.to(y.dtype).flatten(0, 1), a.mT, offs=ends)  # (B T, R)
+    return y.add_(F.grouped_mm(layer.scale * low, b.mT, offs=ends).view_as(y))
+
+
+def _run_ends(selection: Selection, frames: int, device: torch.device) -> Tensor:
+    """Return where the rows of each run end, shape (number of runs,), if an utterance has ``frames`` rows."""
+    if frames not in selection.cache:
+        counts = torch.tensor([count * frames for _, count in selection.runs], device=device)
+        selection.cache[frames] = counts.cumsum(0, dtype=torch.int32)
+    return selection.cache[frames]
+
+
+def batched_expert_linear(layer: ExpertLinear, x: Tensor, selection: Selection) -> Tensor:
+    """Multiply the utterances of all experts in one batched product, for inputs of few frames, as in a search."""
+    y = layer.base(x)
+    if Groups not in selection.cache:
+        selection.cache[Groups] = Groups(selection.langs, x.device)
+    groups = selection.cache[Groups]
+    if layer not in selection.cache:  # for all steps
+        factors = (layer.lora_A, layer.lora_B)
+        selection.cache[layer] = [torch.stack([f[lang].to(y.dtype) for lang in groups.langs]).mT for f in factors]
+    a, b = selection.cache[layer]  # (G, D_in, R), (G, R, D_out)
+    x = layer.dropout(x).to(y.dtype)
+    if groups.in_order:
+        low = torch.bmm(x.reshape(len(a), -1, x.shape[-1]), a)  # (G, N, R)
+        y.view(len(a), -1, y.shape[-1]).baddbmm_(low, b, alpha=layer.scale)
+        return y
+    x = x[groups.order].view(len(a), -1, x.shape[-1])  # (G, N, D_in)
+    update = torch.bmm(torch.bmm(x, a), b)  # (G, N, D_out)
+    return y.add_(update.view(-1, *y.shape[1:])[groups.places], alpha=layer.scale)
 
 
 class Groups:
@@ -131,47 +146,23 @@ class Groups:
 
     Args:
         langs: language of each utterance.
+        device: where the experts are.
+
+    Attributes:
+        langs: language of each of the G groups.
+        in_order: whether the batch has this order already.
+        order: the utterance of each place in the groups, shape (G N,).
+        places: the place of each utterance, shape (B,).
     """
 
-    def __init__(self, langs: Sequence[str]) -> None:
+    def __init__(self, langs: Sequence[str], device: torch.device) -> None:
         members: dict[str, list[int]] = {}
         for row, lang in enumerate(langs):
             members.setdefault(lang, []).append(row)
-        self.languages = list(members)
+        self.langs = list(members)
         size = max(map(len, members.values()))
         order = [row for rows in members.values() for row in rows + [0] * (size - len(rows))]
         places = {row: g * size + i for g, rows in enumerate(members.values()) for i, row in enumerate(rows)}
         self.in_order = order == list(range(len(langs)))
-        self.order = torch.tensor(order)  # (G N,): the utterance of each place, G groups of N
-        self.places = torch.tensor([places[row] for row in range(len(langs))])  # (B,)
-        self._stacked: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def stack(self, a: nn.ParameterDict, b: nn.ParameterDict, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Stack a layer's factors once for all steps: A^T (G, D_in, R) and B^T (G, R, D_out)."""
-        if id(a) not in self._stacked:
-            device = next(iter(a.values())).device
-            self.order, self.places = self.order.to(device), self.places.to(device)
-            self._stacked[id(a)] = tuple(torch.stack([f[lang].to(dtype) for lang in self.languages]).mT for f in (a, b))
-        return self._stacked[id(a)]
-
-
-def batched_expert_linear(
-    x: Tensor,
-    x_lora: Tensor,
-    base: nn.Linear,
-    a: nn.ParameterDict,
-    b: nn.ParameterDict,
-    selection: Selection,
-    scale: float,
-) -> Tensor:
-    """Multiply the utterances of all experts in one batched product, for inputs of few frames, as in a search."""
-    y, groups = base(x), selection.groups
-    a, b = groups.stack(a, b, y.dtype)
-    x = x_lora.to(y.dtype)
-    if groups.in_order:
-        low = torch.bmm(x.reshape(len(a), -1, x.shape[-1]), a)  # (G, N, R)
-        y.view(len(a), -1, y.shape[-1]).baddbmm_(low, b, alpha=scale)
-        return y
-    x = x[groups.order].view(len(a), -1, x.shape[-1])  # (G, N, D_in)
-    update = torch.bmm(torch.bmm(x, a), b)  # (G, N, D_out)
-    return y.add_(update.view(-1, *y.shape[1:])[groups.places], alpha=scale)
+        self.order = torch.tensor(order, device=device)
+        self.places = torch.tensor([places[row] for row in range(len(langs))], device=device)

@@ -1,4 +1,8 @@
-"""MoLE's language classifier: pooling over the frames of speech, standardization, and an MLP."""
+"""MoLE's language classifier; ``route`` in ``mole.py`` turns its posteriors into the choice of the expert.
+
+The paper's: states are pooled over the frames of speech, and an MLP classifies them. Ours: what is pooled, the
+standardization before the MLP, and the options of its loss.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,11 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
+from espnet_lole.lole.replay import MEMORY_SIZE
 from espnet_lole.whisper.model import Encoded
 
 EPSILON = 1e-5
 """Added to variances, in units of the states squared."""
-MEMORY_SIZE = 4096
-"""Utterances of an epoch whose statistics the memory holds."""
 
 
 def _mean(states: Tensor, mask: Tensor) -> Tensor:
@@ -22,14 +25,22 @@ def _mean(states: Tensor, mask: Tensor) -> Tensor:
 
 
 def mean_std(states: Tensor, mask: Tensor) -> Tensor:
-    """Pool states (B, T, D) where the mask (B, T, 1) is 1 to mean and standard deviation (B, 2 D), as x-vectors do."""
+    """Pool statistics, as x-vectors do: mean and standard deviation over time.
+
+    Args:
+        states: shape (B, T, D).
+        mask: 1 for frames of speech, shape (B, T, 1).
+
+    Returns:
+        Shape (B, 2 D).
+    """
     mean = _mean(states, mask)
     variance = _mean((states - mean[:, None]) ** 2, mask)
     return torch.cat([mean, (variance + EPSILON).sqrt()], dim=1)
 
 
 def mean_std_change(states: Tensor, mask: Tensor) -> Tensor:
-    """Pool as ``mean_std``, with the root mean square of the change over two frames: (B, 3 D)."""
+    """Pool as ``mean_std``, and the root mean square of the deltas, differences over two frames: (B, 3 D)."""
     squares = ((states[:, 2:] - states[:, :-2]) ** 2 * mask[:, 2:]).sum(1)
     change = squares / mask[:, 2:].sum(1).clamp(min=1)  # 0 for utterances of fewer than three frames
     return torch.cat([mean_std(states, mask), (change + EPSILON).sqrt()], dim=1)
@@ -49,9 +60,9 @@ class ClassifierConfig:
     Attributes:
         pooling: ``mean_std`` or ``mean_std_change``.
         hidden: H, width of the MLP's hidden layer.
-        dropout: on the pooled statistics and after the hidden layer, in training.
-        replay: statistics of earlier batches of the epoch that each step learns from again; 0: none.
-        label_smoothing: of the cross-entropy, in training; reduces overconfidence on training speakers.
+        dropout: probability of dropout on the pooled statistics and after the hidden layer.
+        replay: number of utterances of earlier batches whose statistics each step learns from again; 0: none.
+        label_smoothing: smoothing of the cross-entropy in training; reduces overconfidence on training speakers.
         class_weights: language -> its weight in the cross-entropy, a weighted mean; 1 for languages that are left out.
     """
 
@@ -69,6 +80,66 @@ class ClassifierConfig:
                 f"expected pooling of {sorted(POOLING)}, hidden >= 1, dropout and label_smoothing in [0, 1) and "
                 f"replay up to {MEMORY_SIZE}, got {self}"
             )
+
+
+class LanguageClassifier(nn.Module):
+    """Language logits from encoder states.
+
+    Args:
+        width: D of the states.
+        languages: the classes.
+        config: shape and loss.
+
+    Raises:
+        ValueError: a class weight is of an unknown language, or not positive.
+    """
+
+    def __init__(self, width: int, languages: Sequence[str], config: ClassifierConfig) -> None:
+        super().__init__()
+        weights = config.class_weights
+        if set(weights) - set(languages) or min(weights.values(), default=1.0) <= 0:
+            raise ValueError(f"expected class_weights above 0 for languages of {' '.join(languages)}, got {weights}")
+        self.config = config
+        self.pooling, num_statistics = POOLING[config.pooling]
+        self.norm = RunningNorm(num_statistics * width)
+        self.mlp = nn.Sequential(
+            nn.Dropout(config.dropout),
+            nn.Linear(num_statistics * width, config.hidden),
+            nn.GELU(),
+            nn.Dropout(config.dropout),
+            nn.Linear(config.hidden, len(languages)),
+        )
+        class_weights = torch.tensor([float(weights.get(lang, 1.0)) for lang in languages])
+        self.register_buffer("class_weights", class_weights, persistent=False)  # (L,)
+
+    def forward(self, encoded: Encoded) -> tuple[Tensor, Tensor]:
+        """Map states (B, T, D) to statistics (B, S), which in training update the norm, and logits (B, L)."""
+        statistics = self.pool(encoded)
+        if self.training:
+            self.norm.update(statistics)
+        return statistics, self.classify(statistics)
+
+    def pool(self, encoded: Encoded) -> Tensor:
+        """Map states (B, T, D) to statistics (B, S) of the frames of speech."""
+        with torch.autocast(encoded.states.device.type, enabled=False):  # bfloat16 is too coarse for the deviation
+            states = encoded.states.float()
+            mask = torch.ones_like(states[..., 0]) if encoded.mask is None else encoded.mask.to(states.dtype)  # (B, T)
+            return self.pooling(states, mask[..., None])
+
+    def classify(self, statistics: Tensor) -> Tensor:
+        """Map statistics (B, S) to logits (B, L)."""
+        with torch.autocast(statistics.device.type, enabled=False):
+            return self.mlp(self.norm(statistics))
+
+    def loss(self, logits: Tensor, language: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the weighted cross-entropy of logits (N, L) and languages (N,).
+
+        Returns:
+            The sum of the losses, and the sum of their weights.
+        """
+        smoothing = self.config.label_smoothing if self.training else 0.0
+        loss = F.cross_entropy(logits, language, self.class_weights, reduction="sum", label_smoothing=smoothing)
+        return loss, self.class_weights[language].sum()
 
 
 class RunningNorm(nn.Module):
@@ -107,101 +178,3 @@ def _sum_over_ranks(total: Tensor) -> Tensor:
     if distributed.is_initialized():
         distributed.all_reduce(total)
     return total
-
-
-class LanguageClassifier(nn.Module):
-    """Language logits from encoder states.
-
-    Args:
-        width: D of the states.
-        languages: the classes.
-        config: shape and loss.
-
-    Raises:
-        ValueError: a class weight is of an unknown language, or not positive.
-    """
-
-    def __init__(self, width: int, languages: Sequence[str], config: ClassifierConfig) -> None:
-        super().__init__()
-        weights = config.class_weights
-        if set(weights) - set(languages) or min(weights.values(), default=1.0) <= 0:
-            raise ValueError(f"expected class_weights above 0 for languages of {' '.join(languages)}, got {weights}")
-        self.config = config
-        self.pooling, num_statistics = POOLING[config.pooling]
-        self.norm = RunningNorm(num_statistics * width)
-        self.mlp = nn.Sequential(
-            nn.Dropout(config.dropout),
-            nn.Linear(num_statistics * width, config.hidden),
-            nn.GELU(),
-            nn.Dropout(config.dropout),
-            nn.Linear(config.hidden, len(languages)),
-        )
-        class_weights = torch.tensor([float(weights.get(lang, 1.0)) for lang in languages])
-        self.register_buffer("class_weights", class_weights, persistent=False)  # (L,)
-        self.memory = StatisticsMemory()
-
-    def pool(self, encoded: Encoded) -> Tensor:
-        """Map states (B, T, D) to statistics (B, S) of the frames of speech."""
-        with torch.autocast(encoded.states.device.type, enabled=False):  # bfloat16 is too coarse for the deviation
-            states = encoded.states.float()
-            mask = torch.ones_like(states[..., 0]) if encoded.mask is None else encoded.mask.to(states.dtype)  # (B, T)
-            statistics = self.pooling(states, mask[..., None])
-        if self.training:
-            self.norm.update(statistics)
-        return statistics
-
-    def logits(self, statistics: Tensor) -> Tensor:
-        """Map statistics (B, S) to logits (B, L)."""
-        with torch.autocast(statistics.device.type, enabled=False):
-            return self.mlp(self.norm(statistics))
-
-    def forward(self, encoded: Encoded) -> Tensor:
-        """Map states (B, T, D) to logits (B, L)."""
-        return self.logits(self.pool(encoded))
-
-    def loss(self, statistics: Tensor, logits: Tensor, language: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the weighted cross-entropy of a batch and, in training, of statistics from earlier batches.
-
-        Args:
-            statistics: of the batch, shape (B, S).
-            logits: of the batch, shape (B, L).
-            language: index of each utterance's language, shape (B,).
-
-        Returns:
-            The sum of the losses, and the sum of their weights.
-        """
-        if self.training and self.config.replay:
-            self.memory.add(statistics, language)
-            replayed, replayed_language = self.memory.draw(self.config.replay)
-            logits, language = torch.cat([logits, self.logits(replayed)]), torch.cat([language, replayed_language])
-        smoothing = self.config.label_smoothing if self.training else 0.0
-        loss = F.cross_entropy(logits, language, self.class_weights, reduction="sum", label_smoothing=smoothing)
-        return loss, self.class_weights[language].sum()
-
-
-class StatisticsMemory:
-    """FIFO of pooled statistics from earlier batches (cross-batch memory, Wang et al., CVPR 2020).
-
-    The MLP needs more steps than the fusion; the stored statistics are those of slightly older fusion weights.
-    """
-
-    def __init__(self) -> None:
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget all utterances."""
-        self._seen = 0
-
-    def add(self, statistics: Tensor, language: Tensor) -> None:
-        """Store utterances: statistics (B, S) and the index of their language (B,)."""
-        if not self._seen:
-            self._statistics = statistics.new_empty(MEMORY_SIZE, statistics.shape[1])
-            self._language = language.new_empty(MEMORY_SIZE)
-        places = torch.arange(self._seen, self._seen + len(language), device=language.device) % MEMORY_SIZE
-        self._statistics[places], self._language[places] = statistics.detach(), language
-        self._seen += len(language)
-
-    def draw(self, number: int) -> tuple[Tensor, Tensor]:
-        """Draw statistics (N, S) and languages (N,) with replacement; the memory must not be empty."""
-        rows = torch.randint(min(self._seen, MEMORY_SIZE), (number,), device=self._language.device)
-        return self._statistics[rows], self._language[rows]

@@ -1,18 +1,14 @@
-"""LoRA MoLE: shallow layers whose experts are merged, the language predicted from them, its expert above."""
+"""LoRA MoLE: shallow layers with merged experts, the language predicted from them (``route``), its expert above."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from espnet_lole import compat
 from espnet_lole.lole.experts import ExpertLinear, LoRAExperts, merge_into
 from espnet_lole.lole.language_classifier import ClassifierConfig, LanguageClassifier
 from espnet_lole.whisper.checkpoint import fingerprint
@@ -21,7 +17,7 @@ from espnet_lole.whisper.model import Encoded
 NORMALIZE: dict[str, Callable[[Tensor], Tensor]] = {"softmax": lambda x: x.softmax(-1), "none": lambda x: x}
 
 
-def merge_factors(weights: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def merge_factors(weights: Tensor, lora_a: Tensor, lora_b: Tensor) -> tuple[Tensor, Tensor]:
     """Merge A and B each (the paper's form): ``A^ = sum_i a_i A_i``, ``B^ = sum_i b_i B_i``.
 
     The update ``B^ A^`` has the rank of one expert and contains the cross terms ``b_i a_j B_i A_j``; with uniform
@@ -29,32 +25,33 @@ def merge_factors(weights: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor
 
     Args:
         weights: a and b, shape (2, E).
-        a: shape (E, R, D_in).
-        b: shape (E, D_out, R).
+        lora_a: shape (E, R, D_in).
+        lora_b: shape (E, D_out, R).
 
     Returns:
-        Factors of shapes (R, D_in) and (D_out, R).
+        A^ of shape (R, D_in) and B^ of shape (D_out, R).
     """
-    return torch.einsum("e,erd->rd", weights[0], a), torch.einsum("e,eor->or", weights[1], b)
+    a_weights, b_weights = weights
+    return torch.einsum("e,erd->rd", a_weights, lora_a), torch.einsum("e,eor->or", b_weights, lora_b)
 
 
-def merge_products(weights: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Merge the updates, ``sum_i w_i B_i A_i``: no cross terms, rank up to E R.
+def merge_delta(weights: Tensor, lora_a: Tensor, lora_b: Tensor) -> tuple[Tensor, Tensor]:
+    """Merge the updates (ours): ``B^ A^ = sum_i w_i B_i A_i`` has no cross terms, and rank up to E R.
 
     Args:
-        weights: shape (1, E).
-        a: shape (E, R, D_in).
-        b: shape (E, D_out, R).
+        weights: w, shape (1, E).
+        lora_a: shape (E, R, D_in).
+        lora_b: shape (E, D_out, R).
 
     Returns:
-        Factors of shapes (E R, D_in) and (D_out, E R).
+        ``A^ = [A_1; A_2; ...]`` of shape (E R, D_in) and ``B^ = [w_1 B_1, w_2 B_2, ...]`` of shape (D_out, E R).
     """
-    return a.flatten(0, 1), (weights[0, :, None, None] * b).transpose(0, 1).flatten(1)
+    return lora_a.flatten(0, 1), (weights[0, :, None, None] * lora_b).transpose(0, 1).flatten(1)
 
 
 FORMS: dict[str, tuple[int, Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]]] = {
     "factors": (2, merge_factors),
-    "delta": (1, merge_products),
+    "delta": (1, merge_delta),
 }
 """Name of a form of the fusion -> number of weights of an expert in it, and the function that merges."""
 
@@ -82,7 +79,7 @@ class FusionConfig:
 
 
 class FusedLinear(nn.Module):
-    """A linear whose experts are merged by learnable weights: ``h = W0 x + bias + s B^ A^ x`` for every utterance.
+    """A linear whose experts are merged by learnable weights: ``y = W0 x + bias + s B^ A^ x`` for every utterance.
 
     Args:
         experts: the linear with its experts, frozen.
@@ -98,24 +95,24 @@ class FusedLinear(nn.Module):
         start = 0.0 if config.normalize == "softmax" else 1 / num_experts
         self.logits = nn.Parameter(torch.full((num_weights, num_experts), start, device=experts.base.weight.device))
 
+    @property
     def weights(self) -> Tensor:
-        """Return the normalized weights of the experts, shape (2, E) for a and b, or (1, E)."""
+        """The normalized weights of the experts, shape (2, E) for a and b, or (1, E)."""
         return self._normalize(self.logits)
 
-    def factors(self) -> tuple[Tensor, Tensor]:
-        """Merge the experts: A^ of shape (R', D_in) and B^ of shape (D_out, R')."""
-        a, b = (torch.stack(list(factor.values())) for factor in (self.experts.lora_A, self.experts.lora_B))
-        return self._merge(self.weights(), a, b)
+    def merge_experts(self) -> tuple[Tensor, Tensor]:
+        """Compute A^ of shape (R', D_in) and B^ of shape (D_out, R')."""
+        return self._merge(self.weights, *self.experts.stack_factors())
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, D_in) to (B, T, D_out)."""
-        a, b = self.factors()
+        a, b = self.merge_experts()
         return self.experts.base(x) + self.experts.scale * F.linear(F.linear(x, a), b)
 
     @torch.no_grad()
-    def merged(self) -> nn.Linear:
+    def merge(self) -> nn.Linear:
         """Return one linear with ``W0 + s B^ A^``, in the precision of ``W0``."""
-        a, b = self.factors()
+        a, b = self.merge_experts()
         return merge_into(self.experts.base, self.experts.scale * b @ a)
 
 
@@ -133,13 +130,12 @@ class MoLEFrontend(nn.Module):
 
     def __init__(self, experts: LoRAExperts, fusion: FusionConfig, classifier: ClassifierConfig) -> None:
         super().__init__()
-        self.whisper = experts.whisper
+        self.whisper, self.shared_layers = experts.whisper, fusion.shared_layers
         layers = self.whisper.encoder.layers
         if not 0 <= fusion.shared_layers <= len(layers):
             raise ValueError(
                 f"expected shared_layers from 0 to the encoder's {len(layers)} layers, got {fusion.shared_layers}"
             )
-        self.shared_layers = fusion.shared_layers
         prefixes = tuple(f"model.encoder.layers.{i}." for i in range(fusion.shared_layers))
         for name, layer in experts.layers.items():
             if name.startswith(prefixes):
@@ -149,17 +145,20 @@ class MoLEFrontend(nn.Module):
     @property
     def fused(self) -> dict[str, FusedLinear]:
         """The merged linears, by their name in the model of ``transformers``."""
-        modules = self.whisper.model.named_modules()
-        return {name: module for name, module in modules if isinstance(module, FusedLinear)}
+        modules = self.whisper.model.modules()
+        return {module.experts.name: module for module in modules if isinstance(module, FusedLinear)}
 
-    def shallow(self, speech: Tensor, lengths: Tensor) -> Encoded:
-        """Map samples at 16 kHz (B, S) of lengths (B,) to the states after layer L1."""
-        return self.whisper.encode_layers(self.whisper.embed_speech(speech, lengths), 0, self.shared_layers)
+    def forward(self, embedded: Encoded) -> tuple[Encoded, Tensor, Tensor]:
+        """Run the shared layers and the classifier, in training as in decoding.
 
-    def forward(self, speech: Tensor, lengths: Tensor) -> tuple[Encoded, Tensor]:
-        """Return the states after layer L1 of samples at 16 kHz (B, S), lengths (B,), and language logits (B, E)."""
-        encoded = self.shallow(speech, lengths)
-        return encoded, self.classifier(encoded)
+        Args:
+            embedded: input of encoder layer 1, from ``Whisper.embed_speech``.
+
+        Returns:
+            The states after layer L1, the classifier's statistics of them (B, S), and language logits (B, L).
+        """
+        shallow = self.whisper.encode_layers(embedded, 0, self.shared_layers)
+        return shallow, *self.classifier(shallow)
 
 
 class MoLE(nn.Module):
@@ -169,9 +168,6 @@ class MoLE(nn.Module):
         experts: prepared experts, which are frozen.
         fusion: how those of the shallow layers are merged.
         classifier: shape of the language classifier.
-
-    Raises:
-        ValueError: L1 is not between 0 and the number of encoder layers.
     """
 
     def __init__(self, experts: LoRAExperts, fusion: FusionConfig, classifier: ClassifierConfig) -> None:
@@ -180,92 +176,15 @@ class MoLE(nn.Module):
         self.fingerprints = {"backbone": fingerprint(experts.whisper), "experts": experts.fingerprint()}
         self.frontend = MoLEFrontend(experts, fusion, classifier)
 
-    def deep(self, shallow: Encoded) -> Encoded:
+    def encode_deep(self, shallow: Encoded) -> Encoded:
         """Run the deep layers on the states after layer L1, through the active experts."""
         return self.experts.whisper.finish(shallow, self.frontend.shared_layers)
 
     def merge_and_unload(self) -> MoLE:
         """Put the merged updates into the weights of the shallow layers, for decoding."""
         for name, layer in self.frontend.fused.items():
-            self.experts.whisper.model.set_submodule(name, layer.merged())
+            self.experts.whisper.model.set_submodule(name, layer.merge())
         return self
-
-    def trained_state(self) -> dict[str, Tensor]:
-        """Return what training changes: ``fusion.logits`` of all merged linears (G, P, E), and the classifier."""
-        logits = [layer.logits.detach() for layer in self.frontend.fused.values()]
-        fusion = {"fusion.logits": torch.stack(logits)} if logits else {}
-        return fusion | {f"classifier.{name}": value for name, value in self.frontend.classifier.state_dict().items()}
-
-    def save_trained(self, file: Path) -> None:
-        """Write what training changes as safetensors, with the fingerprints of the backbone and the experts."""
-        metadata = {name: str(value) for name, value in self.fingerprints.items()}
-        save_file({name: value.contiguous() for name, value in self.trained_state().items()}, file, metadata)
-
-    @torch.no_grad()
-    def load_trained(self, state: dict[str, Tensor], where: object) -> None:
-        """Take over what ``trained_state`` returned.
-
-        Raises:
-            ValueError: it has other names or shapes; ``where`` is named.
-        """
-        expected = {name: value.shape for name, value in self.trained_state().items()}
-        actual = {name: value.shape for name, value in state.items()}
-        if wrong := sorted(name for name in expected | actual if expected.get(name) != actual.get(name)):
-            raise ValueError(
-                f"{where} is no MoLE of the languages {' '.join(self.experts.languages)} in this shape: {wrong[0]} is "
-                f"{actual.get(wrong[0])} instead of {expected.get(wrong[0])}"
-            )
-        for layer, logits in zip(self.frontend.fused.values(), state.get("fusion.logits", ()), strict=True):
-            layer.logits.copy_(logits)
-        classifier = {name: value for name, value in state.items() if name.startswith("classifier.")}
-        self.frontend.classifier.load_state_dict({name.partition(".")[2]: value for name, value in classifier.items()})
-
-    @torch.no_grad()
-    def extend_from(self, state: dict[str, Tensor], languages: Sequence[str]) -> None:
-        """Take over a MoLE of some of these languages; a new one starts with the mean of the others' fusion logits.
-
-        Args:
-            state: ``trained_state`` of the other, of the same fusion and classifier.
-            languages: its languages.
-
-        Raises:
-            ValueError: it has a language that this one lacks, or parts of another shape.
-        """
-        mine = self.experts.languages
-        if missing := sorted(set(languages) - set(mine)):
-            raise ValueError(f"expected a MoLE of some of the languages {' '.join(mine)}, got one of {missing} too")
-        rows = torch.tensor([mine.index(lang) for lang in languages])
-        last = f"classifier.mlp.{len(self.frontend.classifier.mlp) - 1}"
-        axes = {"fusion.logits": 2, f"{last}.weight": 0, f"{last}.bias": 0}
-        extended = {}
-        for name, value in self.trained_state().items():
-            before = state.get(name, value.new_empty(0))
-            if name in axes and before.dim() == value.dim():
-                if name == "fusion.logits":
-                    value = before.mean(2, keepdim=True).expand(*before.shape[:2], len(mine)).clone()
-                before = value.clone().index_copy_(axes[name], rows, before)
-            extended[name] = before
-        self.load_trained(extended, "the MoLE to start from")
-
-
-def read_trained(file: Path) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """Read what ``MoLE.save_trained`` wrote: the tensors, and the fingerprints of backbone and experts.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
-    try:
-        with safe_open(file, "pt") as tensors:
-            state = {compat.KEYS.get(key, key): tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118
-            metadata = tensors.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(f"{file} is damaged ({error}); copy or train it again") from error
-    fingerprints = {}
-    for name in ("backbone", "experts"):
-        value = state.pop(f"{name}_fingerprint", metadata.get(name))  # older files have a tensor
-        if value is not None:
-            fingerprints[name] = int(value)
-    return state, fingerprints
 
 
 @dataclass(frozen=True)
@@ -290,7 +209,7 @@ class RoutingConfig:
 
 @dataclass(frozen=True)
 class RoutingDecision:
-    """The hypotheses to decode, those of one language together; an utterance decoded in several languages has several.
+    """The hypotheses to decode, sorted by language; an utterance decoded in several languages has several.
 
     Attributes:
         rows: the utterance of each hypothesis, shape (N,).
@@ -300,19 +219,23 @@ class RoutingDecision:
     rows: Tensor
     language: Tensor
 
+    @classmethod
+    def sort(cls, rows: Tensor, language: Tensor) -> RoutingDecision:
+        """Sort hypotheses (N,) by language, so that each expert runs once for all of its own."""
+        order = language.argsort(stable=True)
+        return cls(rows[order], language[order])
+
 
 def route_given(language: Tensor) -> RoutingDecision:
     """Route every utterance to the expert of its given language, shape (B,)."""
-    rows = language.argsort(stable=True)
-    return RoutingDecision(rows, language[rows])
+    return RoutingDecision.sort(torch.arange(len(language), device=language.device), language)
 
 
 def route(posteriors: Tensor, config: RoutingConfig) -> RoutingDecision:
     """Route every utterance by its language posteriors (B, L) to its most likely language's expert, or to several."""
-    top, order = posteriors.sort(dim=1, descending=True)  # (B, L)
-    k = min(config.candidates, posteriors.shape[1])
-    candidates = torch.where(top[:, :1] < config.threshold, k, 1)  # (B, 1)
-    rows, rank = (torch.arange(k, device=top.device)[None] < candidates).nonzero(as_tuple=True)
-    language = order[rows, rank]
-    together = language.argsort(stable=True)
-    return RoutingDecision(rows[together], language[together])
+    ranked = posteriors.argsort(dim=1, descending=True)  # (B, L)
+    rank = torch.arange(ranked.shape[1], device=ranked.device)
+    best = (rank == 0).expand_as(ranked)  # the paper's argmax
+    uncertain = posteriors.amax(1, keepdim=True) < config.threshold  # (B, 1)
+    rows, rank = (best | (uncertain & (rank < config.candidates))).nonzero(as_tuple=True)
+    return RoutingDecision.sort(rows, ranked[rows, rank])

@@ -14,17 +14,16 @@ from torch import nn
 from espnet_lole.config import load_yaml, read_conf
 from espnet_lole.lole.adapters import Adapter, load_adapter, load_adapters
 from espnet_lole.lole.experts import ExpertConfig, LoRAExperts, share_weights
-from espnet_lole.lole.kd import STUDENT, KDConfig, Student, init_from_average
+from espnet_lole.lole.kd import STUDENT, KDConfig, LoRAKD, init_from_average
 from espnet_lole.lole.language_classifier import ClassifierConfig
-from espnet_lole.lole.mole import FusionConfig, MoLE, read_trained
+from espnet_lole.lole.mole import FusionConfig, MoLE
+from espnet_lole.lole.mole_weights import MOLE_WEIGHTS, extend_trained, load_trained, read_trained
 from espnet_lole.systems import TRAINED_HERE
 from espnet_lole.whisper.checkpoint import load_whisper
 from espnet_lole.whisper.model import Whisper
 
 STUDENT_INITS = ("average", "random")
 """How a student starts: as the average of the experts, or from random weights."""
-MOLE_WEIGHTS = "mole.safetensors"
-"""MoLE's fusion weights and classifier in the folder of a training or an export."""
 
 _PARTS = {
     "expert_conf": ExpertConfig,
@@ -109,7 +108,7 @@ def build_system(config: SystemConfig, whisper: Whisper | None = None, empty_ran
         empty_rank: build the prepared experts of MoLE or a student new, of this rank, instead of reading their folder.
 
     Returns:
-        ``LoRAExperts``, ``MoLE``, ``Student`` (also for ``multilingual``), or the ``Whisper`` itself.
+        ``LoRAExperts``, ``MoLE``, ``LoRAKD`` (also for ``multilingual``), or the ``Whisper`` itself.
 
     Raises:
         FileNotFoundError: the backbone or a language's adapter is missing.
@@ -157,17 +156,17 @@ def _build_mole(config: SystemConfig, experts: LoRAExperts) -> MoLE:
     if config.mole_weights is not None:
         state, fingerprints = read_trained(config.mole_weights)
         check_fingerprints(fingerprints, mole.fingerprints, config.mole_weights)
-        mole.load_trained(state, config.mole_weights)
+        load_trained(mole, state, config.mole_weights)
     elif config.init_mole is not None:
-        state, _ = read_trained(config.init_mole / MOLE_WEIGHTS)
-        mole.extend_from(state, load_yaml(config.init_mole / "config.yaml")["langs"])
+        file = config.init_mole / MOLE_WEIGHTS
+        extend_trained(mole, read_trained(file)[0], load_yaml(config.init_mole / "config.yaml")["langs"], file)
     return mole
 
 
-def _build_student(config: SystemConfig, whisper: Whisper, empty_rank: int | None) -> Student:
+def _build_student(config: SystemConfig, whisper: Whisper, empty_rank: int | None) -> LoRAKD:
     """Build one LoRA for all languages, with its teacher and its start from the experts if it is a student."""
     if config.adapters is not None:
-        return Student(load_adapters(whisper, config.adapters, [STUDENT]), None, KDConfig(kd="none"))
+        return LoRAKD(load_adapters(whisper, config.adapters, [STUDENT]), None, KDConfig(kd="none"))
     alone = config.system == "multilingual"
     kd_conf = KDConfig(kd="none") if alone else config.kd_conf
     average = not alone and config.student_init == "average"
@@ -181,7 +180,7 @@ def _build_student(config: SystemConfig, whisper: Whisper, empty_rank: int | Non
             f"{100 * sum(shares.values()) / len(shares):.1f} % of its energy on average, least in {least}: "
             f"{100 * shares[least]:.1f} %"
         )
-    return Student(student, None if kd_conf.kd == "none" else teacher, kd_conf)
+    return LoRAKD(student, None if kd_conf.kd == "none" else teacher, kd_conf)
 
 
 def check_fingerprints(trained: Mapping[str, int], present: Mapping[str, int], where: object) -> None:

@@ -29,7 +29,6 @@ from espnet_lole.espnet_model import (
     ESPnetFullModel,
     ESPnetMoLEModel,
     ESPnetStudentModel,
-    describe,
 )
 from espnet_lole.lole.system import STUDENT_INITS, SystemConfig, build_system
 from espnet_lole.systems import TRAINED_HERE
@@ -249,7 +248,9 @@ class LoLETask(AbsTask):
         model = MODELS[args.system](build_system(SystemConfig.parse(vars(args))), args)
         if args.specaug_conf:
             model.whisper.augment = Augment(args.specaug_conf)
-        logging.info(describe(model))
+        trained, total = (sum(p.numel() for p in model.parameters() if p.requires_grad or every) for every in (0, 1))
+        share = f"{trained:,} of {total:,} parameters train ({100 * trained / total:.1f} %)"
+        logging.info(f"{share}, languages {' '.join(model.languages)}")
         return model
 
     @classmethod
@@ -279,7 +280,7 @@ class LoLETask(AbsTask):
             return [optim_class([p for p in model.parameters() if p.requires_grad], **args.optim_conf)]
         fusion = [layer.logits for layer in model.mole.frontend.fused.values()]
         groups = [
-            {"params": list(model.classifier.parameters())},
+            {"params": list(model.mole.frontend.classifier.parameters())},
             {"params": fusion, "lr": args.optim_conf["lr"] * args.fusion_lr_factor, "weight_decay": 0.0},
         ]
         return [optim_class(groups, **args.optim_conf)]

@@ -84,12 +84,15 @@ class LoLETrainer(Trainer):
         *,
         model: torch.nn.Module,
         optimizers: Sequence[torch.optim.Optimizer],
+        options: TrainerOptions,
         reporter: SubReporter,
         **others: Any,
     ) -> bool:
-        """Call ``model.start_epoch(epoch)``, counted from 1, train, and report skipped updates."""
-        getattr(model, "module", model).start_epoch(reporter.get_epoch())
-        invalid = super().train_one_epoch(model=model, optimizers=optimizers, reporter=reporter, **others)
+        """Call ``model.start_epoch``, train, and report skipped updates."""
+        getattr(model, "module", model).start_epoch(reporter.get_epoch(), options.max_epoch)
+        invalid = super().train_one_epoch(
+            model=model, optimizers=optimizers, options=options, reporter=reporter, **others
+        )
         for optimizer in optimizers:
             if isinstance(optimizer, ExpertAdamW):
                 optimizer.report_skipped()
@@ -106,22 +109,17 @@ class LoLETrainer(Trainer):
 
 
 class KDTrainer(LoLETrainer):
-    """Trains a student: its teacher does not change, its losses have a schedule, and their means are logged."""
+    """Trains a student: logs, for each epoch, the schedule of distillation and the mean of each loss."""
 
     @classmethod
-    def train_one_epoch(
-        cls, *, model: torch.nn.Module, options: TrainerOptions, reporter: SubReporter, **others: Any
-    ) -> bool:
-        """Set the weights of the losses for the epoch, train, and log the mean of each loss."""
-        student = getattr(model, "module", model)
-        progress = (reporter.get_epoch() - 1) / max(options.max_epoch - 1, 1)
-        student.schedule = 1.0 + progress * (student.kd.config.final_factor - 1.0)
-        invalid = super().train_one_epoch(model=model, options=options, reporter=reporter, **others)
+    def train_one_epoch(cls, *, model: torch.nn.Module, reporter: SubReporter, **others: Any) -> bool:
+        """Train, then log the factor of distillation in this epoch and the losses."""
+        invalid = super().train_one_epoch(model=model, reporter=reporter, **others)
         losses = {
             name: reporter.stats[name] for name in ("loss_asr", "loss_layers", "loss_logits") if name in reporter.stats
         }
         means = ", ".join(f"{name} {sum(v.value for v in values) / len(values):.4f}" for name, values in losses.items())
-        logging.info(f"distillation, weights times {student.schedule:g}: {means}")
+        logging.info(f"distillation, weights times {getattr(model, 'module', model).kd_factor:g}: {means}")
         return invalid
 
 

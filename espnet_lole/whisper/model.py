@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,10 +219,13 @@ class Whisper(nn.Module):
             return self.model.proj_out(states)
 
     @contextmanager
-    def record(self, layers: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
-        """Within the context, append the output of each of these layers, shape (B, T, D), to the list as it runs."""
-        states: list[Tensor] = []
-        hooks = [layer.register_forward_hook(lambda _layer, _inputs, output: states.append(output)) for layer in layers]
+    def record(self, layers: Mapping[Any, nn.Module]) -> Iterator[dict[Any, Tensor]]:
+        """Within the context, put the output of each of these layers, shape (B, T, D), under its key as it runs."""
+        states: dict[Any, Tensor] = {}
+        hooks = [
+            layer.register_forward_hook(lambda _layer, _inputs, output, key=key: states.update({key: output}))
+            for key, layer in layers.items()
+        ]
         try:
             yield states
         finally:

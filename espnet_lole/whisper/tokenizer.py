@@ -51,7 +51,10 @@ class WhisperTokenizer:
         return self.languages[lang]
 
     def prompt(self, lang: str, timestamps: bool = False) -> list[int]:
-        """Return ``<|startoftranscript|><|LANG|><|transcribe|><|notimestamps|>``; with timestamps, without the last."""
+        """Return ``<|startoftranscript|><|LANG|><|transcribe|><|notimestamps|>``; with timestamps, without the last.
+
+        In training, ``make_targets`` of ``espnet_model.py`` puts it before the text.
+        """
         return [self.sot, self.language(lang), self.transcribe, *([] if timestamps else [self.no_timestamps])]
 
     def encode(self, text: str, lang: str) -> list[int]:

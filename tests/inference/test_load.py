@@ -9,10 +9,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from systems import CODES
 
-from espnet_lole.inference.load import MOLE_WEIGHTS, find_system, load_transcriber, read_decoding_config
+from espnet_lole.inference.load import find_system, load_transcriber, read_decoding_config
 from espnet_lole.inference.search import SearchConfig
 from espnet_lole.inference.transcriber import MoLETranscriber, Transcriber
 from espnet_lole.lole.mole import RoutingConfig
+from espnet_lole.lole.mole_weights import MOLE_WEIGHTS
 
 
 def load(folder, **options) -> Transcriber:

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import random_experts, tiny_whisper
+from conftest import random_experts, run_frontend, tiny_whisper
 
 from espnet_lole.inference import transcriber as transcriber_module
 from espnet_lole.inference.results import Hypothesis
@@ -40,7 +40,7 @@ def batch(speech) -> tuple[torch.Tensor, torch.Tensor]:
 @torch.no_grad()
 def spread(transcriber: MoLETranscriber, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     """Shift the classifier's bias so that similar utterances get different languages."""
-    _, logits = transcriber.mole.frontend(*batch)
+    _, logits = run_frontend(transcriber.mole, batch)
     transcriber.mole.frontend.classifier.mlp[-1].bias -= logits.mean(0)
 
 

@@ -6,7 +6,15 @@ import torch
 from conftest import random_experts, tiny_whisper
 from peft import LoraConfig
 
-from espnet_lole.lole.experts import ExpertConfig, LoRAExperts, expert_linear, share_weights
+from espnet_lole.lole.experts import (
+    Active,
+    ExpertConfig,
+    ExpertLinear,
+    LoRAExperts,
+    Selection,
+    expert_linear,
+    share_weights,
+)
 from espnet_lole.whisper.model import Whisper
 
 LANGS = ("de", "en", "zh")
@@ -62,18 +70,14 @@ def test_a_linear_computes_what_pefts_does_in_a_mixed_batch(index):
     )
     for lang in LANGS[1:]:
         oracle.add_adapter(lang, LoraConfig(r=3, lora_alpha=7, target_modules=["0"], init_lora_weights=False))
-    layer = oracle.base_model.model[0]
-    a, b = (
-        torch.nn.ParameterDict({lang: factors[lang].weight for lang in LANGS})
-        for factors in (layer.lora_A, layer.lora_B)
-    )
-    x = torch.randn(len(index), 5, 12)
-    experts = LoRAExperts(Whisper(tiny_whisper()), LANGS, ExpertConfig(rank=4))
-    with experts.activate(index):
-        selection = next(iter(experts.layers.values())).active.selection
+    theirs = oracle.base_model.model[0]
+    layer = ExpertLinear("0", theirs.base_layer, LANGS, ExpertConfig(rank=3, alpha=7.0), Active())
+    for lang in LANGS:
+        layer.lora_A[lang], layer.lora_B[lang] = theirs.lora_A[lang].weight, theirs.lora_B[lang].weight
+    x, langs = torch.randn(len(index), 5, 12), [LANGS[i] for i in index]
     with torch.no_grad():
-        expected = oracle.eval()(x, adapter_names=[LANGS[i] for i in index])
-        torch.testing.assert_close(expert_linear(x, x, layer.base_layer, a, b, selection, 7 / 3), expected)
+        expected = oracle.eval()(x, adapter_names=langs)
+        torch.testing.assert_close(expert_linear(layer, x, Selection(langs)), expected)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
@@ -166,9 +170,9 @@ def test_a_merged_linear_computes_what_its_expert_does():
     experts, layer = first_layer()
     x = torch.randn(2, 3, layer.base.in_features)
     with torch.no_grad(), experts.activate([1, 1]):
-        torch.testing.assert_close(layer.merged("en")(x), layer(x))
+        torch.testing.assert_close(layer.merge("en")(x), layer(x))
     layer.base.to(torch.bfloat16)
-    merged = layer.merged("en").weight
+    merged = layer.merge("en").weight
     exact = layer.base.weight.float() + 2.0 * layer.lora_B["en"] @ layer.lora_A["en"]
     assert torch.equal(merged, exact.to(torch.bfloat16))
 

@@ -12,12 +12,13 @@ from espnet_lole.lole.experts import ExpertConfig, LoRAExperts, share_weights
 from espnet_lole.lole.kd import (
     STUDENT,
     KDConfig,
-    Student,
+    LoRAKD,
     cosine_loss,
     init_from_average,
     js_divergence,
-    truncated_average,
+    truncate,
 )
+from espnet_lole.lole.mole import merge_delta
 from espnet_lole.whisper.model import Whisper
 
 TOKENS = torch.tensor([[50258, 50259, 50359, 50363, 11, 22, 33]])
@@ -31,9 +32,9 @@ def make_pair(langs=("de", "en"), rank=3, student_rank=8, **student_config) -> t
     return LoRAExperts(whisper, [STUDENT], ExpertConfig(student_rank, alpha=4.0, **student_config)), experts
 
 
-def make_student(**kd) -> Student:
+def make_kd(**kd) -> LoRAKD:
     student, experts = make_pair(("de", "en", "zh"))
-    return Student(student, experts, KDConfig(**kd))
+    return LoRAKD(student, experts, KDConfig(**kd))
 
 
 def test_cosine_loss_is_one_minus_torchs_cosine():
@@ -79,28 +80,28 @@ def test_losses_of_low_precision_are_computed_in_float32():
 
 
 def test_layer_losses_are_sums_over_valid_positions(speech):
-    kd = make_student(encoder_layers=(2,), decoder_layers=(1, 2))
+    kd = make_kd(encoder_layers=(2,), decoder_layers=(1, 2))
     tokens = TOKENS.expand(2, -1)
     with torch.no_grad():
         embedded = kd.student.whisper.embed_speech(speech[0][:2], speech[1][:2])
         student, teacher = kd.run_student(embedded, tokens), kd.run_teacher(embedded, tokens, [0, 2])
     valid = torch.tensor([[True] * 7, [True] * 5 + [False] * 2])
-    for layers in (teacher.layers[0][1, 28:], teacher.layers[1][1, 5:]):
-        layers.fill_(1e6)  # what is not valid has no influence
-    losses = kd.layer_losses(student, teacher, {"enc": embedded.mask, "dec": valid})
+    for states in (teacher.layers["enc2"][1, 28:], teacher.layers["dec1"][1, 5:]):
+        states.fill_(1e6)  # what is not valid has no influence
+    losses = kd.layer_losses(student, teacher, {"encoder": embedded.mask, "decoder": valid})
     assert list(losses) == ["enc2", "dec1", "dec2"]
     frames = int(embedded.mask.sum())
     assert [float(count) for _, count in losses.values()] == [frames, 12, 12]
-    for i, (mask, (total, _)) in enumerate(zip((embedded.mask, valid, valid), losses.values(), strict=True)):
-        cosines = F.cosine_similarity(student.layers[i][mask], teacher.layers[i][mask], dim=-1)
+    for mask, (name, (total, _)) in zip((embedded.mask, valid, valid), losses.items(), strict=True):
+        cosines = F.cosine_similarity(student.layers[name][mask], teacher.layers[name][mask], dim=-1)
         torch.testing.assert_close(total, (1 - cosines).sum(), atol=1e-4, rtol=1e-4)
-    everything = kd.layer_losses(student, teacher, {"enc": None, "dec": None})
+    everything = kd.layer_losses(student, teacher, {"encoder": None, "decoder": None})
     assert [float(count) for _, count in everything.values()] == [2 * 50, 14, 14]
 
 
 def test_recorded_states_are_the_outputs_of_the_layers(speech):
     """The oracle: the hidden states that transformers returns, on 30 s."""
-    kd, samples = make_student(), 480_000
+    kd, samples = make_kd(), 480_000
     sound = torch.randn(1, samples, generator=torch.Generator().manual_seed(0)) * 0.1
     with torch.no_grad():
         whisper = kd.student.whisper
@@ -108,24 +109,27 @@ def test_recorded_states_are_the_outputs_of_the_layers(speech):
         mel, _ = whisper.features(sound, torch.tensor([samples]))
         with kd.student.activate([0]):
             stock = whisper.model(input_features=mel, decoder_input_ids=TOKENS, output_hidden_states=True)
-    expected = [
-        *stock.encoder_hidden_states[1:-1],
-        None,
-        stock.decoder_hidden_states[1],
-        None,
-    ]  # the last are after the norm
-    assert kd.layer_names == ["enc1", "enc2", "enc3", "dec1", "dec2"]
-    for recorded, oracle in zip(states.layers, expected, strict=True):
-        if oracle is not None:
-            torch.testing.assert_close(recorded, oracle, atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(
-        whisper.encoder.layer_norm(states.layers[2]), stock.encoder_last_hidden_state, atol=1e-3, rtol=1e-3
-    )
-    torch.testing.assert_close(whisper.decoder.layer_norm(states.layers[4]), states.states, atol=1e-4, rtol=1e-4)
+    expected = {f"enc{n}": stock.encoder_hidden_states[n] for n in (1, 2)} | {"dec1": stock.decoder_hidden_states[1]}
+    last = {"enc3": whisper.encoder.layer_norm, "dec2": whisper.decoder.layer_norm}  # the oracle's are after the norm
+    assert states.layers.keys() == expected.keys() | last.keys()
+    for name, oracle in expected.items():
+        torch.testing.assert_close(states.layers[name], oracle, atol=1e-3, rtol=1e-3)
+    normed = {name: norm(states.layers[name]) for name, norm in last.items()}
+    torch.testing.assert_close(normed["enc3"], stock.encoder_last_hidden_state, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(normed["dec2"], states.last, atol=1e-4, rtol=1e-4)
+
+
+def test_layers_keep_their_names_in_whatever_order_they_are_given(speech):
+    kd, everything = make_kd(encoder_layers=(3, 1), decoder_layers=(2, 1)), make_kd()
+    with torch.no_grad():
+        embedded = kd.student.whisper.embed_speech(*speech)
+        some, every = (x.run_student(embedded, TOKENS.expand(4, -1)).layers for x in (kd, everything))
+    assert list(kd.compared) == ["enc3", "enc1", "dec2", "dec1"] and set(some) == set(kd.compared)
+    assert all(torch.equal(states, every[name]) for name, states in some.items())
 
 
 def test_student_and_teacher_share_the_backbone_and_only_the_student_has_gradients(speech):
-    kd = make_student()
+    kd = make_kd()
     bases = [
         {name: p.data_ptr() for name, p in experts.whisper.named_parameters() if ".lora_" not in name}
         for experts in (kd.student, kd.teacher)
@@ -134,8 +138,8 @@ def test_student_and_teacher_share_the_backbone_and_only_the_student_has_gradien
     embedded = kd.student.whisper.embed_speech(*speech)
     student = kd.run_student(embedded, TOKENS.expand(4, -1))
     teacher = kd.run_teacher(embedded, TOKENS.expand(4, -1), [0, 1, 2, 0])
-    assert not teacher.states.requires_grad and not torch.allclose(student.states, teacher.states, atol=1e-2)
-    (student.states - teacher.states).square().sum().backward()
+    assert not teacher.last.requires_grad and not torch.allclose(student.last, teacher.last, atol=1e-2)
+    (student.last - teacher.last).square().sum().backward()
     with_gradient = {id(p) for p in kd.parameters() if p.grad is not None}
     assert with_gradient == set(map(id, kd.student.parameters_of_experts()[STUDENT]))
 
@@ -147,9 +151,10 @@ def test_the_average_is_truncated_as_the_svd_of_the_whole_matrix(experts, rank, 
     b = torch.randn(experts, shape[0], rank, generator=generator) / shape[0]
     weights = torch.rand(experts, generator=generator)
     whole = sum(w * y @ x for w, x, y in zip(weights, a, b, strict=True))
+    merged = merge_delta(weights[None], a, b)
     u, s, vh = torch.linalg.svd(whole, full_matrices=False)
     for k in (1, 7, 1000):
-        small_a, small_b, share = truncated_average(a, b, weights, k)
+        small_a, small_b, share = truncate(*merged, k)
         nearest = u[:, :k] * s[:k] @ vh[:k]
         torch.testing.assert_close(small_b @ small_a, nearest, atol=1e-5, rtol=1e-5)
         assert len(small_a) == small_b.shape[1] == min(k, experts * rank, *shape)
@@ -170,7 +175,7 @@ def test_a_student_of_full_rank_starts_as_the_average_of_the_experts():
 
 
 def test_ranks_beyond_the_experts_can_still_learn():
-    """B of them is zero, A is not: their gradient is."""
+    """B of them is zero and A is not: B has a gradient."""
     student, experts = make_pair(("de",), rank=2, student_rank=6)
     init_from_average(student, experts)
     layer = student.layers[LAYER]
@@ -184,10 +189,10 @@ def test_mistakes_are_refused():
             KDConfig(**wrong)
     student, experts = make_pair()
     with pytest.raises(ValueError, match="expected the experts for kd_conf kd: both, got none: give --experts"):
-        Student(student, None, KDConfig())
+        LoRAKD(student, None, KDConfig())
     for part, layers in (("encoder", (1, 4)), ("decoder", (0,))):
         with pytest.raises(ValueError, match=rf"layers from 1 to \d in {part}_layers of kd_conf, got \[[40]\]"):
-            Student(student, experts, KDConfig(**{f"{part}_layers": layers}))
+            LoRAKD(student, experts, KDConfig(**{f"{part}_layers": layers}))
     other, experts = make_pair(targets=("fc1",))
     with pytest.raises(ValueError, match="expected a student on the linears of the experts"):
         init_from_average(other, experts)

@@ -1,13 +1,12 @@
-"""The fusion against peft's merged adapters and against single experts; routing; MoLE's file."""
+"""The fusion against peft's merged adapters and against single experts; routing."""
 
 import pytest
 import torch
-from conftest import random_experts, tiny_whisper
+from conftest import random_experts, run_frontend, tiny_whisper
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file, save_file
 
 from espnet_lole.lole.language_classifier import ClassifierConfig
-from espnet_lole.lole.mole import FORMS, FusionConfig, MoLE, RoutingConfig, read_trained, route, route_given
+from espnet_lole.lole.mole import FORMS, FusionConfig, MoLE, RoutingConfig, route, route_given
 from espnet_lole.whisper.model import Whisper
 
 LANGS = ("de", "en", "zh")
@@ -30,9 +29,9 @@ def randomize(mole: MoLE) -> MoLE:
 
 @torch.no_grad()
 def encode(mole: MoLE, speech, expert: int) -> torch.Tensor:
-    encoded, _ = mole.frontend(*speech)
+    shallow, _ = run_frontend(mole, speech)
     with mole.experts.activate([expert] * 4):
-        return mole.deep(encoded).states
+        return mole.encode_deep(shallow).states
 
 
 @torch.no_grad()
@@ -83,7 +82,7 @@ def test_a_new_fusion_is_a_uniformly_weighted_adapter_of_peft(form, combination,
     model.add_weighted_adapter(list(LANGS), [weight] * 3, "fused", combination_type=combination)
     for name, layer in fused.items():
         delta = model.base_model.model.get_submodule(name).get_delta_weight("fused")
-        torch.testing.assert_close(layer.merged().weight - layer.experts.base.weight, delta, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(layer.merge().weight - layer.experts.base.weight, delta, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -105,9 +104,9 @@ def test_merged_equals_unmerged_and_leaves_plain_linears(form, speech):
 
 def test_gradients_reach_fusion_and_classifier_alone(speech):
     mole = make_mole()
-    encoded, logits = mole.frontend(*speech)
+    shallow, logits = run_frontend(mole, speech)
     with mole.experts.activate([0, 1, 2, 0]):
-        (mole.deep(encoded).states.square().sum() + logits.square().sum()).backward()
+        (mole.encode_deep(shallow).states.square().sum() + logits.square().sum()).backward()
     with_gradient = {id(p) for p in mole.parameters() if p.grad is not None and p.grad.any()}
     trained = [*mole.frontend.classifier.parameters(), *(layer.logits for layer in mole.frontend.fused.values())]
     assert with_gradient == set(map(id, trained)) == {id(p) for p in mole.parameters() if p.requires_grad}
@@ -116,74 +115,10 @@ def test_gradients_reach_fusion_and_classifier_alone(speech):
 def test_shared_layers_do_not_depend_on_the_selection(speech):
     mole = randomize(make_mole())
     with torch.no_grad(), mole.experts.activate([0, 1, 2, 0]):
-        inside = mole.frontend(*speech)
-    outside = mole.frontend(*speech)
+        inside = run_frontend(mole, speech)
+    outside = run_frontend(mole, speech)
     assert torch.equal(inside[0].states, outside[0].states) and torch.equal(inside[1], outside[1])
     assert inside[1].shape == (4, 3)
-
-
-def test_a_file_makes_another_mole_equal(tmp_path, speech):
-    mole, other = randomize(make_mole(seed=1)), make_mole(seed=2)
-    mole.save_trained(tmp_path / "mole.safetensors")
-    state, fingerprints = read_trained(tmp_path / "mole.safetensors")
-    assert fingerprints == mole.fingerprints == other.fingerprints and len(set(fingerprints.values())) == 2
-    other.load_trained(state, "the file")
-    assert torch.equal(encode(mole, speech, 1), encode(other, speech, 1))
-    assert torch.equal(mole.frontend(*speech)[1], other.frontend(*speech)[1])
-
-
-def test_an_older_file_is_read(tmp_path):
-    """It has the fingerprints as tensors, and another name of the logits."""
-    mole = make_mole()
-    state = mole.trained_state()
-    prints = {f"{part}_fingerprint": torch.tensor(n, dtype=torch.float64) for part, n in mole.fingerprints.items()}
-    older = state | prints
-    older["fusion.raw"] = older.pop("fusion.logits")
-    save_file(older, tmp_path / "mole.safetensors")
-    read, fingerprints = read_trained(tmp_path / "mole.safetensors")
-    assert fingerprints == mole.fingerprints and read.keys() == state.keys()
-    assert all(torch.equal(read[name], state[name]) for name in state)
-
-
-def test_another_shape_or_a_damaged_file_is_refused(tmp_path):
-    file = tmp_path / "mole.safetensors"
-    make_mole().save_trained(file)
-    state, _ = read_trained(file)
-    with pytest.raises(
-        ValueError, match=r"here is no MoLE of the languages de en in this shape: classifier\.mlp\.4\.bias is "
-    ):
-        make_mole(langs=("de", "en")).load_trained(state, "here")
-    with pytest.raises(
-        ValueError, match=r"fusion\.logits is torch.Size\(\[12, 2, 3\]\) instead of torch.Size\(\[18, 2, 3\]\)"
-    ):
-        make_mole(shared_layers=3).load_trained(state, "here")
-    file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(ValueError, match="mole.safetensors is damaged"):
-        read_trained(file)
-
-
-def test_a_language_is_added_to_a_mole(tmp_path, speech):
-    """What the others had stays; the new one's fusion starts as their mean, its classifier row as it is drawn."""
-    old = randomize(make_mole(langs=("zh", "de", "en")))
-    old.save_trained(tmp_path / "mole.safetensors")
-    state = load_file(tmp_path / "mole.safetensors")
-    new = make_mole(langs=("de", "en", "fr", "zh"), seed=1)
-    drawn = new.frontend.classifier.mlp[4].bias[2].clone()
-    new.extend_from(state, ["zh", "de", "en"])
-    fusion = new.trained_state()["fusion.logits"]
-    assert torch.equal(fusion[..., [3, 0, 1]], state["fusion.logits"])
-    torch.testing.assert_close(fusion[..., 2], state["fusion.logits"].mean(-1))
-    classifier = new.frontend.classifier
-    assert (
-        torch.equal(classifier.mlp[4].bias[[3, 0, 1]], state["classifier.mlp.4.bias"])
-        and classifier.mlp[4].bias[2] == drawn
-    )
-    assert torch.equal(classifier.mlp[1].weight, state["classifier.mlp.1.weight"])
-    assert new.frontend(*speech)[1].shape == (4, 4)
-    with pytest.raises(ValueError, match="of the languages de en fr zh, got one of \\['tr'\\] too"):
-        new.extend_from(state, ["zh", "de", "tr"])
-    with pytest.raises(ValueError, match="the MoLE to start from is no MoLE of the languages"):
-        make_mole(3, langs=("de", "en", "fr", "zh")).extend_from(state, ["zh", "de", "en"])
 
 
 def test_given_languages_are_followed_those_of_one_language_together():
@@ -203,6 +138,16 @@ def test_only_uncertain_utterances_get_candidates():
     assert sorted(zip(everything.rows.tolist(), everything.language.tolist(), strict=True)) == [
         (row, lang) for row in range(3) for lang in range(3)
     ]
+
+
+def test_hypotheses_are_sorted_by_language_and_then_by_utterance():
+    """Equal posteriors too, which are ranked as torch sorts them."""
+    generator = torch.Generator().manual_seed(0)
+    posteriors = torch.randint(1, 4, (50, 6), generator=generator).float()
+    for candidates in (1, 2, 6):
+        decision = route(posteriors, RoutingConfig(candidates, threshold=1.0 if candidates == 6 else 3.0 / 4))
+        order = (decision.language * len(posteriors) + decision.rows).tolist()
+        assert order == sorted(set(order)) and set(decision.rows.tolist()) == set(range(50))
 
 
 def test_mistakes_are_refused():

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import random_experts, tiny_whisper
+from conftest import random_experts, run_frontend, tiny_whisper
 
 from espnet_lole.lole.adapters import save_adapter
 from espnet_lole.lole.experts import ExpertConfig, LoRAExperts
-from espnet_lole.lole.kd import STUDENT, Student
-from espnet_lole.lole.system import MOLE_WEIGHTS, SystemConfig, build_system
+from espnet_lole.lole.kd import STUDENT, LoRAKD
+from espnet_lole.lole.mole_weights import MOLE_WEIGHTS, save_trained, trained_state
+from espnet_lole.lole.system import SystemConfig, build_system
 from espnet_lole.whisper.checkpoint import empty_whisper
 from espnet_lole.whisper.model import Whisper
 
@@ -68,14 +69,14 @@ def test_a_trained_mole_computes_what_the_one_that_was_saved_does(recipe, speech
     for layer in mole.frontend.fused.values():
         torch.nn.init.normal_(layer.logits)
     torch.nn.init.normal_(mole.frontend.classifier.mlp[-1].weight)
-    mole.save_trained(tmp_path / MOLE_WEIGHTS)
+    save_trained(mole, tmp_path / MOLE_WEIGHTS)
     loaded = build(recipe, "mole", **mole_options(recipe), mole_weights=str(tmp_path / MOLE_WEIGHTS)).eval()
-    for output, expected in zip(loaded.frontend(*speech), mole.frontend(*speech), strict=True):
+    for output, expected in zip(run_frontend(loaded, speech), run_frontend(mole, speech), strict=True):
         torch.testing.assert_close(
             getattr(output, "states", output), getattr(expected, "states", expected), atol=0, rtol=0
         )
     fresh = build(recipe, "mole", **mole_options(recipe)).eval()
-    assert not torch.equal(fresh.frontend(*speech)[1], mole.frontend(*speech)[1])
+    assert not torch.equal(run_frontend(fresh, speech)[1], run_frontend(mole, speech)[1])
 
 
 def test_a_mole_of_other_experts_or_another_backbone_is_refused(recipe, tmp_path):
@@ -100,12 +101,12 @@ def test_a_mole_starts_from_one_of_fewer_languages(recipe, tmp_path):
     options = mole_options(recipe) | {"experts": str(tmp_path), "langs": experts.languages}
     new = build(recipe, "mole", **options, init_mole=str(recipe / "exp/mole"))
     old = build(recipe, "mole", **mole_options(recipe), mole_weights=str(recipe / "exp/mole" / MOLE_WEIGHTS))
-    assert torch.equal(new.trained_state()["fusion.logits"][..., :4], old.trained_state()["fusion.logits"])
+    assert torch.equal(trained_state(new)["fusion.logits"][..., :4], trained_state(old)["fusion.logits"])
 
 
 def test_a_student_starts_as_the_average_and_learns_from_the_experts(recipe):
     student = build(recipe, "student", **prepared(recipe), expert_conf={"rank": 16, "alpha": 16.0})
-    assert isinstance(student, Student) and same_factors(student.teacher, random_experts(LANGS))
+    assert isinstance(student, LoRAKD) and same_factors(student.teacher, random_experts(LANGS))
     layer, experts = student.student.layers[LAYER], student.teacher.layers[LAYER]
     mean = sum(experts.scale * experts.lora_B[lang] @ experts.lora_A[lang] for lang in LANGS) / 4
     torch.testing.assert_close(layer.scale * layer.lora_B[STUDENT] @ layer.lora_A[STUDENT], mean, atol=1e-5, rtol=1e-4)

@@ -14,7 +14,7 @@ from conftest import random_experts, tiny_whisper
 
 from espnet_lole.espnet_model import ESPnetStudentModel
 from espnet_lole.lole.experts import share_weights
-from espnet_lole.lole.kd import STUDENT, KDConfig, Student
+from espnet_lole.lole.kd import STUDENT, KDConfig, LoRAKD
 from espnet_lole.whisper.model import Whisper
 
 CODES = ("de", "en")
@@ -44,7 +44,7 @@ def models() -> dict[str, ESPnetStudentModel]:
     teacher = random_experts(CODES, rank=2, alpha=4.0, whisper=share_weights(whisper))
     student = random_experts([STUDENT], rank=2, alpha=4.0, seed=1, whisper=whisper)
     return {
-        kd: ESPnetStudentModel(Student(student, teacher, KDConfig(kd=kd)), CODES).eval()
+        kd: ESPnetStudentModel(LoRAKD(student, teacher, KDConfig(kd=kd)), CODES).eval()
         for kd in ("none", "logits", "layers", "both")
     }
 

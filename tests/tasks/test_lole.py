@@ -7,7 +7,7 @@ import yaml
 from conftest import Evil, make_batch
 from espnet_models import CODES, experts_model, full_model, mole_model, student_model, trained
 
-from espnet_lole.lole.kd import Student
+from espnet_lole.lole.kd import LoRAKD
 from espnet_lole.systems import TRAINED_HERE
 from espnet_lole.tasks.lole import MODELS, LoLEPreprocessor, LoLETask
 from espnet_lole.train.optimizer import ExpertAdamW
@@ -84,7 +84,7 @@ def test_every_system_that_is_trained_here_has_a_model(recipe):
         args = LoLETask.parse_args(options(recipe, system, "--fusion_conf", "shared_layers=1"))
         model = LoLETask.build_model(args)
         assert model.languages == CODES and trained(model)
-        distilled = isinstance(getattr(model, "kd", None), Student) and model.kd.teacher is not None
+        distilled = isinstance(getattr(model, "kd", None), LoRAKD) and model.kd.teacher is not None
         assert distilled == (system == "student")
 
 

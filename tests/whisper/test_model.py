@@ -109,12 +109,12 @@ def test_the_encoder_can_be_run_in_parts(whisper, speech):
 
 @torch.no_grad()
 def test_recording_returns_the_outputs_of_layers_and_ends_with_its_context(whisper, speech):
-    layers = [whisper.encoder.layers[1], whisper.encoder.layers[0]]
+    layers = {"second": whisper.encoder.layers[1], "first": whisper.encoder.layers[0]}
     with whisper.record(layers) as states:
         whisper.encode(*speech)
     embedded = whisper.embed_speech(*speech)
-    assert torch.equal(states[0], whisper.encode_layers(embedded, 0, 1).states)  # in the order in which they run
-    assert torch.equal(states[1], whisper.encode_layers(embedded, 0, 2).states)
+    assert torch.equal(states["first"], whisper.encode_layers(embedded, 0, 1).states)
+    assert torch.equal(states["second"], whisper.encode_layers(embedded, 0, 2).states)
     whisper.encode(*speech)
     assert len(states) == 2
 
@@ -135,7 +135,7 @@ def test_bfloat16_leaves_norms_and_residuals_in_float32_and_stays_near_float32(s
     exact, rough = (Whisper(tiny_whisper(), precision=p).eval() for p in (torch.float32, torch.bfloat16))
     assert {p.dtype for n, p in rough.model.named_parameters() if "norm" in n} == {torch.float32}
     assert rough.encoder.layers[0].fc1.weight.dtype == rough.decoder.embed_tokens.weight.dtype == torch.bfloat16
-    with rough.record(rough.encoder.layers) as residual:
+    with rough.record(dict(enumerate(rough.encoder.layers))) as residual:
         a, b = exact.encode(*speech).states, rough.encode(*speech).states
-    assert {states.dtype for states in residual} == {torch.float32} and b.dtype == torch.bfloat16
+    assert {states.dtype for states in residual.values()} == {torch.float32} and b.dtype == torch.bfloat16
     assert 0 < (a - b).norm() < 0.05 * a.norm()
