@@ -23,7 +23,7 @@ from espnet_lole.lole.adapters import Adapter, build_experts
 from espnet_lole.lole.peft_files import INERT_FIELDS, READ_FIELDS, read_shapes
 from espnet_lole.whisper.model import Whisper
 
-INPUTS = int(os.environ.get("LOLE_FUZZ", 60))
+INPUTS = int(os.environ.get("LOLE_FUZZ", 25))
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 PATTERNS = [
     "fc1", "q_proj|v_proj", r".*decoder.*\.q_proj", "^model.encoder.layers.0.fc1", "layers.1.fc2",
