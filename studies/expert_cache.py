@@ -25,8 +25,9 @@ from study import RECIPE, write_lines
 from transformers import WhisperForConditionalGeneration
 
 from espnet_lole.inference.expert_cache import ExpertCache
-from espnet_lole.lole.adapters import WEIGHTS, save_adapter
+from espnet_lole.lole.adapters import save_adapter
 from espnet_lole.lole.experts import ExpertConfig, LoRAExperts
+from espnet_lole.lole.peft_files import WEIGHTS
 from espnet_lole.whisper.model import Whisper
 from espnet_lole.whisper.sizes import SIZES
 

@@ -10,11 +10,10 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from safetensors import safe_open
-
 from espnet_lole.config import load_yaml
 from espnet_lole.data.kaldi import read_table
 from espnet_lole.inference.load import SystemFolder
+from espnet_lole.lole.peft_files import read_shapes
 from espnet_lole.whisper.features import SAMPLE_RATE
 
 HISTORY = "history.json"
@@ -87,25 +86,18 @@ class ModelMetadata:
 def collect_metadata(system: SystemFolder) -> ModelMetadata:
     """Collect the metadata of the system in a folder."""
     adapters = system.adapter_folders()
-    shapes = {name: _read_shapes(folder / "adapter_model.safetensors") for name, folder in adapters.items()}
+    factors = {name: list(read_shapes(folder).values()) for name, folder in adapters.items()}
     return ModelMetadata(
         system=system.system,
         backbone=system.backbone,
         languages=system.languages,
-        ranks={
-            name: max(rows for key, (rows, _) in factors.items() if ".lora_A." in key)
-            for name, factors in shapes.items()
+        ranks={name: max(pair["A"][0] for pair in pairs) for name, pairs in factors.items()},
+        parameters={
+            name: sum(math.prod(shape) for pair in pairs for shape in pair.values()) for name, pairs in factors.items()
         },
-        parameters={name: sum(map(math.prod, adapter.values())) for name, adapter in shapes.items()},
         shared_layers=system.conf.get("fusion_conf", {}).get("shared_layers"),
         history=History.read(system.folder),
     )
-
-
-def _read_shapes(file: Path) -> dict[str, list[int]]:
-    """Read the shapes of an adapter's factors, (R, D_in) of lora_A and (D_out, R) of lora_B, by name."""
-    with safe_open(file, "pt") as tensors:
-        return {key: tensors.get_slice(key).get_shape() for key in tensors.keys()}  # noqa: SIM118  # not a dict
 
 
 def _read_training_log(log: Path) -> tuple[int | None, dict[str, float]]:

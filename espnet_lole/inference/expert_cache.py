@@ -8,11 +8,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
-from espnet_lole.lole.adapters import WEIGHTS, Adapter, load_adapter
+from espnet_lole.lole.adapters import Adapter, adapters_in, load_adapter
 from espnet_lole.lole.experts import ExpertConfig, LoRAExperts
+from espnet_lole.lole.peft_files import read_shapes
 from espnet_lole.whisper.model import Whisper
 
 
@@ -32,7 +32,7 @@ class ExpertCache:
     def __init__(self, whisper: Whisper, folder: Path, capacity: int) -> None:
         if capacity < 1:
             raise ValueError(f"the capacity must be 1 expert or more, got {capacity}")
-        self._folders = {file.parent.name: file.parent for file in sorted(folder.glob(f"*/{WEIGHTS}"))}
+        self._folders = {lang: folder / lang for lang in adapters_in(folder)}
         if not self._folders:
             raise FileNotFoundError(f"expected adapters in {folder}, a subfolder for each language, but there are none")
         rank, targets = _shape(self._folders.values())
@@ -96,12 +96,5 @@ class ExpertCache:
 
 def _shape(folders: Iterable[Path]) -> tuple[int, tuple[str, ...]]:
     """Read the largest rank and the targets of adapters from the headers of their files."""
-    rank, targets = 0, set()
-    for folder in folders:
-        with safe_open(folder / WEIGHTS, "pt") as file:
-            for key in file.keys():
-                name, dot, _ = key.partition(".lora_A.")
-                if dot:
-                    rank = max(rank, file.get_slice(key).get_shape()[0])
-                    targets.add(name.rpartition(".")[2])
-    return rank, tuple(sorted(targets))
+    shapes = {(linear.rpartition(".")[2], pair["A"][0]) for f in folders for linear, pair in read_shapes(f).items()}
+    return max(rank for _, rank in shapes), tuple(sorted({target for target, _ in shapes}))

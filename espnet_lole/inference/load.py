@@ -13,11 +13,11 @@ from espnet_lole.config import load_yaml, read_conf
 from espnet_lole.inference.expert_cache import ExpertCache
 from espnet_lole.inference.search import SearchConfig
 from espnet_lole.inference.transcriber import ExpertTranscriber, MoLETranscriber, PromptTranscriber, Transcriber
-from espnet_lole.lole.adapters import CONFIG as ADAPTER_CONFIG
-from espnet_lole.lole.adapters import adapters_in, trained_pad_to
+from espnet_lole.lole.adapters import FOREIGN_PAD_TO, adapters_in, trained_pad_to
 from espnet_lole.lole.kd import STUDENT
 from espnet_lole.lole.mole import MoLE, RoutingConfig
 from espnet_lole.lole.mole_weights import MOLE_WEIGHTS
+from espnet_lole.lole.peft_files import CONFIG as ADAPTER_CONFIG
 from espnet_lole.lole.system import SystemConfig, build_system
 from espnet_lole.systems import TRAINED_HERE
 from espnet_lole.whisper.checkpoint import load_config, load_whisper
@@ -60,16 +60,34 @@ class SystemFolder:
             return {lang: self.adapters / lang for lang in self.languages}
         return {self.system: self.adapters}
 
-    @property
-    def pad_to(self) -> str | None:
-        """The padding of the training, from its configuration or else from an adapter; None: the backbone's own.
+    def trained_paddings(self) -> dict[Path, str]:
+        """Return the padding that each adapter was trained with, and that of the experts' own training.
 
         Raises:
             FileNotFoundError: an adapter has no weights.
             ValueError: the weights are damaged.
         """
-        noted = map(trained_pad_to, self.adapter_folders().values())  # adapters trained elsewhere note none
-        return self.conf.get("pad_to") or next(filter(None, noted), None)
+        paddings = {folder: trained_pad_to(folder) for folder in self.adapter_folders().values()}
+        noted = self.conf.get("pad_to") if self.system == "experts" else None
+        return paddings | ({self.folder: noted} if noted else {})
+
+    @property
+    def pad_to(self) -> str | None:
+        """The padding of the training, from its configuration or else from the adapters; None: the backbone's own.
+
+        Raises:
+            FileNotFoundError: an adapter has no weights.
+            ValueError: the weights are damaged, or the experts were trained with different paddings.
+        """
+        trained = self.trained_paddings()
+        if len(set(trained.values())) > 1:
+            listed = ", ".join(f"{pad_to}: {folder}" for folder, pad_to in sorted(trained.items()))
+            raise ValueError(
+                f"the experts of a system must be trained with one pad_to, got {listed} ({FOREIGN_PAD_TO} where an "
+                "adapter notes nothing): move those of another pad_to into a folder of their own, or say what an "
+                "adapter was trained with: lole add-expert ADAPTER --lang LANG --model SYSTEM --replace --pad_to PAD_TO"
+            )
+        return self.conf.get("pad_to") or next(iter(trained.values()), None)
 
 
 def find_system(folder: Path, backbone: str | None = None, languages: Sequence[str] | None = None) -> SystemFolder:

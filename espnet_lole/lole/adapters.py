@@ -7,18 +7,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftConfig
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from peft import LoraConfig
+from safetensors.torch import save_file
 from torch import Tensor
 
 from espnet_lole import compat
 from espnet_lole.atomic_io import atomic_folder
 from espnet_lole.lole.experts import ExpertConfig, ExpertLinear, LoRAExperts
+from espnet_lole.lole.peft_files import (
+    CONFIG,
+    PICKLE,
+    PREFIX,
+    WEIGHTS,
+    find_missing,
+    group_factors,
+    open_weights,
+    rank_and_scale,
+    read_config,
+    read_tensors,
+)
 from espnet_lole.whisper.model import Whisper
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_PREFIX = "base_model.model."  # peft's names of the modules of the model it wraps
+FOREIGN_PAD_TO = "30s"
+"""Padding of the input in every training with ``transformers``' own features."""
 
 
 def save_adapter(experts: LoRAExperts, lang: str, folder: Path, base_model: str) -> None:
@@ -37,7 +48,7 @@ def save_adapter(experts: LoRAExperts, lang: str, folder: Path, base_model: str)
     tensors = {}
     for name, layer in experts.layers.items():
         for key, factor in (("lora_A", layer.lora_A[lang]), ("lora_B", layer.lora_B[lang])):
-            tensors[f"{_PREFIX}{name}.{key}.weight"] = factor.detach().cpu().contiguous()
+            tensors[f"{PREFIX}{name}.{key}.weight"] = factor.detach().cpu().contiguous()
     config = LoraConfig(
         r=experts.config.rank,
         lora_alpha=experts.config.alpha,
@@ -51,28 +62,39 @@ def save_adapter(experts: LoRAExperts, lang: str, folder: Path, base_model: str)
         config.save_pretrained(made)
 
 
-def trained_pad_to(folder: Path) -> str | None:
-    """Return the padding of the input that an adapter was trained with, if it was trained here.
+def trained_pad_to(folder: Path) -> str:
+    """Return the padding of the input that an adapter was trained with: as it notes, or 30 s.
+
+    Adapters of ``peft`` note nothing; they are trained on the features of ``transformers``, which are padded to 30 s.
 
     Raises:
         FileNotFoundError: the adapter has no weights.
         ValueError: they are damaged.
     """
-    try:
-        with safe_open(folder / WEIGHTS, "pt") as file:
-            metadata = file.metadata() or {}
-    except SafetensorError as error:
-        raise _damaged(folder, error) from error
-    return compat.pad_to(metadata["window"]) if "window" in metadata else metadata.get("pad_to")
+    if (folder / PICKLE).is_file() and not (folder / WEIGHTS).is_file():
+        return FOREIGN_PAD_TO
+    with open_weights(folder) as file:
+        metadata = file.metadata() or {}
+    return compat.pad_to(metadata["window"]) if "window" in metadata else metadata.get("pad_to", FOREIGN_PAD_TO)
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A ``peft`` adapter: its folder, its configuration, and A and B of each adapted linear."""
+    """A ``peft`` adapter.
+
+    Attributes:
+        folder: its folder.
+        config: its configuration.
+        factors: ``A``, shape (R, D_in), and ``B``, shape (D_out, R), of each adapted linear.
+        scales: what the update of each adapted linear is multiplied by.
+        peft_names: names that each linear may have had in the model that ``peft`` adapted.
+    """
 
     folder: Path
     config: LoraConfig
     factors: dict[str, dict[str, Tensor]]
+    scales: dict[str, float]
+    peft_names: dict[str, tuple[str, str]]
 
     @classmethod
     def read(cls, folder: Path) -> Adapter:
@@ -80,28 +102,26 @@ class Adapter:
 
         Raises:
             FileNotFoundError: the folder has no adapter.
-            ValueError: it is not a plain LoRA.
+            ValueError: it is damaged, or not a plain LoRA of linears.
         """
-        for file in (CONFIG, WEIGHTS):
-            if not (folder / file).is_file():
-                raise FileNotFoundError(
-                    f"expected a peft adapter with {CONFIG} and {WEIGHTS} in {folder}: {file} is not there"
+        if not (folder / CONFIG).is_file():
+            raise FileNotFoundError(f"expected a peft adapter with {CONFIG} in {folder}: {CONFIG} is not there")
+        config = read_config(folder)
+        tensors = {key: _check_matrix(key, value, folder) for key, value in read_tensors(folder).items()}
+        factors, names = group_factors(tensors, folder)
+        scales = {}
+        for linear, pair in factors.items():
+            rank, scales[linear] = rank_and_scale(config, names[linear], folder)
+            if rank != pair["A"].shape[0]:
+                raise ValueError(
+                    f"expected rank {rank} of {linear} as {CONFIG} says, got {pair['A'].shape[0]} in the weights in "
+                    f"{folder}: the two files are of different adapters"
                 )
-        try:
-            config = PeftConfig.from_pretrained(str(folder))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:  # what peft raises for a broken file
-            raise ValueError(f"expected a configuration of peft in {folder / CONFIG}, got: {error!r}") from error
-        _check_plain_lora(config, folder)
-        return cls(folder, config, _read_factors(folder))
+        return cls(folder, config, factors, scales, names)
 
     def rank(self, name: str) -> int:
         """Return the rank of a linear's update."""
         return self.factors[name]["A"].shape[0]
-
-    def scale(self, name: str) -> float:
-        """Return what a linear's update is multiplied by."""
-        alpha = _pattern(self.config.alpha_pattern, name, self.config.lora_alpha)
-        return alpha / (self.rank(name) ** 0.5 if self.config.use_rslora else self.rank(name))
 
 
 def load_adapter(experts: LoRAExperts, lang: str, adapter: Adapter) -> None:
@@ -113,11 +133,7 @@ def load_adapter(experts: LoRAExperts, lang: str, adapter: Adapter) -> None:
         ValueError: the rank is above the experts', the weights do not fit the backbone, or a target has no expert.
     """
     layers = experts.layers
-    if unknown := sorted(set(adapter.factors) - set(layers)):
-        raise ValueError(
-            f"expected an adapter of targets {list(experts.config.targets)}, got in {adapter.folder} weights for "
-            f"{unknown[:4]} ({len(unknown)} in all): add their names to targets of expert_conf"
-        )
+    _check_linears(adapter, experts)
     fitted = {name: _fit(layer, experts.config.rank, name, adapter) for name, layer in layers.items()}
     with torch.no_grad():
         for name, (a, b) in fitted.items():
@@ -149,60 +165,61 @@ def load_adapters(whisper: Whisper, folder: Path, languages: Sequence[str] | Non
         raise FileNotFoundError(
             f"expected adapters of {needed} in {folder}, got {present}: train the experts first (stage 11)"
         )
-    adapters = {lang: Adapter.read(folder / lang) for lang in languages}
+    return build_experts(whisper, {lang: Adapter.read(folder / lang) for lang in languages})
+
+
+def build_experts(whisper: Whisper, adapters: Mapping[str, Adapter]) -> LoRAExperts:
+    """Put adapters on a Whisper, as experts of the largest rank among them.
+
+    Args:
+        whisper: the backbone; frozen, with its linears replaced.
+        adapters: by language, in the order of the experts' index.
+
+    Raises:
+        ValueError: an adapter does not fit the backbone.
+    """
     linears = [(adapter, name) for adapter in adapters.values() for name in adapter.factors]
     rank = max(adapter.rank(name) for adapter, name in linears)
-    scale = next(adapter.scale(name) for adapter, name in linears)
+    scale = next((s for adapter, name in linears if (s := adapter.scales[name]) > 0), 1.0)
     targets = tuple(dict.fromkeys(name.rpartition(".")[2] for _, name in linears))
-    experts = LoRAExperts(whisper, languages, ExpertConfig(rank, alpha=scale * rank, targets=targets))
+    experts = LoRAExperts(whisper, list(adapters), ExpertConfig(rank, alpha=scale * rank, targets=targets))
     for lang, adapter in adapters.items():
         load_adapter(experts, lang, adapter)
     return experts
 
 
-def _check_plain_lora(config: PeftConfig, folder: Path) -> None:
-    if not isinstance(config, LoraConfig):
-        raise ValueError(f"expected a LoRA adapter, got {config.peft_type} in {folder}")
-    extras = {
-        "use_dora": config.use_dora,
-        "modules_to_save": config.modules_to_save,
-        "bias": config.bias != "none",
-        "fan_in_fan_out": config.fan_in_fan_out,
-        "trainable_token_indices": config.trainable_token_indices,
-    }
-    if used := [name for name, value in extras.items() if value]:
+def _check_matrix(key: str, value: Tensor, folder: Path) -> Tensor:
+    """Return a factor in float32."""
+    value = value.float() if value.is_floating_point() else value
+    if value.dim() != 2 or not value.numel() or not value.is_floating_point() or not value.isfinite().all():
         raise ValueError(
-            f"expected a plain LoRA adapter, got one with {used} in {folder}: merge it, or train it without"
+            f"expected finite matrices, got {key} of {value.dtype}, shape {tuple(value.shape)}, "
+            f"{int((~value.isfinite()).sum())} values not finite, in {folder}: train this expert again, on linears "
+            "alone, and gather sharded weights before saving"
         )
+    return value
 
 
-def _damaged(folder: Path, error: SafetensorError) -> ValueError:
-    return ValueError(f"expected whole safetensors in {folder / WEIGHTS}, got: {error}: copy or export them again")
-
-
-def _read_factors(folder: Path) -> dict[str, dict[str, Tensor]]:
-    """Read A and B of each adapted linear, by the linear's name."""
-    factors: dict[str, dict[str, Tensor]] = {}
-    try:
-        tensors = load_file(folder / WEIGHTS)
-    except SafetensorError as error:
-        raise _damaged(folder, error) from error
-    for key, value in tensors.items():
-        name, dot, rest = key.removeprefix(_PREFIX).partition(".lora_")
-        if not dot or rest not in ("A.weight", "B.weight"):
-            raise ValueError(f"expected weights of lora_A and lora_B, got {key!r} in {folder / WEIGHTS}")
-        if value.dim() != 2 or not value.is_floating_point() or not value.isfinite().all():
-            raise ValueError(
-                f"expected finite matrices, got {key} of {value.dtype}, shape {tuple(value.shape)}, "
-                f"{int((~value.isfinite()).sum())} values not finite, in {folder / WEIGHTS}: train this expert again"
-            )
-        factors.setdefault(name, {})[rest[0]] = value
-    for name, pair in factors.items():
-        if set(pair) != {"A", "B"}:
-            raise ValueError(f"expected lora_A and lora_B of {name}, got only {sorted(pair)} in {folder}")
-    if not factors:
-        raise ValueError(f"expected weights of lora_A and lora_B, got none in {folder / WEIGHTS}")
-    return factors
+def _check_linears(adapter: Adapter, experts: LoRAExperts) -> None:
+    """Check that the adapter was made for linears of this backbone, for all of them that it targets."""
+    model, folder = experts.whisper.model, adapter.folder
+    modules = {name.removesuffix(".base"): m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    linears = [name for name, module in modules.items() if module is not model.get_output_embeddings()]
+    if absent := sorted(set(adapter.factors) - set(linears)):
+        raise ValueError(
+            f"expected weights for linears of the backbone, got {absent[:4]} ({len(absent)} in all) in {folder}: the "
+            "adapter was made for another backbone"
+        )
+    if unknown := sorted(set(adapter.factors) - set(experts.layers)):
+        raise ValueError(
+            f"expected an adapter of targets {list(experts.config.targets)}, got in {folder} weights for "
+            f"{unknown[:4]} ({len(unknown)} in all): add their names to targets of expert_conf"
+        )
+    if missing := find_missing(adapter.config, adapter.peft_names, linears):
+        raise ValueError(
+            f"expected weights for every target of {folder / CONFIG}, got none for {missing[:4]} ({len(missing)} in "
+            "all): the adapter was made for another backbone, or it is not whole"
+        )
 
 
 def _fit(layer: ExpertLinear, largest: int, name: str, adapter: Adapter) -> tuple[Tensor, Tensor]:
@@ -221,10 +238,5 @@ def _fit(layer: ExpertLinear, largest: int, name: str, adapter: Adapter) -> tupl
             f"expected {name} of {a.shape[1]} to {b.shape[0]}, got factors {tuple(pair['A'].shape)} and "
             f"{tuple(pair['B'].shape)} in {folder}: the adapter was made for another backbone"
         )
-    a[:rank], b[:, :rank] = pair["A"], pair["B"].float() * (adapter.scale(name) / layer.scale)
+    a[:rank], b[:, :rank] = pair["A"], pair["B"] * (adapter.scales[name] / layer.scale)
     return a, b
-
-
-def _pattern(patterns: Mapping[str, float], name: str, default: float) -> float:
-    """Return the value of a module in peft's ``alpha_pattern``."""
-    return next((value for key, value in patterns.items() if name == key or name.endswith(f".{key}")), default)

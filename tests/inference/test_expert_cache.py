@@ -44,6 +44,14 @@ def test_an_expert_from_disk_is_the_expert_in_memory(folder, speech):
     assert some.num_parameters < every.num_parameters
 
 
+def test_pickled_adapters_are_not_listed_without_a_word(folder):
+    (folder / "fr" / "adapter_model.safetensors").rename(folder / "fr" / "adapter_model.bin")
+    with pytest.raises(
+        FileNotFoundError, match="in .*fr, which is not there: `lole add-expert` reads adapter_model.bin"
+    ):
+        ExpertCache(make_whisper(), folder, 2)
+
+
 def test_the_least_recently_used_expert_is_replaced(folder):
     cache = ExpertCache(make_whisper(), folder, 2)
     assert cache.languages == CODES
