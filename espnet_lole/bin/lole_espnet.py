@@ -11,6 +11,7 @@ from pathlib import Path
 
 from espnet_lole.atomic_io import write_text_atomic
 from espnet_lole.data.kaldi import read_table
+from espnet_lole.evaluation.decodings import describe_decoding, write_decoding
 from espnet_lole.evaluation.resources import peak_memory_gb, write_resources
 from espnet_lole.inference.transcriber import count_parameters
 
@@ -51,6 +52,7 @@ def decode(args: argparse.Namespace) -> None:
     ]
     options += ["--config", args.config, "--ngpu", args.ngpu, "--output_dir", work]
     options += ["--key_file", work / "wav.scp", "--data_path_and_name_and_type", f"{work / 'wav.scp'},speech,sound"]
+    record = describe_decoding([args.asr_model_file], args.test_dirs)
     started = time.perf_counter()
     asr_inference.main([str(option) for option in options])
     rtf = (time.perf_counter() - started) / seconds_of(args.test_dirs)
@@ -59,6 +61,7 @@ def decode(args: argparse.Namespace) -> None:
     model, _ = ASRTask.build_model_from_file(None, args.asr_model_file)
     write_training_resources(args.asr_model_file.parent, model)
     write_resources(args.output_dir, str(args.config), parameters=count_parameters(model), memory_gb=memory)
+    write_decoding(args.output_dir, record)
 
 
 def join_sets(folders: Sequence[Path], file: Path) -> None:

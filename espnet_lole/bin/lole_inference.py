@@ -6,15 +6,19 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
 import yaml
 
-from espnet_lole.evaluation.resources import peak_memory_gb, write_resources
+from espnet_lole.evaluation.decodings import DECODING, TRAINING, describe_decoding, write_decoding
+from espnet_lole.evaluation.resources import RESOURCES, peak_memory_gb, write_resources
 from espnet_lole.inference.load import SystemFolder, find_system, load_transcriber, read_decoding_config
 from espnet_lole.inference.search import SearchConfig
 from espnet_lole.inference.test_sets import transcribe_sets
+from espnet_lole.lole.adapters import CONFIG, WEIGHTS
+from espnet_lole.whisper.checkpoint import weight_files
 
 DECODING_OPTIONS = ("batch_seconds", *(field.name for field in fields(SearchConfig)))
 
@@ -47,6 +51,25 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def find_finished(folder: Path, languages: Sequence[str] | None) -> SystemFolder:
+    """Find the system in a folder, whose training has ended.
+
+    Raises:
+        FileNotFoundError: the folder or a part of the system is missing, or its training goes on to more epochs.
+        ValueError: it holds no system.
+    """
+    system = find_system(folder, languages=languages)
+    if (folder / TRAINING).is_file() and not (folder / RESOURCES).is_file():
+        raise FileNotFoundError(f"the system in {folder} is not trained to its end: run stage 11 again")
+    return system
+
+
+def files_of_weights(system: SystemFolder) -> list[Path]:
+    """List the files that a system is loaded from."""
+    adapters = [folder / name for folder in system.adapter_folders().values() for name in (WEIGHTS, CONFIG)]
+    return [*weight_files(system.backbone), *adapters, *([system.mole_weights] if system.mole_weights else [])]
+
+
 def main(cmd: list[str] | None = None) -> None:
     """Transcribe the test sets in each scenario."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s (%(module)s:%(lineno)d) %(levelname)s: %(message)s")
@@ -55,16 +78,19 @@ def main(cmd: list[str] | None = None) -> None:
     try:
         batch_seconds, search, routing = read_decoding_config(args.config, options)
         if args.model:
-            system = find_system(args.model, languages=args.langs)
+            system = find_finished(args.model, args.langs)
         else:
             system = SystemFolder("zero_shot", Path(args.backbone), args.backbone, tuple(args.langs or ()))
         device = "cuda" if args.ngpu > 0 else "cpu"
         transcriber = load_transcriber(system, device, search, routing, args.max_loaded_experts)
+        record = describe_decoding(files_of_weights(system), args.test_dirs)
         for scenario in args.scenarios:
             output = args.output_dir.with_name(f"{args.output_dir.name}_{scenario}")
+            (output / DECODING).unlink(missing_ok=True)  # hypotheses of two decodings are not scored as one
             rtf = transcribe_sets(transcriber, args.test_dirs, output, scenario, batch_seconds)
             memory = peak_memory_gb(args.ngpu > 0)
             write_resources(output, str(args.config), parameters=transcriber.num_parameters, memory_gb=memory)
+            write_decoding(output, record)
             logging.info(f"{scenario}: real-time factor {rtf:.3f}; hypotheses in {output}")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_lole.atomic_io import write_text_atomic
+from espnet_lole.evaluation.decodings import check_decoding, seeds_of_other_trainings
 from espnet_lole.evaluation.report import results_md, summary_table, write_result_txt
-from espnet_lole.evaluation.results import Decoded, csv_rows, update_csv, write_csv
+from espnet_lole.evaluation.results import Decoded, Row, csv_rows, update_csv, write_csv
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -31,21 +32,32 @@ def score(args: argparse.Namespace, command: str) -> str:
     """Score every system, write all files, and return the summary table.
 
     Raises:
-        ValueError: an option or a file is not as expected.
+        ValueError: an option or a file is not as expected, or a decoding is not of the present systems and test sets.
         OSError: a file cannot be read or written.
     """
     decoded, test_sets = [Decoded.parse(text) for text in args.decoded], args.test_sets.split()
     for option, names in (("--decoded", [":".join(d.key) for d in decoded]), ("--test_sets", test_sets)):
         if not names or len(set(names)) < len(names):
             raise ValueError(f"expected different names in {option}, got {' '.join(names) or 'none'}")
+    for d in decoded:
+        check_decoding(d.decode_dir, args.dumpdir, test_sets)
     scores = [d.score(args.dumpdir, test_sets) for d in decoded]
     rows = [csv_rows(s, args.seed) for s in scores]
     for s, new in zip(scores, rows, strict=True):
         write_result_txt(s)
         write_csv(s.decoded.decode_dir / "results.csv", new)
-    merged = update_csv(args.expdir / "results.csv", sum(rows, []))
+    merged = _without_other_trainings(update_csv(args.expdir / "results.csv", sum(rows, [])), decoded)
     write_text_atomic(args.expdir / "RESULTS.md", results_md(scores, merged, command))
     return summary_table(scores, merged)
+
+
+def _without_other_trainings(rows: list[Row], decoded: Sequence[Decoded]) -> list[Row]:
+    """Leave out the rows of other seeds that were trained on other data or with other options, and say so."""
+    for d in decoded:
+        for seed, changed in seeds_of_other_trainings(d.decode_dir.parent).items():
+            print(f"{' '.join(d.key)}: seed {seed} is left out of RESULTS.md: {'; '.join(changed)}", file=sys.stderr)
+            rows = [row for row in rows if (row["system"], row["scenario"], row["seed"]) != (*d.key, seed)]
+    return rows
 
 
 def main(cmd: Sequence[str] | None = None) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Callable, Collection, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,11 @@ import numpy as np
 import torch
 from espnet2.tasks.abs_task import AbsTask, IteratorOptions, optim_classes
 from espnet2.train.collate_fn import CommonCollateFn
-from espnet2.train.distributed_utils import get_rank
 from espnet2.train.preprocessor import AbsPreprocessor
 from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str2bool
 from torch import nn
 
-from espnet_lole.atomic_io import dir_lock
 from espnet_lole.config import load_yaml, merge
 from espnet_lole.data.kaldi import read_table
 from espnet_lole.espnet_model import (
@@ -34,6 +31,7 @@ from espnet_lole.lole.system import STUDENT_INITS, SystemConfig, build_system
 from espnet_lole.systems import TRAINED_HERE
 from espnet_lole.train.checkpoints import read_checkpoint
 from espnet_lole.train.optimizer import ExpertAdamW
+from espnet_lole.train.record import training_folder
 from espnet_lole.train.sampler import BalancedIterFactory
 from espnet_lole.train.specaug import Augment
 from espnet_lole.train.trainer import KDTrainer, LoLETrainer
@@ -228,13 +226,13 @@ class LoLETask(AbsTask):
 
     @classmethod
     def main_worker(cls, args: argparse.Namespace) -> None:
-        """Train as this process's part, while no other training writes to ``args.output_dir``.
+        """Train as this process's part, while no other training is in ``args.output_dir``.
 
         Raises:
-            BlockingIOError: another does.
+            BlockingIOError: another process trains there.
+            ValueError: it holds a training of other data, options or weights.
         """
-        first = get_rank(args.dist_rank, args.dist_launcher) in (None, 0)
-        with dir_lock(args.output_dir) if first else nullcontext():
+        with training_folder(args):
             super().main_worker(args)
 
     @classmethod

@@ -133,7 +133,7 @@ def explain_errors(folder: Path) -> Iterator[None]:
             reason = error.__cause__ if isinstance(error.__cause__, RuntimeError) else error  # which signal killed it
             raise RuntimeError(
                 f"a process that reads the data died ({str(reason).strip().rstrip('.')}): most often memory ran out; "
-                "free some, or lower --num_workers or --batch_bins; the same command goes on from the last checkpoint"
+                "free some, or lower --num_workers: the same command goes on from the last checkpoint"
             ) from error
         if "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error):
             raise OSError(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from transformers import WhisperConfig, WhisperForConditionalGeneration
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from espnet_lole import compat
 from espnet_lole.whisper import openai
@@ -82,6 +85,24 @@ def trained_pad_to(config: WhisperConfig) -> str:
     if hasattr(config, "window") and not hasattr(config, "pad_to"):
         return compat.pad_to(config.window)
     return getattr(config, "pad_to", "30s")
+
+
+def weight_files(name: str) -> list[Path]:
+    """Return the files of a Whisper's weights, downloaded if it is a name on the hub; none if there are none.
+
+    Args:
+        name: as for ``load_config``.
+    """
+    if name.endswith(openai.SUFFIX):
+        return [Path(name)]
+    for file in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME):
+        with suppress(OSError):
+            found = Path(cached_file(name, file))
+            if file == SAFE_WEIGHTS_NAME:
+                return [found]
+            shards = json.loads(found.read_text(encoding="utf-8"))["weight_map"].values()
+            return [Path(cached_file(name, shard)) for shard in sorted(set(shards))]
+    return []
 
 
 def _read_model(name: str) -> WhisperForConditionalGeneration:

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from systems import CODES
 
 from espnet_lole import Speech2Text
 from espnet_lole.bin import lole_inference, lole_similar
+from espnet_lole.evaluation.decodings import check_decoding
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +73,22 @@ def test_mistakes_end_with_a_message(recipe, test_set, tmp_path):
         decode(test_set, tmp_path / "x", "--model", "nowhere")
 
 
+def test_a_training_that_goes_on_to_more_epochs_is_not_decoded(recipe, test_set, tmp_path):
+    """It has the adapters of its earlier end."""
+    shutil.copytree(recipe, tmp_path / "recipe")
+    model = tmp_path / "recipe" / "exp" / "student"
+    (model / "training.json").touch()
+    with pytest.raises(SystemExit, match=f"error: the system in {model} is not trained to its end: run stage 11 again"):
+        decode(test_set, tmp_path / "x", "--model", str(model))
+    (model / "resources.json").touch()
+    decode(test_set, tmp_path / "x", "--model", str(model))
+    check_decoding(tmp_path / "x_aware", test_set.parent, [test_set.name])
+    (weights,) = (model / "adapters").rglob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(ValueError, match="was decoded before .*safetensors got its present content"):
+        check_decoding(tmp_path / "x_aware", test_set.parent, [test_set.name])
+
+
 def test_similar_languages_are_ranked_by_the_mean_posterior(recipe, test_set, tmp_path):
     mole = recipe / "exp" / "mole"
     options = ["--data", str(test_set), "--output", str(tmp_path / "similar.txt")]
@@ -88,6 +106,6 @@ def test_similar_languages_are_ranked_by_the_mean_posterior(recipe, test_set, tm
 
 def test_resources_of_a_decoding_are_written(recipe, test_set, tmp_path):
     decode(test_set, tmp_path / "decode", "--model", str(recipe / "exp" / "student"))
-    (file,) = (tmp_path / "decode_aware").glob("*.json")
+    file = tmp_path / "decode_aware" / "resources.json"
     resources = json.loads(file.read_text())
     assert resources["parameters"] > 0 and resources["memory_gb"] > 0

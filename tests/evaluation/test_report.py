@@ -10,6 +10,7 @@ import pytest
 from whisper.normalizers import BasicTextNormalizer, EnglishTextNormalizer
 
 from espnet_lole.bin.lole_score import main
+from espnet_lole.evaluation.decodings import describe_decoding, write_decoding
 from espnet_lole.evaluation.resources import read_resources, write_resources
 
 REFS = {
@@ -34,6 +35,7 @@ def write_decoded(folder: Path, hyps: dict[str, str], rtf: str | None = None) ->
         (folder / name / "text").write_text(lines, encoding="utf-8")
         if rtf is not None:
             (folder / name / "rtf").write_text(rtf, encoding="utf-8")
+    write_decoding(folder, describe_decoding([], [Path("dump/raw", name) for name in REFS]))
 
 
 @pytest.fixture
@@ -46,6 +48,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / "utt2lang").write_text(
             "".join(f"{utt} {lang}\n" for utt, (lang, _) in refs.items()), encoding="utf-8"
         )
+        (folder / "wav.scp").write_text("".join(f"{utt} {utt}.flac\n" for utt in refs), encoding="utf-8")
     write_decoded(tmp_path / "exp/lole_experts/decode_greedy", GOOD, "0.5")
     write_decoded(tmp_path / "exp/lole_zero/decode_greedy", BAD)
     return tmp_path
@@ -214,7 +217,7 @@ def test_missing_hypotheses(work: Path) -> None:
         (["espnet_whisper:aware:exp/x"], "expected a scenario of espnet_whisper out of agnostic"),
         (["experts:aware"], "expected --decoded system:scenario:decode_dir"),
         (["experts:agnostic:exp/x"], "expected a scenario of experts out of aware, got 'agnostic'"),
-        (["experts_r8:aware:exp/none"], "exp/none/test_de/text"),
+        (["experts_r8:aware:exp/none"], "exp/none/decoding.json is not there"),
         ([ZERO, ZERO], "expected different names in --decoded, got zero_shot:aware zero_shot:aware"),
     ],
 )
@@ -229,6 +232,21 @@ def test_other_columns_are_not_overwritten(work: Path) -> None:
     with pytest.raises(SystemExit, match="expected the columns system,scenario"):
         run(EXPERTS)
     assert Path("exp/results.csv").read_text() == "a,b\n1,2\n"
+
+
+def test_seeds_of_other_data_are_not_averaged(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their rows stay in results.csv."""
+    for seed, utterances in enumerate((3, 3, 4)):
+        folder = work / f"exp/lole_experts_seed{seed}"
+        write_decoded(folder / "decode", GOOD)
+        (folder / "training.json").write_text(f'{{"seed": {seed}, "train data": {{"utterances": {utterances}}}}}')
+    for seed in (2, 1, 0):
+        run(f"experts:aware:exp/lole_experts_seed{seed}/decode", seed=seed)
+    printed = capsys.readouterr()
+    assert "experts aware: seed 2 is left out of RESULTS.md: train data.utterances: 3, now 4" in printed.err
+    assert printed.out.splitlines()[-1].startswith("|experts|aware|2|") and {row["seed"] for row in rows()} == set(
+        "012"
+    )
 
 
 def test_lid_accuracy_of_agnostic_systems(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

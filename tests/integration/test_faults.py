@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from functools import partial
 from pathlib import Path
@@ -121,6 +122,16 @@ def test_a_truncated_checkpoint_is_replaced_by_the_one_before(trainings):
     os.truncate(checkpoint, checkpoint.stat().st_size // 2)
     assert "goes on from the epoch before it" in trainings.train("truncated")
     check_same(trainings, "truncated")
+
+
+def test_another_training_in_the_folder_is_refused_before_it_changes_a_file(trainings):
+    before = {file: file.stat().st_mtime_ns for file in (trainings.folder / "straight").rglob("*") if file.is_file()}
+    status, log = trainings.run("straight", "--optim_conf", "lr=0.5")
+    last = log.strip().splitlines()[-1]
+    assert status == 1 and re.search("ValueError: .*straight holds another training: optim_conf.lr: .*, now 0.5", last)
+    assert {file: file.stat().st_mtime_ns for file in before} == before | {
+        file: file.stat().st_mtime_ns for file in before if file.name == ".lock"
+    }
 
 
 def test_one_language_without_finite_audio_does_not_stop_the_other(trainings):

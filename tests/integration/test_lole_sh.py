@@ -87,6 +87,24 @@ def test_a_tag_names_the_experiment_and_not_that_of_the_experts(script):
     )
 
 
+def test_a_training_resumes_unless_another_one_is_asked_for(script):
+    script.run(*TRAIN, "--systems", "experts")
+    script.run(*TRAIN, "--systems", "experts", "--resume", "false")
+    assert [" --resume true " in call for call in script.calls("espnet_lole.bin.lole_train")] == [True, False]
+
+
+def test_a_manifest_names_the_experiment_as_a_yaml_does(script):
+    script.run(*TRAIN, "--systems", "experts", "--corpus", "some/where/mine.csv")
+    (call,) = script.calls("espnet_lole.bin.lole_train")
+    assert "--output_dir exp/lole_train_experts_raw_mine_seed0" in call
+
+
+def test_corpus_and_backbone_are_enough_for_the_configurations_of_the_paper(script):
+    script.run(*TRAIN, "--corpus", "mine.csv", "--backbone", "medium", "--systems", "mole", script="lole.sh")
+    (call,) = script.calls("espnet_lole.bin.lole_train")
+    assert "--config conf/train.yaml conf/train_mole.yaml" in call and "--backbone medium" in call
+
+
 def test_a_system_is_decoded_in_its_scenarios_on_the_test_sets_of_the_languages(script):
     script.run("--stage", "12", "--stop_stage", "12", "--inference_args", "--beam_size 5", "--inference_nj", "2")
     calls = {call.split()[3]: call for call in script.calls("espnet_lole.bin.lole_inference")}
@@ -149,6 +167,7 @@ MISTAKES = {
     "--nproc 2 --ngpu 1": "--nproc is for training without GPUs",
     "--nproc none": "take a number from 1",
     "--gpu_inference True": "take true or false",
+    "--resume no": "take true or false",
     "--nonsense 1": "unknown option --nonsense",
     "--command 1": "unknown option --command",
     "--stage": "option --stage needs a value",

@@ -78,6 +78,22 @@ def test_resuming_changes_nothing(recipe):
     check_same_adapters(recipe, "halves")
 
 
+def test_a_training_and_a_decoding_are_reported_as_what_they_are(recipe):
+    """Another learning rate under the same name is refused; old hypotheses are not scored as those of new weights."""
+    options = ["--systems", "experts", "--expdir", "exp_again", "--asr_args"]
+    recipe.run("--stage", "11", *options, "--max_epoch 1")
+    printed = recipe.run("--stage", "11", *options, "--max_epoch 1 --optim_conf lr=0.5", fails=True)
+    assert "exp_again/lole_tiny_experts_raw_lole_mini_seed0 holds another training: optim_conf.lr: " in printed
+    recipe.run(*TRAIN, *options, "--max_epoch 1 --optim_conf lr=0.5", "--resume", "false")
+    experiment = recipe.experiment("experts", "exp_again")
+    for folder in (experiment, experiment.with_name(f"{experiment.name}.1")):
+        assert recipe.adapters(folder).keys() == {"de", "tr"}
+    recipe.run("--stage", "12", "--stop_stage", "12", *options, "")
+    recipe.run("--stage", "13", *options, "")
+    recipe.run(*TRAIN, *options, "--max_epoch 2 --optim_conf lr=0.5")
+    assert "was decoded before exp_again/" in recipe.run("--stage", "13", *options, "", fails=True)
+
+
 def check_same_adapters(recipe: Recipe, tag: str) -> None:
     straight = recipe.adapters(recipe.experiment("experts"))
     other = recipe.adapters(recipe.folder / "exp" / f"lole_{tag}")

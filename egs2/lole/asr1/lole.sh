@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Language experts, MoLE and a student, from data to a table of error rates, in the stages of ESPnet's asr.sh.
-# Usage: ./lole.sh --corpus FILE --backbone NAME --asr_config FILE --inference_config FILE [options]
+# Usage: ./lole.sh --corpus FILE --backbone NAME [options]
 set -euo pipefail
 
 # General
@@ -19,7 +19,7 @@ expdir=exp           # folder of the experiments
 python=python3       # Python interpreter
 
 # Data
-corpus=              # YAML file: Kaldi directories, or a recipe of ESPnet, for each language
+corpus=              # CSV, TSV or JSONL with path, text and language; or YAML that names data of each language
 langs=               # languages to use, e.g. "de en"; empty: all languages of the corpus
 train_set=train      # name of the training set
 valid_set=dev        # name of the validation set
@@ -33,13 +33,14 @@ max_wav_duration=30  # in seconds; longer training audio is dropped
 # Training
 backbone=            # Whisper: a name on the hub, a transformers folder, or a .pt file of OpenAI
 systems="zero_shot experts mole student" # in the order of training; also multilingual, full, and variants: student_long
-asr_config=          # configuration of all systems, e.g. conf/train.yaml; conf/train_<system>.yaml overrides it
+asr_config=conf/train.yaml # configuration of all systems; conf/train_<system>.yaml overrides it
 asr_args=            # more training options, e.g. "--max_epoch 10"
 asr_tag=             # name of the experiment, if one system is trained; empty: from its configuration
 seed=0               # random seed of the training
+resume=true          # false: train again; earlier trainings are moved to <experiment>.1, .2 ...
 
 # Decoding
-inference_config=    # configuration of the decoding
+inference_config=conf/decode.yaml # configuration of the decoding
 inference_args=      # more decoding options, e.g. "--batch_seconds 60"
 
 command="./$(basename "$0")$(printf ' %q' "$@")"
@@ -124,10 +125,9 @@ decode() { # the test sets with system $1, all in one process
         --config "${inference_config}" ${inference_args} || fail_job decoding "$?" "${out}.log"
 }
 
-[ -n "${corpus}" ] && [ -n "${backbone}" ] && [ -n "${asr_config}" ] && [ -n "${inference_config}" ] ||
-    fail "--corpus, --backbone, --asr_config and --inference_config are required: start from run.sh"
-[[ ${skip_train}-${gpu_inference} =~ ^(true|false)-(true|false)$ ]] ||
-    fail "--skip_train and --gpu_inference take true or false"
+[ -n "${corpus}" ] && [ -n "${backbone}" ] || fail "--corpus and --backbone are required; run.sh gives the demo's"
+[[ ${skip_train}-${gpu_inference}-${resume} =~ ^(true|false)-(true|false)-(true|false)$ ]] ||
+    fail "--skip_train, --gpu_inference and --resume take true or false"
 [[ ${nproc}-${inference_nj} =~ ^[1-9][0-9]*-[1-9][0-9]*$ ]] || fail "--nproc and --inference_nj take a number from 1"
 [ "${nproc}" -eq 1 ] || [ "${ngpu}-${num_nodes}" = 0-1 ] ||
     fail "--nproc is for training without GPUs: use --ngpu and --num_nodes"
@@ -154,7 +154,7 @@ done
 raw=${dumpdir}/raw
 perturbed=${speed_perturb_factors:+_sp}
 config_name=$(basename "${asr_config}" .yaml)
-corpus_name=$(basename "${corpus}" .yaml)${perturbed}
+corpus_name=$(basename "${corpus%.*}")${perturbed}
 inference_tag=$(basename "${inference_config}" .yaml)$(tr -d ' =/' <<<"${inference_args//--/_}")
 
 if run_stage 1 "Data preparation: ${corpus} to data/"; then

@@ -20,6 +20,7 @@ dumpdir=dump         # folder of the formatted data
 expdir=exp           # folder of the experiments
 python=python3       # Python interpreter
 seed=0               # random seed of the training
+resume=true          # false: train again; earlier trainings are moved to <experiment>.1, .2 ...
 
 # shellcheck disable=SC1091
 . utils/parse_options.sh
@@ -34,7 +35,8 @@ recipe() { # run.sh, from stage $1 to stage $1, on the systems $2
     # shellcheck disable=SC2086  # options
     start ./run.sh --corpus "${corpus}" --asr_config "${asr_config}" --inference_config "${inference_config}" \
         --ngpu "${ngpu}" --gpu_inference "${gpu_inference}" --dumpdir "${dumpdir}" --expdir "${expdir}" \
-        --python "${python}" --seed "${seed}" ${run_args} --stage "$1" --stop_stage "$1" --systems "$2"
+        --python "${python}" --seed "${seed}" --resume "${resume}" ${run_args} --stage "$1" --stop_stage "$1" \
+        --systems "$2"
     wait "$!"
 }
 
@@ -45,7 +47,8 @@ train_espnet() { # ESPnet's own model by its asr_train, with the characters of t
         --output "${tokens}" --write_vocabulary true --add_symbol "<blank>:0" --add_symbol "<unk>:1" \
         --add_symbol "<sos/eos>:-1" >"${tokens%.txt}.log" 2>&1 || fail_job "the token list" "$?" "${tokens%.txt}.log"
     log "espnet: ${espnet_exp}, log in ${espnet_exp}/train.log"
-    launch "${espnet_exp}" espnet2.bin.asr_train --config "${asr_config%.yaml}_espnet.yaml" --token_list "${tokens}"
+    launch "${espnet_exp}" espnet_lole.bin.lole_espnet_train --config "${asr_config%.yaml}_espnet.yaml" \
+        --token_list "${tokens}"
 }
 
 decode_espnet() { # by ESPnet's asr_inference
@@ -60,7 +63,7 @@ decode_espnet() { # by ESPnet's asr_inference
 
 raw=${dumpdir}/raw train_set=train valid_set=dev num_nodes=1 nproc=1
 inference_tag=$(basename "${inference_config}" .yaml)
-espnet_exp=${expdir}/lole_$(basename "${asr_config}" .yaml)_espnet_raw_$(basename "${corpus}" .yaml)_seed${seed}
+espnet_exp=${expdir}/lole_$(basename "${asr_config}" .yaml)_espnet_raw_$(basename "${corpus%.*}")_seed${seed}
 others=${baselines/espnet/}
 
 if [ "${stage}" -le 11 ] && [ "${stop_stage}" -ge 11 ]; then

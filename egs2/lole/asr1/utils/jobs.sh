@@ -35,10 +35,11 @@ start() { # a command in the background, as a process group that ends with this 
 }
 
 stop_jobs() {
-    local group groups
+    local group groups hint=''
+    [ "${resume:-true}" = true ] || hint=', without --resume false'
     groups=$(jobs -pr)
     for group in ${groups}; do kill -- "-${group}" 2>/dev/null || true; done
-    [ -z "${groups}" ] || log "stopped: the same command resumes a training from its last epoch"
+    [ -z "${groups}" ] || log "stopped: the same command resumes a training from its last epoch${hint}"
 }
 trap stop_jobs EXIT
 
@@ -54,7 +55,7 @@ show_progress() { # of process $1, a training in folder $2, until it ends
 }
 
 launch() { # train into folder $1 with module $2 and the options after it, through ESPnet's launcher
-    local torchrun=() options=(--resume true --seed "${seed}" --output_dir "$1")
+    local torchrun=() options=(--resume "${resume}" --seed "${seed}" --output_dir "$1")
     options+=(--train_shape_file "${raw}/${train_set}/utt2num_samples")
     options+=(--valid_shape_file "${raw}/${valid_set}/utt2num_samples")
     options+=(--train_data_path_and_name_and_type "${raw}/${train_set}/wav.scp,speech,sound")
