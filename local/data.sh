@@ -3,7 +3,7 @@
 # Usage: local/data.sh --corpus FILE [options]
 set -euo pipefail
 
-corpus=conf/corpora/lole_mini.yaml # corpus file, see conf/corpora/example.yaml
+corpus=conf/corpora/lole_mini.yaml # YAML, see conf/corpora/example.yaml, or a manifest
 backbone=                          # Whisper to train, whose languages are checked first
 langs=                             # languages to use, e.g. "de en"; empty: all languages of the corpus
 nj=2                               # number of parallel jobs

@@ -1,4 +1,4 @@
-"""Prepare the recipe's data from Kaldi directories: `python -m espnet_lole.bin.lole_data COMMAND`."""
+"""Prepare the recipe's data from any corpus: `python -m espnet_lole.bin.lole_data COMMAND`."""
 
 import argparse
 import sys
@@ -15,11 +15,11 @@ from espnet_lole.languages import check_language
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the parser of the command line."""
-    parser = argparse.ArgumentParser(description="Prepare the recipe's data from Kaldi directories.")
+    parser = argparse.ArgumentParser(description="Prepare the recipe's data from any corpus.")
     commands = parser.add_subparsers(dest="command", required=True)
 
     command = commands.add_parser("collect", help="collect the corpora of a file in data/{train,dev,test_<lang>}")
-    command.add_argument("--corpus", required=True, help="YAML file, see conf/corpora/example.yaml")
+    command.add_argument("--corpus", required=True, help="YAML, see conf/corpora/example.yaml, or a manifest")
     command.add_argument("--datadir", default="data", help="folder to write into")
     command.add_argument("--langs", default="", help='languages to collect, e.g. "de en"; default: all')
     command.add_argument("--backbone", help="Whisper to train: its languages are checked first")

@@ -1,16 +1,22 @@
 """Collecting: write the corpora of all languages to data/train, data/dev and data/test_<language>."""
 
 import os
+import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import combinations, groupby
 from pathlib import Path
 
 from espnet_lole.data.audio import split_ark
-from espnet_lole.data.corpora import Source, check_selected, load_corpus
+from espnet_lole.data.corpora import Source, check_selected, languages_of, load_corpus
+from espnet_lole.data.hub import is_dataset, read_dataset
 from espnet_lole.data.kaldi import KaldiDir, KaldiSegment, atomic_dir, write_table
+from espnet_lole.data.lhotse import read_manifest
+from espnet_lole.data.manifests import is_manifest, parse_rows, to_kaldi
 from espnet_lole.data.recipes import Recipe, limit_duration, run_in_folder
+from espnet_lole.data.splitting import split_off
 from espnet_lole.data.summary import Tally, format_reasons
 
 
@@ -33,16 +39,16 @@ def collect(corpus: str | Path, datadir: str | Path, langs: Sequence[str] = ()) 
     root, sources = load_corpus(corpus)
     check_selected(langs, {source.language for source in sources}, corpus)
     sources = [source for source in sources if not langs or source.language in langs]
-    directories = [source.directories(root) for source in sources]
-    inputs = {os.path.realpath(directory) for group in directories for directory in group}
+    places = {source: source.locate(root) for source in sources}
+    inputs = {os.path.realpath(place) for group in places.values() for place in group}
+    for folder in {Path(datadir, source.output) for source in sources}:
+        if os.path.realpath(folder) in inputs:
+            raise ValueError(f"expected outputs that differ from the inputs, got {folder} for both; change --datadir")
     parts: dict[Path, list[KaldiDir]] = defaultdict(list)
     skipped: dict[Path, dict[str, str]] = defaultdict(dict)
     tallies = []
-    for source, group in zip(sources, directories, strict=True):
+    for source, part, dropped in read_sources(places, root, Path(datadir, "extracted")):
         folder = Path(datadir, source.output)
-        if os.path.realpath(folder) in inputs:
-            raise ValueError(f"expected outputs that differ from the inputs, got {folder} for both; change --datadir")
-        part, dropped = read_source(source, group, root)
         parts[folder].append(part)
         skipped[folder] |= dropped
         tallies.append(Tally.count(part, folder, source.language, part.text, dropped=dropped))
@@ -54,13 +60,47 @@ def collect(corpus: str | Path, datadir: str | Path, langs: Sequence[str] = ()) 
     return tallies
 
 
-def read_source(source: Source, directories: Sequence[Path], root: Path) -> tuple[KaldiDir, dict[str, str]]:
+def read_sources(
+    places: Mapping[Source, Sequence[Path]], root: Path, extracted: Path
+) -> Iterator[tuple[Source, KaldiDir, dict[str, str]]]:
+    """Read the usable utterances of each language and set, and split sets off the training set where a share is named.
+
+    Args:
+        places: language and set -> where its data are.
+        root: see `import_dir`.
+        extracted: folder for audio that is not in files.
+
+    Yields:
+        The language and set, its utterances, and why each of the others was dropped.
+
+    Raises:
+        FileNotFoundError: a directory or table does not exist.
+        ValueError: a table is malformed, two ids become one, or nothing is usable.
+    """
+    for language, group in groupby(places, key=lambda source: source.language):
+        sources = {source.split: source for source in group}
+        read = {
+            name: read_source(source, places[source], root, extracted)
+            for name, source in sources.items()
+            if not source.share
+        }
+        if shares := {name: source.share for name, source in sources.items() if source.share}:
+            whole, dropped = read["train"]
+            made, kind = split_off(whole, shares)
+            read |= {name: (part, {}) for name, part in made.items()} | {"train": (made["train"], dropped)}
+            print(f"{language}: {' and '.join(shares)} are split off {whole.path} by {kind}", file=sys.stderr)
+        _check_overlap(language, {name: part for name, (part, _) in read.items()})
+        yield from ((source, *read[name]) for name, source in sources.items())
+
+
+def read_source(source: Source, places: Sequence[Path], root: Path, extracted: Path) -> tuple[KaldiDir, dict[str, str]]:
     """Read the usable utterances of one language and set, under ids that begin with the language.
 
     Args:
         source: the language and set.
-        directories: its Kaldi directories.
-        root: see `locate`.
+        places: where its data are.
+        root: see `import_dir`.
+        extracted: see `read_sources`.
 
     Returns:
         The utterances, and why each of the others was dropped.
@@ -70,8 +110,8 @@ def read_source(source: Source, directories: Sequence[Path], root: Path) -> tupl
         ValueError: a table is malformed, two ids become one, or nothing is usable.
     """
     parts, dropped = [], {}
-    for directory in directories:
-        part, reasons = import_dir(KaldiDir.read(directory), source.language, root, source.recipe)
+    for place in places:
+        part, reasons = import_dir(read_part(place, source, root, extracted), source.language, root, source.recipe)
         parts.append(part)
         dropped |= reasons
     whole = merge(parts)
@@ -79,6 +119,54 @@ def read_source(source: Source, directories: Sequence[Path], root: Path) -> tupl
         whole, beyond = limit_duration(whole, 3600 * source.recipe.max_hours)
         dropped |= beyond
     return whole, dropped
+
+
+def read_part(place: Path, source: Source, root: Path, extracted: Path) -> KaldiDir:
+    """Read a Kaldi directory, or the rows of a language and set in a manifest or in `datasets`.
+
+    Raises:
+        FileNotFoundError: a directory or file does not exist.
+        ValueError: it is malformed, or has no rows of the language and set.
+    """
+    if is_manifest(place):
+        rows = read_manifest(place)
+    elif not (place / "wav.scp").exists() and is_dataset(place):
+        folder = extracted / f"{source.language}_{source.split}"
+        rows = parse_rows(read_dataset(place, source.split, folder), place)
+    else:
+        return KaldiDir.read(place)
+    codes = languages_of(rows) if any(row.language for row in rows) else {"": source.language}
+    rows = [row for row in rows if codes[row.language] == source.language]
+    if any(row.split for row in rows):
+        rows = [row for row in rows if row.split == source.split]
+    if not rows:
+        raise ValueError(
+            f"{place}: expected rows of {source.split} in '{source.language}', got none, and the languages "
+            f"{', '.join(sorted(set(codes.values())))}; correct the table or the corpus file"
+        )
+    return to_kaldi(rows, place, [root / source.audio] if source.audio else [])
+
+
+def _check_overlap(language: str, sets: Mapping[str, KaldiDir]) -> None:
+    """Print a warning if two sets have the same audio.
+
+    Raises:
+        ValueError: they are the training set and another one from one manifest.
+    """
+    entries = {
+        name: {(part.wav[part.recording(utt)], (part.segments or {}).get(utt, ())[1:]) for utt in part.text}
+        for name, part in sets.items()
+    }
+    for first, second in combinations(entries, 2):
+        shared = len(entries[first] & entries[second])
+        place = sets[first].path
+        if shared and first == "train" and place == sets[second].path and not (place / "wav.scp").exists():
+            raise ValueError(
+                f"{place}: train and {second} have {shared} utterances of '{language}' in common; give it a "
+                f"column split, or a share such as {second}: 0.05"
+            )
+        if shared:
+            print(f"warning: {language}: {first} and {second} share {shared} utterances", file=sys.stderr)
 
 
 def import_dir(

@@ -150,3 +150,78 @@ def test_inputs_are_not_overwritten() -> None:
     make("in/train")
     with pytest.raises(ValueError, match="expected outputs that differ from the inputs, got in/train for both"):
         collect(path, "in")
+
+
+def manifest(name: str, *rows: str, header: str = "path,text,language,speaker") -> str:
+    """Write a CSV whose audio files exist."""
+    Path(name).write_text("\n".join([header, *rows]) + "\n")
+    for row in rows:
+        Path(row.partition(",")[0]).touch()
+    return name
+
+
+def test_a_manifest_is_collected_by_language_with_its_own_speakers_in_each_set(tmp_path: Path) -> None:
+    rows = [f"{lang}{n}.wav,ja,{lang},s{n % 10}" for lang in ("de", "no") for n in range(100)]
+    tallies = collect(manifest("m.csv", *rows), "data")
+    assert [(t.split, t.language, t.utterances, t.speakers) for t in tallies] == [
+        (split, lang, utterances, speakers)
+        for lang in ("de", "no")
+        for split, utterances, speakers in (("train", 80, 8), ("dev", 10, 1), ("test", 10, 1))
+    ]
+    assert read_table("data/test_no/wav.scp").keys() == {u for u in read_table("data/test_no/text")}
+    assert all(wav.startswith(f"{tmp_path}/no") for wav in read_table("data/test_no/wav.scp").values())
+    utts = [read_table(f"data/{name}/text").keys() for name in ("train", "dev", "test_de", "test_no")]
+    assert len(set().union(*utts)) == 200 == sum(map(len, utts))
+    before = Path("data/test_de/text").read_bytes()
+    collect("m.csv", "data")
+    assert Path("data/test_de/text").read_bytes() == before
+
+
+def test_the_column_split_decides_where_there_is_one() -> None:
+    header = "path,text,language,split"
+    rows = [f"{name}{n}.wav,ja,de,{name}" for name in ("train", "validation", "test") for n in range(3)]
+    collect(manifest("m.csv", *rows, header=header), "data")
+    assert read_table("data/dev/text").keys() == {f"de_validation{n}" for n in range(3)}
+    Path("corpus.yaml").write_text("languages: {de: {train: m.csv, dev: m.csv, test: m.csv}}")
+    collect("corpus.yaml", "again")
+    assert Path("again/dev/wav.scp").read_bytes() == Path("data/dev/wav.scp").read_bytes()
+    with pytest.raises(ValueError, match="m.csv: expected rows of test in 'de', got none, and the languages de;"):
+        collect(manifest("m.csv", *rows[:6], header=header), "data")
+
+
+def test_the_same_rows_are_not_in_train_and_test() -> None:
+    manifest("m.csv", "a.wav,ja,de,s", "b.wav,ja,de,t")
+    Path("corpus.yaml").write_text("languages: {de: {train: m.csv, dev: m.csv, test: m.csv}}")
+    with pytest.raises(ValueError, match="m.csv: train and dev have 2 utterances of 'de' in common; give it a column"):
+        collect("corpus.yaml", "data")
+
+
+def test_rows_without_audio_or_text_are_dropped_with_the_reason() -> None:
+    path = manifest("m.csv", *(f"{n}.wav,{'' if n == 1 else 'ja'},de,s{n}" for n in range(9)))
+    Path("2.wav").unlink()
+    assert collect(path, "data")[0].dropped == {"de_1": "empty transcript", "de_2": "audio not found: 2.wav"}
+
+
+def test_kinds_of_data_are_mixed_and_what_two_sets_share_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    corpus("de")
+    manifest("m.csv", "r.wav,eins,,1", "q.wav,zwei,,2", header="path,text,start,end")
+    for content in ("{train: m.csv, dev: in/dev_de, test: in/test_de}", "{train: in/dev_de, dev: m.csv, test: m.csv}"):
+        Path("corpus.yaml").write_text(f"languages: {{de: {content}}}")
+        collect("corpus.yaml", "data")
+        assert "warning: de: dev and test share 2 utterances" in capsys.readouterr().err
+    assert read_table("data/train/text") == {"de_a": "eins", "de_b": "zwei"}
+    assert read_table("data/dev/segments") == {
+        "de_q-0000000-0002000": "de_q 0.0 2.0",
+        "de_r-0000000-0001000": "de_r 0.0 1.0",
+    }
+
+
+def test_audio_in_datasets_is_written_below_the_folder_of_the_data() -> None:
+    datasets = pytest.importorskip("datasets")
+    columns = {"audio": [{"path": f"{n}.flac", "bytes": b"audio"} for n in range(5)], "text": ["ja"] * 5}
+    datasets.Dataset.from_dict(columns).save_to_disk("saved")
+    Path("corpus.yaml").write_text("languages: {de: {train: saved, dev: 0.2, test: 0.2}}")
+    assert [tally.utterances for tally in collect("corpus.yaml", "data")] == [3, 1, 1]
+    wav = read_table("data/train/wav.scp")
+    assert all(Path(path).read_bytes() == b"audio" for path in wav.values())
+    assert {Path(path).parent for path in wav.values()} == {Path("data/extracted/de_train").absolute()}
