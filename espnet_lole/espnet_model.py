@@ -180,8 +180,11 @@ class AbsLoLEModel(AbsESPnetModel):
             ValueError: the checkpoint is of another backbone, of other experts, or of a system of another shape.
         """
         expected = self.state_dict()
-        trained_on = {part: int(state_dict.get(f"{part}_fingerprint", -1)) for part in self.fingerprints}
-        check_fingerprints(trained_on, self.fingerprints, "the checkpoint")
+        trained_on, present = (  # ESPnet converts all buffers to the precision of the training
+            {part: int(torch.as_tensor(state.get(f"{part}_fingerprint", -1)).float()) for part in self.fingerprints}
+            for state in (state_dict, expected)
+        )
+        check_fingerprints(trained_on, present, "the checkpoint")
         shapes = {name: value.shape for name, value in expected.items()}
         actual = {name: value.shape for name, value in state_dict.items()}
         if wrong := sorted(n for n in shapes | actual if shapes.get(n) != actual.get(n)):

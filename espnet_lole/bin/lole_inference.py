@@ -17,7 +17,7 @@ from espnet_lole.evaluation.resources import RESOURCES, peak_memory_gb, write_re
 from espnet_lole.inference.load import SystemFolder, find_system, load_transcriber, read_decoding_config
 from espnet_lole.inference.search import SearchConfig
 from espnet_lole.inference.test_sets import transcribe_sets
-from espnet_lole.lole.adapters import CONFIG, WEIGHTS
+from espnet_lole.lole.peft_files import CONFIG, WEIGHTS
 from espnet_lole.whisper.checkpoint import weight_files
 
 DECODING_OPTIONS = ("batch_seconds", *(field.name for field in fields(SearchConfig)))
