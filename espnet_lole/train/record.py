@@ -17,8 +17,8 @@ from espnet_lole.atomic_io import dir_lock, write_text_atomic
 from espnet_lole.data.digests import differences, digest_set, digest_weights
 from espnet_lole.evaluation.decodings import TRAINING
 from espnet_lole.evaluation.resources import RESOURCES
+from espnet_lole.lole.mole_weights import MOLE_WEIGHTS
 from espnet_lole.lole.peft_files import CONFIG, WEIGHTS
-from espnet_lole.lole.system import MOLE_WEIGHTS
 from espnet_lole.whisper.checkpoint import weight_files
 
 ADAPTER = (WEIGHTS, CONFIG)
