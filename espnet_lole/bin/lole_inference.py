@@ -12,7 +12,13 @@ from pathlib import Path
 import yaml
 
 from espnet_lole.evaluation.resources import peak_memory_gb, write_resources
-from espnet_lole.inference.load import SystemFolder, find_system, load_transcriber, read_decoding_config
+from espnet_lole.inference.load import (
+    SystemFolder,
+    find_system,
+    load_transcriber,
+    read_decoding_config,
+    write_decoding_config,
+)
 from espnet_lole.inference.search import SearchConfig
 from espnet_lole.inference.test_sets import transcribe_sets
 
@@ -53,16 +59,17 @@ def main(cmd: list[str] | None = None) -> None:
     args = get_parser().parse_args(cmd)
     options = {name: getattr(args, name) for name in DECODING_OPTIONS if getattr(args, name) is not None}
     try:
-        batch_seconds, search, routing = read_decoding_config(args.config, options)
+        decoding = read_decoding_config(args.config, options)
         if args.model:
             system = find_system(args.model, languages=args.langs)
         else:
             system = SystemFolder("zero_shot", Path(args.backbone), args.backbone, tuple(args.langs or ()))
         device = "cuda" if args.ngpu > 0 else "cpu"
-        transcriber = load_transcriber(system, device, search, routing, args.max_loaded_experts)
+        transcriber = load_transcriber(system, device, decoding.search, decoding.routing, args.max_loaded_experts)
         for scenario in args.scenarios:
             output = args.output_dir.with_name(f"{args.output_dir.name}_{scenario}")
-            rtf = transcribe_sets(transcriber, args.test_dirs, output, scenario, batch_seconds)
+            rtf = transcribe_sets(transcriber, args.test_dirs, output, scenario, decoding.batch_seconds)
+            write_decoding_config(output, decoding)
             memory = peak_memory_gb(args.ngpu > 0)
             write_resources(output, str(args.config), parameters=transcriber.num_parameters, memory_gb=memory)
             logging.info(f"{scenario}: real-time factor {rtf:.3f}; hypotheses in {output}")

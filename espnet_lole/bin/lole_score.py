@@ -1,9 +1,10 @@
-"""Score decoded test sets and write RESULTS.md and results.csv."""
+"""Score decoded test sets, and write RESULTS.md, results.csv and the decoding options of each trained system."""
 
 from __future__ import annotations
 
 import argparse
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from espnet_lole.atomic_io import write_text_atomic
 from espnet_lole.evaluation.report import results_md, summary_table, write_result_txt
 from espnet_lole.evaluation.results import Decoded, csv_rows, update_csv, write_csv
+from espnet_lole.systems import SCORED_DECODING
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -43,9 +45,17 @@ def score(args: argparse.Namespace, command: str) -> str:
     for s, new in zip(scores, rows, strict=True):
         write_result_txt(s)
         write_csv(s.decoded.decode_dir / "results.csv", new)
+        _keep_decoding(s.decoded.decode_dir)
     merged = update_csv(args.expdir / "results.csv", sum(rows, []))
     write_text_atomic(args.expdir / "RESULTS.md", results_md(scores, merged, command))
     return summary_table(scores, merged)
+
+
+def _keep_decoding(decode_dir: Path) -> None:
+    """Copy the options of a decoding into the folder of its system, where they are the default from now on."""
+    options, system = decode_dir / SCORED_DECODING, decode_dir.parent
+    if options.is_file() and (system / "config.yaml").is_file():
+        shutil.copyfile(options, system / SCORED_DECODING)
 
 
 def main(cmd: Sequence[str] | None = None) -> None:
