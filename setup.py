@@ -13,6 +13,7 @@ REQUIRES = [
     "av",  # wheels with FFmpeg's libraries
     "soxr",
     "numpy",
+    "silero-vad[onnx-cpu]>=6.2.3",  # before, it needed a torchaudio that current PyTorch excludes
     "regex",
     "pydantic>=2",
     "pyyaml",

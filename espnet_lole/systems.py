@@ -16,6 +16,9 @@ SCENARIOS = {system: ("aware", "agnostic") for system in SYSTEMS} | {
 TRAINED_HERE = ("experts", "mole", "student", "multilingual", "full")
 """Systems that this package trains."""
 
+SCORED_DECODING = "decode.yaml"
+"""File in a system's folder: the decoding options that it was scored with, which are the default afterwards."""
+
 
 def base_system(name: str) -> str:
     """Return the system of a variant, whose name has a suffix: ``student`` for ``student_long``.

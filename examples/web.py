@@ -3,7 +3,7 @@
 
 Examples:
   python examples/web.py --model exp/lole_train_mole_raw_lole_mini_seed0
-  python examples/web.py --model DIR --model DIR2 --port 8000
+  python examples/web.py --model DIR --model DIR2 --langs de fr --port 8000
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ except ModuleNotFoundError:
 DETECT = "detect"
 MAX_RATE = 96_000
 """Highest sampling rate in Hz: a small file may hold audio at 655 kHz, which takes long to read."""
+SEGMENTS = {"time": "27%", "lang": "15%", "text": "58%"}
+"""Columns of the table of segments, and their widths."""
 UPLOAD_SECONDS = 3600
 """Age at which uploads are deleted."""
 
@@ -44,7 +46,8 @@ def get_parser() -> argparse.ArgumentParser:
         required=True,
         help="folder of a trained system; repeat to compare several",
     )
-    parser.add_argument("--config", type=Path, help="YAML of the decoding, such as conf/decode.yaml")
+    parser.add_argument("--langs", nargs="+", help="languages to choose from; default: those of the training")
+    parser.add_argument("--config", type=Path, help="YAML of the decoding; default: as each system was scored")
     parser.add_argument("--device", help="cpu, cuda or cuda:N; default: a GPU if there is one")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 admits other machines; default: 127.0.0.1")
     parser.add_argument("--port", type=int, default=7860, help="default: 7860")
@@ -60,13 +63,15 @@ def main(cmd: Sequence[str] | None = None) -> None:
     """Load the systems and serve the page until interrupted."""
     args = get_parser().parse_args(cmd)
     try:
-        systems = load_systems(args.model, args.device, args.config)
+        systems = load_systems(args.model, args.device, args.config, args.langs)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     serve(build_page(systems, args.max_minutes), args.host, args.port, args.max_mb, args.queue)
 
 
-def load_systems(folders: Sequence[Path], device: str | None, config: Path | None) -> dict[str, Speech2Text]:
+def load_systems(
+    folders: Sequence[Path], device: str | None, config: Path | None, langs: Sequence[str] | None = None
+) -> dict[str, Speech2Text]:
     """Find the systems that the page compares, by the name of their folder.
 
     Raises:
@@ -75,7 +80,8 @@ def load_systems(folders: Sequence[Path], device: str | None, config: Path | Non
     """
     if len({folder.name for folder in folders}) < len(folders):
         raise ValueError(f"two folders of --model have the same name: {' '.join(map(str, folders))}; copy or link one")
-    return {folder.name: Speech2Text.from_pretrained(folder, device=device, config=config) for folder in folders}
+    options = {"languages": langs, "device": device, "config": config}
+    return {folder.name: Speech2Text.from_pretrained(folder, **options) for folder in folders}
 
 
 def build_page(systems: Mapping[str, Speech2Text], max_minutes: float) -> gradio.Blocks:
@@ -105,6 +111,11 @@ def build_page(systems: Mapping[str, Speech2Text], max_minutes: float) -> gradio
                     outputs.append(gradio.Textbox(label="Text", lines=4, buttons=["copy"]))
                     outputs.append(gradio.Label(label="Language", num_top_classes=8))
                     outputs.append(gradio.Markdown())
+                    outputs.append(
+                        gradio.Dataframe(
+                            headers=list(SEGMENTS), column_widths=list(SEGMENTS.values()), label="Segments", wrap=True
+                        )
+                    )
 
         def transcribe(file: str | None, choice: str) -> list:
             return [part for s2t in systems.values() for part in fill_column(s2t, file, choice, max_minutes)]
@@ -124,8 +135,8 @@ def serve(page: gradio.Blocks, host: str, port: int, max_mb: int, queue: int) ->
 
 def fill_column(
     s2t: Speech2Text, file: str | None, choice: str, max_minutes: float
-) -> tuple[str, dict[str, float], str]:
-    """Transcribe a file for a system's column: text, posteriors and a note.
+) -> tuple[str, dict[str, float], str, list[list[str]]]:
+    """Transcribe a file for a system's column: text, posteriors, a note, and the segments with their languages.
 
     Raises:
         gradio.Error: there is no speech, too much of it, or it cannot be read; shown on the page.
@@ -134,15 +145,18 @@ def fill_column(
         raise gradio.Error("Record or upload some speech first.")
     lang = None if choice == DETECT else choice
     if lang is None and s2t.system.system == "experts":
-        return "", {}, "Experts need the language: choose it above."
+        return "", {}, "Experts need the language: choose it above.", []
     if lang is not None and lang not in s2t.languages:
-        return "", {}, f"Not trained for {lang}, only for {' '.join(s2t.languages)}."
+        return "", {}, f"Not trained for {lang}, only for {' '.join(s2t.languages)}.", []
     try:
         check_length(file, max_minutes)
         (result,) = s2t.transcribe(file, lang)
     except AudioError as error:
         raise gradio.Error(f"This file cannot be read as audio: {error}") from error
-    return result.text, result.posteriors or {result.language: 1.0}, describe(result)
+    if not result.segments:
+        return "", {}, f"No speech in {result.duration:.1f} s of audio.", []
+    segments = [[f"{s.start:.1f}-{s.end:.1f} s", s.language, s.text] for s in result.segments]
+    return result.text, result.posteriors or {result.language: 1.0}, describe(result), segments
 
 
 def check_length(file: str, max_minutes: float) -> None:

@@ -69,7 +69,7 @@ def test_a_decoding_configuration_has_no_key_with_its_default(file):
             vars(asr_inference.get_parser().parse_args([*c, *required])) for c in ([], ["--config", str(file)])
         )
     else:
-        plain, read = ({"batch_seconds": s, **vars(c)} for s, c, _ in map(read_decoding_config, (None, file)))
+        plain, read = ({"batch_seconds": s, **vars(c)} for s, c, *_ in map(read_decoding_config, (None, file)))
     for key, value in load_yaml(file).items():
         assert read[key] == value != plain[key], key
 

@@ -4,6 +4,7 @@ import ast
 import json
 import re
 import shlex
+import shutil
 from dataclasses import MISSING, fields
 from pathlib import Path
 
@@ -15,10 +16,12 @@ from espnet2.tasks.abs_task import AbsTask
 
 from espnet_lole.cli.main import get_parser
 from espnet_lole.inference.search import SearchConfig
+from espnet_lole.inference.speech_detector import VadConfig
 from espnet_lole.lole.experts import ExpertConfig
 from espnet_lole.lole.kd import KDConfig
 from espnet_lole.lole.language_classifier import ClassifierConfig
 from espnet_lole.lole.mole import FusionConfig, RoutingConfig
+from espnet_lole.systems import SCORED_DECODING
 from espnet_lole.tasks.lole import LoLETask
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -115,7 +118,12 @@ def test_the_reference_has_every_key_of_the_parts_with_its_default():
     assert table("Experts") == defaults(ExpertConfig)
     assert table("MoLE") == defaults(FusionConfig, ClassifierConfig)
     assert table("Student") == defaults(KDConfig)
-    assert table("Decoding") == defaults(SearchConfig, RoutingConfig) | {"batch_seconds": 160.0, "routing": {}}
+    assert table("Decoding") == defaults(SearchConfig, RoutingConfig) | {
+        "batch_seconds": 160.0,
+        "routing": {},
+        "vad": {},
+    }
+    assert table("Speech detection") == defaults(VadConfig)
 
 
 def test_the_reference_has_every_option_of_the_task_with_its_default():
@@ -143,7 +151,9 @@ def test_the_notebook_runs_from_top_to_bottom(recipe, tmp_path, monkeypatch, cap
     random = np.random.default_rng(0)
     for i in range(6):
         soundfile.write(tmp_path / f"{i}.flac", random.normal(0, 0.1, 32_000), 16_000)
-    monkeypatch.setenv("LOLE_MODEL", str(recipe / "exp" / "mole"))
+    model = shutil.copytree(recipe, tmp_path / "recipe") / "exp" / "mole"
+    (model / SCORED_DECODING).write_text("vad: {threshold: 0}\n")  # the audio is noise
+    monkeypatch.setenv("LOLE_MODEL", str(model))
     monkeypatch.setenv("LOLE_AUDIO", str(tmp_path))
     monkeypatch.chdir(ROOT / "examples")
     names: dict = {}

@@ -174,7 +174,7 @@ def test_yaml_is_read_or_refused_with_its_file(examples, tmp_path):
     def law(document):
         file.write_bytes(document)
         try:
-            seconds, search, routing = read_decoding_config(file)
+            seconds, search, routing, _ = read_decoding_config(file)
             assert seconds > 0 and isinstance(search.beam_size, int) and isinstance(routing.candidates, int)
         except ValueError as error:
             assert str(file) in str(error)

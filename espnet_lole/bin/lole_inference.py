@@ -14,7 +14,13 @@ import yaml
 
 from espnet_lole.evaluation.decodings import DECODING, TRAINING, describe_decoding, write_decoding
 from espnet_lole.evaluation.resources import RESOURCES, peak_memory_gb, write_resources
-from espnet_lole.inference.load import SystemFolder, find_system, load_transcriber, read_decoding_config
+from espnet_lole.inference.load import (
+    SystemFolder,
+    find_system,
+    load_transcriber,
+    read_decoding_config,
+    write_decoding_config,
+)
 from espnet_lole.inference.search import SearchConfig
 from espnet_lole.inference.test_sets import transcribe_sets
 from espnet_lole.lole.peft_files import CONFIG, WEIGHTS
@@ -76,18 +82,19 @@ def main(cmd: list[str] | None = None) -> None:
     args = get_parser().parse_args(cmd)
     options = {name: getattr(args, name) for name in DECODING_OPTIONS if getattr(args, name) is not None}
     try:
-        batch_seconds, search, routing = read_decoding_config(args.config, options)
+        decoding = read_decoding_config(args.config, options)
         if args.model:
             system = find_finished(args.model, args.langs)
         else:
             system = SystemFolder("zero_shot", Path(args.backbone), args.backbone, tuple(args.langs or ()))
         device = "cuda" if args.ngpu > 0 else "cpu"
-        transcriber = load_transcriber(system, device, search, routing, args.max_loaded_experts)
+        transcriber = load_transcriber(system, device, decoding.search, decoding.routing, args.max_loaded_experts)
         record = describe_decoding(files_of_weights(system), args.test_dirs)
         for scenario in args.scenarios:
             output = args.output_dir.with_name(f"{args.output_dir.name}_{scenario}")
             (output / DECODING).unlink(missing_ok=True)  # hypotheses of two decodings are not scored as one
-            rtf = transcribe_sets(transcriber, args.test_dirs, output, scenario, batch_seconds)
+            rtf = transcribe_sets(transcriber, args.test_dirs, output, scenario, decoding.batch_seconds)
+            write_decoding_config(output, decoding)
             memory = peak_memory_gb(args.ngpu > 0)
             write_resources(output, str(args.config), parameters=transcriber.num_parameters, memory_gb=memory)
             write_decoding(output, record)

@@ -1,9 +1,10 @@
-"""Score decoded test sets and write RESULTS.md and results.csv."""
+"""Score decoded test sets, and write RESULTS.md, results.csv and the decoding options of each trained system."""
 
 from __future__ import annotations
 
 import argparse
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from espnet_lole.atomic_io import write_text_atomic
 from espnet_lole.evaluation.decodings import check_decoding, seeds_of_other_trainings
 from espnet_lole.evaluation.report import results_md, summary_table, write_result_txt
 from espnet_lole.evaluation.results import Decoded, Row, csv_rows, update_csv, write_csv
+from espnet_lole.systems import SCORED_DECODING
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -46,6 +48,7 @@ def score(args: argparse.Namespace, command: str) -> str:
     for s, new in zip(scores, rows, strict=True):
         write_result_txt(s)
         write_csv(s.decoded.decode_dir / "results.csv", new)
+        _keep_decoding(s.decoded.decode_dir)
     merged = _without_other_trainings(update_csv(args.expdir / "results.csv", sum(rows, [])), decoded)
     write_text_atomic(args.expdir / "RESULTS.md", results_md(scores, merged, command))
     return summary_table(scores, merged)
@@ -58,6 +61,13 @@ def _without_other_trainings(rows: list[Row], decoded: Sequence[Decoded]) -> lis
             print(f"{' '.join(d.key)}: seed {seed} is left out of RESULTS.md: {'; '.join(changed)}", file=sys.stderr)
             rows = [row for row in rows if (row["system"], row["scenario"], row["seed"]) != (*d.key, seed)]
     return rows
+
+
+def _keep_decoding(decode_dir: Path) -> None:
+    """Copy the options of a decoding into the folder of its system, where they are the default from now on."""
+    options, system = decode_dir / SCORED_DECODING, decode_dir.parent
+    if options.is_file() and (system / "config.yaml").is_file():
+        shutil.copyfile(options, system / SCORED_DECODING)
 
 
 def main(cmd: Sequence[str] | None = None) -> None:

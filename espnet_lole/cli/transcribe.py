@@ -6,6 +6,7 @@ Examples:
   lole transcribe talk.mp3 --model DIR --output srt > talk.srt
   lole transcribe recordings/ talk.mp4 --model DIR --output vtt --output_dir subtitles
   lole transcribe talk.wav --model DIR --output srt --timestamps > talk.srt
+  lole transcribe talk.wav --model DIR --langs de fr
   cat talk.wav | lole transcribe - --model DIR
 """
 
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", help="audio files, videos, or folders of them; -: standard input")
     add_model_arguments(parser)
     parser.add_argument("--lang", help="language of all files; default: the system finds it")
+    parser.add_argument("--langs", nargs="+", help="languages that it chooses from; default: those of the training")
     parser.add_argument(
         "--output",
         default="text",
@@ -65,7 +67,14 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--backbone", help="folder or hub name of the Whisper; default: that of the training")
     parser.add_argument(
-        "--config", type=Path, help="YAML of the decoding: beam_size, batch_seconds ...; see conf/decode.yaml"
+        "--config",
+        type=Path,
+        help="YAML of the decoding: beam_size, batch_seconds ...; default: the options that the system was scored with",
+    )
+    parser.add_argument(
+        "--vad_threshold",
+        type=float,
+        help="probability from which audio is speech; 0 transcribes everything; default: 0.4",
     )
     parser.add_argument("--device", help="cpu, cuda or cuda:N; default: a GPU if there is one")
 
@@ -91,7 +100,13 @@ def run(args: argparse.Namespace) -> None:
     from espnet_lole.data.samples import AudioError
 
     s2t = Speech2Text.from_pretrained(
-        args.model, args.backbone, device=args.device, config=args.config, timestamps=args.timestamps
+        args.model,
+        args.backbone,
+        args.langs,
+        device=args.device,
+        config=args.config,
+        timestamps=args.timestamps,
+        vad_threshold=args.vad_threshold,
     )
     inputs = [_standard_input() if file == "-" else file for file, _ in files]
     longest = args.max_segment or (MAX_SECONDS if s2t.search.timestamps else SEGMENT_SECONDS[args.output])

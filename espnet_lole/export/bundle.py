@@ -14,6 +14,7 @@ from espnet_lole.export.metadata import collect_metadata
 from espnet_lole.export.model_card import model_card
 from espnet_lole.inference.load import MOLE_WEIGHTS, SystemFolder
 from espnet_lole.lole.kd import STUDENT
+from espnet_lole.systems import SCORED_DECODING
 
 BACKBONE_FILES = ("config.json", "generation_config.json", "model*.safetensors", "model*.json", "README.md")
 
@@ -45,6 +46,8 @@ def save_bundle(system: SystemFolder, folder: Path, licence: str, data: str) -> 
             conf["experts"] = "adapters"
             shutil.copyfile(system.mole_weights, made / MOLE_WEIGHTS)
         (made / "config.yaml").write_text(yaml.safe_dump(conf | system.conf, sort_keys=False))
+        if system.scored_decoding:
+            shutil.copyfile(system.scored_decoding, made / SCORED_DECODING)
         metadata.history.write(made)
         (made / "README.md").write_text(model_card(metadata, folder.name, licence, data), encoding="utf-8")
 

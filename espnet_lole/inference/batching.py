@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from espnet_lole.inference.longform import split
 from espnet_lole.inference.results import Hypothesis
+from espnet_lole.inference.speech_detector import SpeechDetector
 from espnet_lole.inference.transcriber import Transcriber
 from espnet_lole.whisper.features import MAX_SAMPLES, MIN_SAMPLES, SAMPLE_RATE
 from espnet_lole.whisper.model import Whisper
@@ -44,18 +45,29 @@ class Audio:
         """Read the samples, shape (S,)."""
         return self.read(self.start, self.stop)
 
-    def pieces(self, longest: int = MAX_SAMPLES) -> list[Audio]:
-        """Split at silences into pieces of at most ``longest`` samples; no pieces if it is shorter than 25 ms.
+    def pieces(self, longest: int = MAX_SAMPLES, detector: SpeechDetector | None = None) -> list[Audio]:
+        """Split at silences into pieces; there are none if it is shorter than 25 ms or has no speech.
+
+        Args:
+            longest: maximum number of samples of a piece.
+            detector: finds the speech; None: everything is speech.
 
         Raises:
             ValueError: ``longest`` is not 1 to 30 s.
         """
         if not SAMPLE_RATE <= longest <= MAX_SAMPLES:
             raise ValueError(f"pieces of 1 to 30 s at most can be transcribed, got {longest / SAMPLE_RATE:g} s")
-        if self.num_samples <= longest:
-            return [self] if self.num_samples >= MIN_SAMPLES else []
-        spans = split(self.load().numpy(), longest)
-        return [replace(self, start=self.start + start, stop=self.start + stop) for start, stop in spans]
+        if self.num_samples < MIN_SAMPLES:
+            return []
+        if detector is None and self.num_samples <= longest:
+            return [self]
+        samples, first = self.load().numpy(), self.start
+        spans = [(0, len(samples))] if detector is None else detector.spans(samples)
+        return [
+            replace(self, start=first + speech + start, stop=first + speech + stop)
+            for speech, end in spans
+            for start, stop in split(samples[speech:end], longest)
+        ]
 
 
 def transcribe(

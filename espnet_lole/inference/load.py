@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import yaml
 
 from espnet_lole import compat
-from espnet_lole.config import load_yaml, read_conf
+from espnet_lole.atomic_io import write_text_atomic
+from espnet_lole.config import load_yaml, merge, read_conf
 from espnet_lole.inference.expert_cache import ExpertCache
 from espnet_lole.inference.search import SearchConfig
+from espnet_lole.inference.speech_detector import VadConfig
 from espnet_lole.inference.transcriber import ExpertTranscriber, MoLETranscriber, PromptTranscriber, Transcriber
 from espnet_lole.lole.adapters import FOREIGN_PAD_TO, adapters_in, trained_pad_to
 from espnet_lole.lole.kd import STUDENT
@@ -19,7 +23,7 @@ from espnet_lole.lole.mole import MoLE, RoutingConfig
 from espnet_lole.lole.mole_weights import MOLE_WEIGHTS
 from espnet_lole.lole.peft_files import CONFIG as ADAPTER_CONFIG
 from espnet_lole.lole.system import SystemConfig, build_system
-from espnet_lole.systems import TRAINED_HERE
+from espnet_lole.systems import SCORED_DECODING, TRAINED_HERE
 from espnet_lole.whisper.checkpoint import load_config, load_whisper
 from espnet_lole.whisper.model import Whisper
 from espnet_lole.whisper.tokenizer import WhisperTokenizer
@@ -28,6 +32,22 @@ WHISPER_FOLDERS = ("whisper", "merged")
 """Subfolder of a fully fine-tuned Whisper: today's name, and that of older exports."""
 DECODING_KEYS = ("pad_to", "precision", "fusion_conf", "classifier_conf")
 """Keys of a training's configuration that decoding needs."""
+
+
+class Decoding(NamedTuple):
+    """Options of a decoding.
+
+    Attributes:
+        batch_seconds: seconds of audio of a batch, padding included.
+        search: options of the search.
+        routing: how MoLE routes utterances of unknown language.
+        vad: options of the speech detector; test sets are decoded without it.
+    """
+
+    batch_seconds: float
+    search: SearchConfig
+    routing: RoutingConfig
+    vad: VadConfig
 
 
 @dataclass(frozen=True)
@@ -42,6 +62,7 @@ class SystemFolder:
         adapters: folder with a ``peft`` folder for each expert; for a student, its ``peft`` folder.
         mole_weights: file of MoLE's fusion weights and language classifier.
         conf: the training's ``DECODING_KEYS``, where they are known.
+        choices: MoLE: the languages that identification chooses from; None: all of them.
     """
 
     system: str
@@ -51,6 +72,13 @@ class SystemFolder:
     adapters: Path | None = None
     mole_weights: Path | None = None
     conf: dict[str, Any] = field(default_factory=dict)
+    choices: tuple[str, ...] | None = None
+
+    @property
+    def scored_decoding(self) -> Path | None:
+        """The file with the decoding options that the system was scored with, if it was scored."""
+        file = self.folder / SCORED_DECODING
+        return file if file.is_file() else None
 
     def adapter_folders(self) -> dict[str, Path]:
         """Return the ``peft`` folder of each language's expert, or of the student."""
@@ -96,11 +124,11 @@ def find_system(folder: Path, backbone: str | None = None, languages: Sequence[s
     Args:
         folder: a training, an exported system, ``peft`` adapters (or one of them), or a Whisper of ``transformers``.
         backbone: folder or hub name; default: that of the training.
-        languages: codes of the languages to choose from; default: those of the training, which MoLE always has.
+        languages: codes of the languages to choose from; default: those of the training.
 
     Raises:
         FileNotFoundError: the folder or a part of the system is missing.
-        ValueError: it holds no system, or its backbone is unknown.
+        ValueError: it holds no system, its backbone is unknown, or MoLE was not trained for one of the languages.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"expected the folder of a trained system, but {folder} is not there")
@@ -148,7 +176,8 @@ def load_transcriber(
     else:
         built = build_system(system_config(system)).eval()
     if isinstance(built, MoLE):
-        transcriber = MoLETranscriber(built.to(device), make_tokenizer(built.experts.whisper), search, routing)
+        tokenizer = make_tokenizer(built.experts.whisper)
+        transcriber = MoLETranscriber(built.to(device), tokenizer, search, routing, system.choices)
         built.experts.cast_(built.experts.whisper.precision)  # after the fusion is merged in float32
         return transcriber
     adapter = None if isinstance(built, Whisper) else built.cast_(built.whisper.precision)
@@ -176,34 +205,37 @@ def system_config(system: SystemFolder) -> SystemConfig:
     return SystemConfig.parse(options)
 
 
-def read_decoding_config(
-    file: Path | None, options: Mapping[str, Any] | None = None
-) -> tuple[float, SearchConfig, RoutingConfig]:
+def read_decoding_config(file: Path | None, options: Mapping[str, Any] | None = None) -> Decoding:
     """Read the configuration of a decoding, such as ``conf/decode.yaml``.
 
     Args:
-        file: YAML with ``batch_seconds``, keys of ``SearchConfig``, and ``routing`` for MoLE; None: the defaults.
+        file: YAML with ``batch_seconds``, keys of ``SearchConfig``, ``routing`` for MoLE, and ``vad``; None: the
+            defaults.
         options: values that override those of the file.
-
-    Returns:
-        Seconds of audio of a batch, options of the search, and how MoLE routes.
 
     Raises:
         ValueError: the file is no YAML of these keys and their types.
     """
-    conf = (load_yaml(file) if file else {}) | dict(options or {})
-    batch_seconds, routing = conf.pop("batch_seconds", 160.0), conf.pop("routing", {})
+    conf = merge(load_yaml(file) if file else {}, dict(options or {}))
+    batch_seconds, routing, vad = conf.pop("batch_seconds", 160.0), conf.pop("routing", {}), conf.pop("vad", {})
     if isinstance(batch_seconds, bool) or not isinstance(batch_seconds, int | float) or not batch_seconds > 0:
         raise ValueError(f"expected batch_seconds of {file} to be a number above 0, got {batch_seconds!r}")
     search = read_conf(SearchConfig, conf, str(file))
-    return batch_seconds, search, read_conf(RoutingConfig, routing, f"routing of {file}")
+    routing = read_conf(RoutingConfig, routing, f"routing of {file}")
+    return Decoding(batch_seconds, search, routing, read_conf(VadConfig, vad, f"vad of {file}"))
+
+
+def write_decoding_config(folder: Path, decoding: Decoding) -> None:
+    """Write the options that test sets were decoded with into a folder, as ``SCORED_DECODING``."""
+    conf = {"batch_seconds": decoding.batch_seconds, **asdict(decoding.search), "routing": asdict(decoding.routing)}
+    write_text_atomic(folder / SCORED_DECODING, yaml.safe_dump(conf, sort_keys=False))
 
 
 def _training(folder: Path, backbone: str | None, languages: Sequence[str] | None) -> SystemFolder:
     """Find the parts of a training or an export, a folder with a ``config.yaml``."""
     file = folder / "config.yaml"
     config = compat.rename_config(load_yaml(file), str(file))
-    system, adapters, weights = config.get("system"), folder / "adapters", None
+    system, adapters, weights, choices = config.get("system"), folder / "adapters", None, None
     if system not in TRAINED_HERE:
         raise ValueError(f"expected system: {', '.join(TRAINED_HERE)} in {file}, got {system!r}")
     backbone, known = backbone or _resolve(config["backbone"], folder), languages or config["langs"]
@@ -211,6 +243,9 @@ def _training(folder: Path, backbone: str | None, languages: Sequence[str] | Non
         known = languages or adapters_in(adapters)  # an added language is not in the configuration
     elif system == "mole":
         adapters, weights, known = Path(_resolve(config["experts"], folder)), folder / MOLE_WEIGHTS, config["langs"]
+        choices = tuple(dict.fromkeys(languages)) if languages else None
+        if unknown := sorted(set(choices or ()) - set(known)):
+            raise ValueError(f"{folder} was trained for {' '.join(known)}, not for {' '.join(unknown)}")
     elif system == "full":
         whisper = next(
             (folder / name for name in WHISPER_FOLDERS if (folder / name).is_dir()), folder / WHISPER_FOLDERS[0]
@@ -222,7 +257,7 @@ def _training(folder: Path, backbone: str | None, languages: Sequence[str] | Non
         if part is not None and not part.exists():
             raise FileNotFoundError(f"the system in {folder} is not trained to its end: {part} is not there")
     decoding = {key: config[key] for key in DECODING_KEYS if key in config}
-    return SystemFolder(system, folder, backbone, tuple(known), adapters, weights, decoding)
+    return SystemFolder(system, folder, backbone, tuple(known), adapters, weights, decoding, choices)
 
 
 def _resolve(name: str, folder: Path) -> str:

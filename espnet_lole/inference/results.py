@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 from whisper.utils import SubtitlesWriter, WriteSRT, WriteVTT
 
+from espnet_lole.inference.subtitles import Cue, cues
+
 
 @dataclass(frozen=True)
 class Hypothesis:
@@ -77,17 +79,22 @@ class Result:
 
 def srt(segments: Sequence[Segment]) -> str:
     """Format subtitles as SubRip; segments without text are left out."""
-    return _subtitles(WriteSRT(""), [(s, s.text) for s in segments])
+    return _subtitles(WriteSRT(""), _cues(segments))
 
 
 def vtt(segments: Sequence[Segment]) -> str:
     """Format subtitles as WebVTT; segments without text are left out."""
-    return _subtitles(WriteVTT(""), [(s, html.escape(s.text, quote=False)) for s in segments])
+    escaped = [(start, end, html.escape(text, quote=False)) for start, end, text in _cues(segments)]
+    return _subtitles(WriteVTT(""), escaped)
 
 
-def _subtitles(writer: SubtitlesWriter, segments: Sequence[tuple[Segment, str]]) -> str:
-    """Format segments and their escaped texts with a writer of openai-whisper."""
+def _cues(segments: Sequence[Segment]) -> list[Cue]:
+    """Divide the segments with text into cues."""
+    return [cue for s in segments if s.text.strip() for cue in cues(s.start, s.end, s.text)]
+
+
+def _subtitles(writer: SubtitlesWriter, shown: Sequence[Cue]) -> str:
+    """Format cues, their texts escaped, with a writer of openai-whisper."""
     file = io.StringIO()
-    spoken = [{"start": s.start, "end": s.end, "text": text} for s, text in segments if text]
-    writer.write_result({"segments": spoken}, file)
+    writer.write_result({"segments": [{"start": s, "end": e, "text": text} for s, e, text in shown]}, file)
     return file.getvalue()

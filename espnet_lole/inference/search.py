@@ -36,7 +36,7 @@ class SearchConfig:
     beam_size: int = 1
     maxlenratio: float = 0.0
     length_penalty: float = 1.0
-    loop_tokens: int = 0
+    loop_tokens: int = 24
     timestamps: bool = False
 
     def __post_init__(self) -> None:

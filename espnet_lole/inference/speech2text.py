@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import cached_property, partial
 from itertools import zip_longest
 from os import PathLike
@@ -18,6 +17,7 @@ from espnet_lole.inference.load import SystemFolder, find_system, load_transcrib
 from espnet_lole.inference.longform import join
 from espnet_lole.inference.results import Hypothesis, Result, Segment
 from espnet_lole.inference.search import SearchConfig
+from espnet_lole.inference.speech_detector import SpeechDetector, VadConfig
 from espnet_lole.inference.streaming import Recording
 from espnet_lole.inference.timestamps import split_at_timestamps
 from espnet_lole.inference.transcriber import Transcriber
@@ -37,6 +37,7 @@ class Speech2Text:
         batch_seconds: audio of a batch, padding included.
         search: options of the search.
         routing: how MoLE routes utterances of unknown language.
+        vad: options of the speech detector.
     """
 
     def __init__(
@@ -46,9 +47,11 @@ class Speech2Text:
         batch_seconds: float = 160.0,
         search: SearchConfig | None = None,
         routing: RoutingConfig | None = None,
+        vad: VadConfig | None = None,
     ) -> None:
         self.system, self.device, self.batch_seconds = system, device, batch_seconds
         self.search, self.routing = search or SearchConfig(), routing or RoutingConfig()
+        self.vad = vad or VadConfig()
 
     @classmethod
     def from_pretrained(
@@ -59,16 +62,19 @@ class Speech2Text:
         device: str | None = None,
         config: str | PathLike | None = None,
         timestamps: bool = False,
+        vad_threshold: float | None = None,
     ) -> Speech2Text:
         """Find the system in a folder.
 
         Args:
             folder: a training, an exported system, ``peft`` adapters, or a Whisper of ``transformers``.
             backbone: folder or hub name of the Whisper; default: that of the training.
-            languages: codes of the languages to choose from; default: those of the training. MoLE always has these.
+            languages: codes of the languages to choose from; default: those of the training.
             device: ``cpu``, ``cuda`` or ``cuda:N``; default: a GPU if there is one.
-            config: YAML of the decoding, such as ``conf/decode.yaml``.
+            config: YAML of the decoding, such as ``conf/decode.yaml``; default: the options that the system was
+                scored with, where it was scored.
             timestamps: cut segments at Whisper's timestamp tokens, whatever the YAML says; the backbone must know them.
+            vad_threshold: probability from which audio is speech, whatever the YAML says; 0: transcribe everything.
 
         Raises:
             FileNotFoundError: the folder or a part of the system is missing.
@@ -76,18 +82,26 @@ class Speech2Text:
         """
         system = find_system(Path(folder), backbone, languages)
         device = find_device(device)
-        batch_seconds, search, routing = read_decoding_config(None if config is None else Path(config))
-        return cls(system, device, batch_seconds, replace(search, timestamps=timestamps or search.timestamps), routing)
+        options = {"timestamps": True} if timestamps else {}
+        if vad_threshold is not None:
+            options["vad"] = {"threshold": float(vad_threshold)}
+        file = system.scored_decoding if config is None else Path(config)
+        return cls(system, device, *read_decoding_config(file, options))
 
     @property
     def languages(self) -> tuple[str, ...]:
         """Codes of the languages that the system transcribes."""
-        return self.system.languages
+        return self.system.choices or self.system.languages
 
     @cached_property
     def transcriber(self) -> Transcriber:
         """The loaded system."""
         return load_transcriber(self.system, self.device, self.search, self.routing)
+
+    @cached_property
+    def detector(self) -> SpeechDetector | None:
+        """The speech detector, or None: everything is transcribed."""
+        return SpeechDetector(self.vad) if self.vad.threshold else None
 
     def __call__(self, speech: Input, lang: str | None = None) -> list[tuple[str, list[str], list[int], Hypothesis]]:
         """Transcribe one utterance; the result has the form of ESPnet's ``Speech2Text``.
@@ -97,14 +111,16 @@ class Speech2Text:
             lang: code of its language; None: the system finds it.
 
         Returns:
-            The best hypothesis as (text, tokens, token ids, hypothesis); none if the audio is under 25 ms.
+            The best hypothesis as (text, tokens, token ids, hypothesis); none if there is no speech.
 
         Raises:
             AudioError: the speech cannot be read.
             ValueError: the language is unknown, or the system needs one.
         """
         recording = Recording("", lang)
-        pieces = list(recording.read(read_input(speech, name_input(speech, 0)), Audio.pieces))
+        pieces = list(
+            recording.read(read_input(speech, name_input(speech, 0)), partial(Audio.pieces, detector=self.detector))
+        )
         if recording.error is not None:
             raise recording.error
         if not pieces:
@@ -139,7 +155,7 @@ class Speech2Text:
             AudioError: an input cannot be read; the results of those before it were returned.
             ValueError: a language is unknown or missing, or the numbers of languages and inputs differ.
         """
-        cut = partial(Audio.pieces, longest=round(max_segment * SAMPLE_RATE))
+        cut = partial(Audio.pieces, longest=round(max_segment * SAMPLE_RATE), detector=self.detector)
         limit = READ_AHEAD * self.batch_seconds * SAMPLE_RATE
         ahead: list[Recording] = []
         waiting = 0

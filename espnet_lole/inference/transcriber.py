@@ -143,12 +143,21 @@ class MoLETranscriber:
         tokenizer: of its Whisper.
         search: options of the search.
         routing: how utterances of unknown language are routed.
+        languages: codes of the languages to choose from; None: all of them.
     """
 
-    def __init__(self, mole: MoLE, tokenizer: WhisperTokenizer, search: SearchConfig, routing: RoutingConfig) -> None:
+    def __init__(
+        self,
+        mole: MoLE,
+        tokenizer: WhisperTokenizer,
+        search: SearchConfig,
+        routing: RoutingConfig,
+        languages: Sequence[str] | None = None,
+    ) -> None:
         mole.merge_and_unload()
         self.mole, self.tokenizer, self.search, self.routing = mole, tokenizer, search, routing
         self.experts, self.whisper = mole.experts, mole.experts.whisper
+        self.languages = tuple(languages or self.experts.languages)
 
     @property
     def num_parameters(self) -> int:
@@ -159,19 +168,21 @@ class MoLETranscriber:
     def __call__(self, speech: Tensor, lengths: Tensor, languages: Sequence[str] | None) -> list[Hypothesis]:
         """See ``Transcriber``."""
         encoded, _, logits = self.mole.frontend(self.whisper.embed_speech(speech, lengths))
-        posteriors = logits.softmax(-1)  # (B, L)
+        choices = self.languages if languages is None else self.experts.languages
+        experts = torch.tensor(self.experts.indices(choices), device=speech.device)  # (C,)
+        posteriors = logits[:, experts].softmax(-1)  # (B, C)
         if languages is None:
             decision = route(posteriors, self.routing)
         else:
             decision = route_given(torch.tensor(self.experts.indices(languages), device=speech.device))
-        hypotheses = self._decode(encoded, decision)
+        hypotheses = self._decode(encoded, replace(decision, language=experts[decision.language]))
         log_posteriors = posteriors[decision.rows, decision.language].clamp(min=1e-30).log().tolist()
         best: dict[int, tuple[tuple[bool, float], Hypothesis]] = {}
         for row, hypothesis, log_posterior in zip(decision.rows.tolist(), hypotheses, log_posteriors, strict=True):
             rank = not hypothesis.looped, hypothesis.score + self.routing.posterior_weight * log_posterior
             if row not in best or rank > best[row][0]:
                 best[row] = rank, hypothesis
-        named = name_posteriors(self.experts.languages, posteriors)
+        named = name_posteriors(choices, posteriors)
         return [replace(best[row][1], posteriors=named[row]) for row in range(len(speech))]
 
     def _decode(self, shallow: Encoded, decision: RoutingDecision) -> list[Hypothesis]:

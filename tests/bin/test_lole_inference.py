@@ -10,6 +10,8 @@ from systems import CODES
 from espnet_lole import Speech2Text
 from espnet_lole.bin import lole_inference, lole_similar
 from espnet_lole.evaluation.decodings import check_decoding
+from espnet_lole.inference.load import read_decoding_config
+from espnet_lole.systems import SCORED_DECODING
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,7 @@ def test_hypotheses_of_a_test_set_are_those_of_the_api(recipe, test_set, tmp_pat
         test_set, tmp_path / "decode", "--model", str(recipe / "exp" / name), "--scenarios", *scenarios,
         "--config", str(tmp_path / "decode.yaml"),
     )  # fmt: skip
-    (tmp_path / "decode.yaml").write_text("{maxlenratio: 0.1, beam_size: 2}\n")
+    (tmp_path / "decode.yaml").write_text("{maxlenratio: 0.1, beam_size: 2, vad: {threshold: 0}}\n")
     s2t = Speech2Text.from_pretrained(recipe / "exp" / name, device="cpu", config=tmp_path / "decode.yaml")
     for scenario in scenarios:
         langs = CODES if scenario == "aware" else None
@@ -64,6 +66,12 @@ def test_the_backbone_alone_and_few_experts_in_memory(recipe, test_set, tmp_path
     decode(test_set, tmp_path / "all", "--model", str(recipe / "exp" / "experts"))
     texts = [(tmp_path / f"{name}_aware" / "test" / "token_int").read_text() for name in ("few", "all")]
     assert texts[0] == texts[1]
+
+
+def test_the_options_of_a_decoding_are_written_beside_it(recipe, test_set, tmp_path):
+    decode(test_set, tmp_path / "decode", "--model", str(recipe / "exp" / "student"), "--beam_size", "2")
+    expected = read_decoding_config(None, {"beam_size": 2, "maxlenratio": 0.1})
+    assert read_decoding_config(tmp_path / "decode_aware" / SCORED_DECODING) == expected
 
 
 def test_mistakes_end_with_a_message(recipe, test_set, tmp_path):
@@ -94,7 +102,7 @@ def test_similar_languages_are_ranked_by_the_mean_posterior(recipe, test_set, tm
     options = ["--data", str(test_set), "--output", str(tmp_path / "similar.txt")]
     lole_similar.main(["--model", str(mole), *options])
     lines = [line.split() for line in (tmp_path / "similar.txt").read_text().splitlines()]
-    s2t = Speech2Text.from_pretrained(mole, device="cpu")
+    s2t = Speech2Text.from_pretrained(mole, device="cpu", vad_threshold=0)
     s2t.search = lole_inference.read_decoding_config(None, {"maxlenratio": 0.1})[1]
     posteriors = [r.posteriors for r in s2t.transcribe(test_set / f"{lang}.wav" for lang in CODES)]
     means = {lang: sum(p[lang] for p in posteriors) / len(CODES) for lang in CODES}

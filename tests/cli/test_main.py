@@ -44,7 +44,12 @@ def test_usage_errors_exit_with_2(capsys):
         ("transcribe nowhere.wav --model {mole}", "missing file: nowhere.wav"),
         ("transcribe a.wav b.wav --model {mole} --output srt", "--output_dir"),
         ("transcribe a.wav x/a.wav --model {mole} --output_dir out", "--output_dir"),
-        ("transcribe {audio} --model {experts}", "language"),
+        ("transcribe {audio} --model {experts} --vad_threshold 0", "language"),
+        (
+            "transcribe {audio} --model {mole} --vad_threshold 2",
+            "a threshold of vad from 0 to below 1, got 2.0",
+        ),
+        ("transcribe {audio} --model {mole} --langs de it", "was trained for de en fr zh, not for it"),
         ("info nowhere", "nowhere"),
         ("export {mole} out --format merged", "{mole} holds a system of kind mole, which has no adapter to merge"),
         ("export {mole} out.tgz --format pack", "out.tgz must have the ending .zip"),
@@ -77,7 +82,7 @@ def test_mistakes_are_one_line_and_exit_with_1(recipe, audio, capsys, command, m
 @pytest.mark.slow
 def test_a_read_only_folder_is_named_in_one_line_and_loses_nothing(recipe, audio, tmp_path):
     folder, model = tmp_path / "read_only", str(recipe / "exp" / "experts")
-    (tmp_path / "decode.yaml").write_text("maxlenratio: 0.1\n")
+    (tmp_path / "decode.yaml").write_text("{maxlenratio: 0.1, vad: {threshold: 0}}\n")
     folder.mkdir()
     (folder / "noise.txt").write_text("old")
     decoding = ["--config", str(tmp_path / "decode.yaml"), "--device", "cpu", "--output_dir", str(folder)]

@@ -29,7 +29,7 @@ def audio(tmp_path) -> list[str]:
 @pytest.fixture
 def short(tmp_path) -> list[str]:
     """Options for an untrained system, whose texts would not end."""
-    (tmp_path / "decode.yaml").write_text("maxlenratio: 0.1\n")
+    (tmp_path / "decode.yaml").write_text("{maxlenratio: 0.1, loop_tokens: 0, vad: {threshold: 0}}\n")
     return ["--config", str(tmp_path / "decode.yaml"), "--device", "cpu"]
 
 

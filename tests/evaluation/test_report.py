@@ -12,6 +12,7 @@ from whisper.normalizers import BasicTextNormalizer, EnglishTextNormalizer
 from espnet_lole.bin.lole_score import main
 from espnet_lole.evaluation.decodings import describe_decoding, write_decoding
 from espnet_lole.evaluation.resources import read_resources, write_resources
+from espnet_lole.systems import SCORED_DECODING
 
 REFS = {
     "test_de": {"d1": ("de", "Der Hund bellt."), "d2": ("de", "Gut so!"), "d3": ("de", "...")},
@@ -120,6 +121,16 @@ def test_error_rates_are_jiwers_on_whispers_normalisation(work: Path) -> None:
 def test_espnets_own_models_predict_no_language(work: Path, capsys: pytest.CaptureFixture[str], system: str) -> None:
     run(f"{system}:agnostic:exp/lole_zero/decode_greedy")
     assert f"|{system}|agnostic|1|" in (table := capsys.readouterr().out) and "LID accuracy" not in table
+
+
+def test_a_trained_system_keeps_the_options_that_it_was_scored_with(work: Path) -> None:
+    """The backbone has no folder of a system, and an older decoding has no such file."""
+    for experiment in ("lole_experts", "lole_zero"):
+        Path(f"exp/{experiment}/decode_greedy/{SCORED_DECODING}").write_text("beam_size: 3\n")
+    Path("exp/lole_experts/config.yaml").write_text("system: experts\n")
+    run(ZERO, EXPERTS)
+    assert Path(f"exp/lole_experts/{SCORED_DECODING}").read_text() == "beam_size: 3\n"
+    assert not Path(f"exp/lole_zero/{SCORED_DECODING}").exists()
 
 
 def test_resources_of_training_and_decoding(work: Path) -> None:

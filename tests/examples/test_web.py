@@ -51,16 +51,21 @@ def test_a_column_has_text_posteriors_and_speed_or_a_reason(recipe, noise, tmp_p
     gradio = pytest.importorskip("gradio", reason=NO_GRADIO)
     from web import DETECT, fill_column, load_systems
 
-    (tmp_path / "decode.yaml").write_text("maxlenratio: 0.1\n")
+    (tmp_path / "decode.yaml").write_text("{maxlenratio: 0.1, vad: {threshold: 0}}\n")
     systems = load_systems([recipe / "exp" / name for name in ("mole", "experts")], "cpu", tmp_path / "decode.yaml")
     mole, experts, file = systems["mole"], systems["experts"], str(noise)
-    text, posteriors, note = fill_column(mole, file, DETECT, 1.0)
+    text, posteriors, note, segments = fill_column(mole, file, DETECT, 1.0)
     assert text == mole(soundfile.read(noise, dtype="float32")[0])[0][0]
     assert sum(posteriors.values()) == pytest.approx(1) and "2.0 s of audio in" in note
+    assert segments == [["0.0-2.0 s", max(posteriors, key=posteriors.get), text]]
     assert "choose it above" in fill_column(experts, file, DETECT, 1.0)[2]
     assert "Not trained for it, only for de en fr zh." in fill_column(experts, file, "it", 1.0)[2]
-    _, given, note = fill_column(experts, file, "fr", 1.0)
+    _, given, note, _ = fill_column(experts, file, "fr", 1.0)
     assert given == {"fr": 1.0} and note.startswith("fr, given")
+    detecting = load_systems([recipe / "exp" / "mole"], "cpu", None)["mole"]
+    assert fill_column(detecting, file, DETECT, 1.0) == ("", {}, "No speech in 2.0 s of audio.", [])
+    two = load_systems([recipe / "exp" / "mole"], "cpu", tmp_path / "decode.yaml", ["zh", "de"])["mole"]
+    assert set(fill_column(two, file, DETECT, 1.0)[1]) == {"zh", "de"}
     with pytest.raises(gradio.Error, match="Record or upload"):
         fill_column(mole, None, DETECT, 1.0)
     with pytest.raises(gradio.Error, match="longer than 0.01 minutes"):
@@ -80,7 +85,7 @@ def test_the_page_in_a_browser(recipe, noise, tmp_path):
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="needs the extra formats: pip install 'espnet_lole[formats]'"
     )
-    (tmp_path / "decode.yaml").write_text("maxlenratio: 0.1\n")
+    (tmp_path / "decode.yaml").write_text("{maxlenratio: 0.1, vad: {threshold: 0}}\n")
     port = _free_port()
     models = [option for name in ("mole", "student") for option in ("--model", str(recipe / "exp" / name))]
     command = [sys.executable, str(WEB), *models, "--port", str(port)]
@@ -161,7 +166,7 @@ def test_fifty_requests_at_once_are_queued_or_refused_in_bounded_memory(recipe, 
     def body(file: str) -> bytes:
         return json.dumps({"data": [{"path": file, "meta": {"_type": "gradio.FileData"}}, DETECT]}).encode()
 
-    (tmp_path / "decode.yaml").write_text("maxlenratio: 0.02\n")
+    (tmp_path / "decode.yaml").write_text("{maxlenratio: 0.02, vad: {threshold: 0}}\n")
     system = Counted.from_pretrained(recipe / "exp" / "mole", device="cpu", config=tmp_path / "decode.yaml")
     page, port = build_page({"mole": system}, max_minutes=0.5), _free_port()
     address = f"http://127.0.0.1:{port}"

@@ -11,13 +11,14 @@ from systems import make_recipe
 from espnet_lole import Speech2Text
 from espnet_lole.cli.main import main
 from espnet_lole.inference.search import Hypothesis, SearchConfig
+from espnet_lole.systems import SCORED_DECODING
 
 NOISE = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
 
 
 def transcribe(folder, lang=None) -> Hypothesis:
     """Return tokens and score; the score differs between systems even if the tokens do not."""
-    s2t = Speech2Text.from_pretrained(folder, device="cpu")
+    s2t = Speech2Text.from_pretrained(folder, device="cpu", vad_threshold=0)
     s2t.search = SearchConfig(maxlenratio=0.2)
     return s2t(NOISE, lang)[0][3]
 
@@ -26,6 +27,7 @@ def transcribe(folder, lang=None) -> Hypothesis:
 def test_a_bundle_decodes_alike_wherever_it_is(tmp_path, system, lang):
     made = make_recipe(tmp_path / "made")
     before = transcribe(made / "exp" / system, lang)
+    (made / "exp" / system / SCORED_DECODING).write_text("beam_size: 3\n")
     assert main(["export", str(made / "exp" / system), str(tmp_path / "here")]) == 0
     assert main(["export", str(tmp_path / "here"), str(tmp_path / "pack.zip"), "--format", "pack"]) == 0
     shutil.rmtree(made)
@@ -35,3 +37,4 @@ def test_a_bundle_decodes_alike_wherever_it_is(tmp_path, system, lang):
     assert transcribe(tmp_path / "unpacked", lang) == before
     assert yaml.safe_load(open(files["asr_train_config"]))["system"] == system
     assert not list((tmp_path / "there").rglob("*.pth"))
+    assert Speech2Text.from_pretrained(tmp_path / "there").search.beam_size == 3

@@ -78,6 +78,24 @@ def test_a_piece_is_split_further_at_its_own_silence():
     assert abs(first.stop - 4.4 * RATE) < RATE / 100
 
 
+class Halves:
+    """Hears speech in the second and the last quarter of a recording."""
+
+    def spans(self, samples):
+        quarter = len(samples) // 4
+        return [(quarter, 2 * quarter), (3 * quarter, 4 * quarter)]
+
+
+def test_pieces_have_speech_alone():
+    recording = audio(8 * RATE, "de")
+    assert [(p.start, p.stop) for p in recording.pieces(detector=Halves())] == [
+        (2 * RATE, 4 * RATE), (6 * RATE, 8 * RATE)
+    ]  # fmt: skip
+    short = recording.pieces(RATE, Halves())
+    assert len(short) >= 4 and all(p.num_samples <= RATE for p in short)
+    assert sum(p.num_samples for p in short) == 4 * RATE and short[0].start == 2 * RATE
+
+
 def test_pieces_of_31_seconds_are_refused():
     with pytest.raises(ValueError, match="pieces of 1 to 30 s at most can be transcribed, got 31 s"):
         audio(16_000).pieces(31 * RATE)

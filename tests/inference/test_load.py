@@ -11,6 +11,7 @@ from systems import CODES
 
 from espnet_lole.inference.load import find_system, load_transcriber, read_decoding_config
 from espnet_lole.inference.search import SearchConfig
+from espnet_lole.inference.speech_detector import VadConfig
 from espnet_lole.inference.transcriber import MoLETranscriber, Transcriber
 from espnet_lole.lole.mole import RoutingConfig
 from espnet_lole.lole.mole_weights import MOLE_WEIGHTS
@@ -99,8 +100,13 @@ def test_mole_weights_of_other_parts_are_refused(recipe, tmp_path):
 def test_options_override_the_decoding_config(tmp_path):
     file = tmp_path / "decode.yaml"
     file.write_text("{beam_size: 5, batch_seconds: 30, routing: {candidates: 2}}")
-    assert read_decoding_config(file) == (30, SearchConfig(beam_size=5), RoutingConfig(candidates=2))
+    assert read_decoding_config(file) == (30, SearchConfig(beam_size=5), RoutingConfig(candidates=2), VadConfig())
     options = {"beam_size": 2, "batch_seconds": 60.0}
-    assert read_decoding_config(file, options) == (60.0, SearchConfig(beam_size=2), RoutingConfig(candidates=2))
+    assert read_decoding_config(file, options) == (
+        60.0,
+        SearchConfig(beam_size=2),
+        RoutingConfig(candidates=2),
+        VadConfig(),
+    )
     with pytest.raises(ValueError, match="expected batch_seconds of .* to be a number above 0, got 0"):
         read_decoding_config(file, {"batch_seconds": 0})

@@ -1,6 +1,8 @@
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,9 +15,12 @@ from systems import CODES
 from espnet_lole import Speech2Text
 from espnet_lole.data.audio import AudioError
 from espnet_lole.inference.batching import pad_speech
+from espnet_lole.inference.load import read_decoding_config, write_decoding_config
 from espnet_lole.inference.longform import split
 from espnet_lole.inference.results import srt
+from espnet_lole.inference.speech_detector import VadConfig
 from espnet_lole.inference.timestamps import split_at_timestamps
+from espnet_lole.lole.mole import RoutingConfig
 from espnet_lole.whisper.model import Whisper
 from espnet_lole.whisper.tokenizer import WhisperTokenizer
 
@@ -35,7 +40,7 @@ def rows() -> list[np.ndarray]:
 def decoding(tmp_path_factory):
     """A configuration of few tokens, because the hypotheses of the tiny random Whisper have no end."""
     file = tmp_path_factory.mktemp("conf") / "decode.yaml"
-    file.write_text("{beam_size: 2, maxlenratio: 0.1, batch_seconds: 2.0}\n")
+    file.write_text("{beam_size: 2, maxlenratio: 0.1, batch_seconds: 2.0, loop_tokens: 0, vad: {threshold: 0}}\n")
     return file
 
 
@@ -148,6 +153,36 @@ def test_timestamps_are_an_option_of_the_yaml(recipe, tmp_path):
     (tmp_path / "decode.yaml").write_text("{maxlenratio: 0.001}\n")
     with pytest.raises(ValueError, match="maxlenratio 0.001 allows 30 s of speech 1 tokens, but timestamps need 3"):
         Speech2Text.from_pretrained(recipe / "exp" / "student", config=tmp_path / "decode.yaml", timestamps=True)
+
+
+def test_silence_and_noise_give_no_text(recipe, rows):
+    s2t = Speech2Text.from_pretrained(recipe / "exp" / "mole", device="cpu")
+    for samples in (np.zeros(5 * RATE, dtype=np.float32), rows[0]):
+        (result,) = s2t.transcribe(samples)
+        assert (result.text, result.segments, result.token_ids, result.language) == ("", [], [], None)
+        assert s2t(samples) == []
+
+
+def test_a_system_decodes_with_the_options_that_it_was_scored_with(recipe, decoding, tmp_path):
+    folder = shutil.copytree(recipe, tmp_path / "recipe") / "exp" / "mole"
+    scored = read_decoding_config(decoding, {"routing": {"candidates": 3}})
+    write_decoding_config(folder, scored)
+    default, given = (Speech2Text.from_pretrained(folder, config=config) for config in (None, decoding))
+    assert (default.batch_seconds, default.search, default.routing) == scored[:3] and default.vad == VadConfig()
+    assert (given.search, given.routing) == (scored.search, RoutingConfig())
+    assert Speech2Text.from_pretrained(folder, timestamps=True).search == replace(scored.search, timestamps=True)
+
+
+@pytest.mark.parametrize("system", ["mole", "student"])
+def test_a_language_is_chosen_from_the_possible_ones(load, rows, system):
+    every, some = load(system), load(system, languages=["zh", "fr"])
+    assert some.languages == ("zh", "fr")
+    for free, chosen in zip(every.transcribe(rows), some.transcribe(rows), strict=True):
+        total = free.posteriors["zh"] + free.posteriors["fr"]
+        expected = {lang: free.posteriors[lang] / total for lang in ("zh", "fr")}
+        assert chosen.posteriors == pytest.approx(expected, rel=1e-3)
+        assert chosen.language == max(expected, key=expected.get) == chosen.segments[0].language
+    assert [r.text for r in some.transcribe(rows, "de")] == [r.text for r in every.transcribe(rows, "de")]
 
 
 def test_experts_are_found_from_their_folder_alone(load, rows, recipe):

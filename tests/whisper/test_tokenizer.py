@@ -45,3 +45,9 @@ def test_the_vocabulary_determines_the_languages():
         WhisperTokenizer(51865).prompt("xx")
     with pytest.raises(ValueError, match="has 99 languages, and 'yue' .*openai/whisper-large-v3"):
         WhisperTokenizer(51865).prompt("yue")
+
+
+def test_a_text_is_one_line():
+    tokenizer = WhisperTokenizer(51865)
+    for text in ("two\nlines", "two \r\n\r\n lines", "two\u2028lines", "two\x0b\x0clines\n"):
+        assert tokenizer.decode(tokenizer.encode(text, "en")) == "two lines"
