@@ -10,7 +10,7 @@ import torch
 from espnet_lole.whisper.features import MIN_SAMPLES
 
 WARM_UP = 8192
-"""Samples that the detector hears before a recording, those of its end: without them it misses short words."""
+"""Samples that the detector hears before a recording, from the recording itself: without them it misses short words."""
 
 MIN_GAP_MS = 100
 """Silence that ends the shortest speech: several short sounds with gaps, such as drums, are none."""
@@ -63,7 +63,12 @@ class SpeechDetector:
         Returns:
             First sample and end of each stretch of speech with its padding, in order, without overlaps.
         """
-        heard = np.concatenate([np.resize(samples[-WARM_UP:], WARM_UP), samples])
+        spans = self._spans_after(samples[:WARM_UP], samples)
+        return spans or self._spans_after(samples[-WARM_UP:], samples)
+
+    def _spans_after(self, warm_up: np.ndarray, samples: np.ndarray) -> list[tuple[int, int]]:
+        """Find speech in a recording that is heard after a warm-up, which is repeated to its length."""
+        heard = np.concatenate([np.resize(warm_up, WARM_UP), samples])
         probabilities = self._model.audio_forward(heard).tolist()  # one for 32 ms
         options = {**asdict(self._config), "audio_length_samples": len(heard)}
         spans = self._find_spans(probabilities, **options)
