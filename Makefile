@@ -72,5 +72,6 @@ study-memory: env  ## experts compressed, three seeds, and hundreds of them on d
 study-lowres: env  ## what helps languages with little data in MoLE, three seeds, after make demo
 	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH="$(CURDIR)" $(BIN)/python studies/lowres.py
 
-clean:  ## remove what the recipe made: its data, dump and exp
-	rm -rf $(RECIPE)/data $(RECIPE)/dump $(RECIPE)/exp
+clean:  ## remove what the demo made: its corpus, its formatted data if they are there, and its experiments
+	if grep -qs /lole_mini/ $(RECIPE)/data/train/wav.scp; then rm -rf $(RECIPE)/data/train $(RECIPE)/data/dev $(RECIPE)/data/test_* $(RECIPE)/dump; fi
+	rm -rf $(RECIPE)/data/lole_mini $(RECIPE)/exp/*_lole_mini_seed* $(RECIPE)/exp/lole_zero_shot_whisper-nano

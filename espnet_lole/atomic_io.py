@@ -9,12 +9,17 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Container, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from espnet_lole.ownership import MARKER, check_output, mark
+
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Error numbers of a full disk, an exhausted quota, and a file that may not grow."""
+
+LOCK = ".lock"
+"""File in a folder that ``dir_lock`` has locked."""
 
 
 @contextmanager
@@ -60,35 +65,45 @@ def write_text_atomic(path: str | Path, text: str) -> None:
 
 
 @contextmanager
-def atomic_folder(folder: str | Path) -> Iterator[Path]:
+def atomic_folder(folder: str | Path, inputs: Iterable[str | Path] = (), known: Collection[str] = ()) -> Iterator[Path]:
     """Give an empty temporary folder, which replaces ``folder`` when the context ends without an error.
 
-    The temporary folder of a killed process, ``.NAME.partial``, is removed by the next one that writes ``folder``.
+    Only what this package made is replaced, see ``check_output``. The temporary folder of a killed process,
+    ``.NAME.partial``, is removed by the next one that writes ``folder``.
 
     Args:
         folder: the folder to make or to replace.
+        inputs: what is read to make it.
+        known: patterns of the names that an older version wrote into it.
 
     Yields:
         The folder to write into.
 
     Raises:
+        ValueError: the folder holds something else, or overlaps an input.
         OSError: it cannot be written, e.g. because the disk is full; the message names ``folder``.
     """
-    folder = Path(os.path.realpath(folder))
-    partial, previous = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.previous")
-    with _name_path(folder):
-        if previous.exists() and not folder.exists():
-            os.replace(previous, folder)  # killed between the two renames below
+    real = Path(os.path.realpath(folder))
+    partial, previous = real.with_name(f".{real.name}.partial"), real.with_name(f".{real.name}.previous")
+    with _name_path(real):
+        if previous.exists() and not real.exists():
+            os.replace(previous, real)  # killed between the two renames below
+        check_output(folder, inputs, known)
+        check_output(previous, known=known)
+        if partial.exists() and not (partial / MARKER).is_file():
+            raise ValueError(f"{partial} was not made by this program: move it away")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
+        (partial / MARKER).touch()
     try:
-        with _name_path(folder, NO_ROOM):
+        with _name_path(real, NO_ROOM):
             yield partial
-        with _name_path(folder):
+            mark(partial)
+        with _name_path(real):
             shutil.rmtree(previous, ignore_errors=True)
-            if folder.exists():
-                os.replace(folder, previous)
-            os.replace(partial, folder)
+            if real.exists():
+                os.replace(real, previous)
+            os.replace(partial, real)
             shutil.rmtree(previous, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -99,13 +114,13 @@ def dir_lock(folder: str | Path) -> Iterator[None]:
     """Lock a folder against other processes; the lock ends with the context or the process.
 
     Args:
-        folder: the folder, made if it does not exist; an empty file ``.lock`` stays in it.
+        folder: the folder, made if it does not exist; an empty file ``LOCK`` stays in it.
 
     Raises:
         BlockingIOError: another process has locked it.
         OSError: it cannot be written to.
     """
-    file = Path(folder) / ".lock"
+    file = Path(folder) / LOCK
     with _name_path(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         lock = file.open("w")

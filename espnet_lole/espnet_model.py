@@ -14,7 +14,8 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch import Tensor
 from torch.nn import functional as F
 
-from espnet_lole.export.transformers import save_whisper_model
+from espnet_lole.atomic_io import atomic_folder
+from espnet_lole.export.transformers import FILES, save_whisper_model
 from espnet_lole.lole.adapters import save_adapter
 from espnet_lole.lole.experts import LoRAExperts
 from espnet_lole.lole.kd import STUDENT, LoRAKD, js_divergence
@@ -26,7 +27,7 @@ from espnet_lole.train.distributed_mean import distributed_means
 from espnet_lole.whisper.checkpoint import fingerprint
 from espnet_lole.whisper.features import length_mask
 from espnet_lole.whisper.loss import token_cross_entropy
-from espnet_lole.whisper.model import Encoded, Whisper
+from espnet_lole.whisper.model import FILLS, Encoded, Whisper
 from espnet_lole.whisper.tokenizer import WhisperTokenizer
 
 IGNORE = -1
@@ -88,6 +89,7 @@ class AbsLoLEModel(AbsESPnetModel):
         self.fingerprints = fingerprints or {"backbone": fingerprint(whisper)}
         for part, value in self.fingerprints.items():
             self.register_buffer(f"{part}_fingerprint", torch.tensor(value, dtype=torch.float64))  # exact up to 2**53
+        self._batches = 0
 
     def forward(
         self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor, lang: Tensor, **_: Any
@@ -107,15 +109,31 @@ class AbsLoLEModel(AbsESPnetModel):
         # 1. Prompt, text and labels
         targets = self.make_targets(text, text_lengths, lang[:, 0])
         # 2. Features and convolutions
-        embedded = self.whisper.embed_speech(speech, speech_lengths)
+        fill = self.next_fill()
+        embedded = self.whisper.embed_speech(speech, speech_lengths, fill)
+        as_decoded = self.whisper.embed_speech(speech, speech_lengths) if fill else embedded
         # 3. Layers and losses
-        means = distributed_means(self.compute_losses(embedded, targets), len(lang))
+        means = distributed_means(self.compute_losses(embedded, targets, as_decoded), len(lang))
         loss, stats = self.total_loss(means.losses), self.log(means.stats)
         return force_gatherable((loss, stats, means.weight), loss.device)
 
     @abstractmethod
-    def compute_losses(self, embedded: Encoded, targets: Targets) -> Sums:
-        """Compute sum and count of each loss and accuracy, from the input of encoder layer 1."""
+    def compute_losses(self, embedded: Encoded, targets: Targets, teacher_input: Encoded) -> Sums:
+        """Compute sum and count of each loss and accuracy.
+
+        Args:
+            embedded: input of encoder layer 1.
+            targets: what the decoder reads and predicts.
+            teacher_input: the same speech with the padding of decoding, which a teacher reads.
+        """
+
+    def next_fill(self) -> str | None:
+        """Return how the next batch is padded to 30 s, or None: evenly over an epoch, and the same on all ranks."""
+        if not self.training:
+            return None
+        self._batches += 1
+        before, now = (int(batches * self.whisper.share_30s) for batches in (self._batches - 1, self._batches))
+        return FILLS[now % len(FILLS)] if now > before else None
 
     @abstractmethod
     def total_loss(self, losses: Mapping[str, Tensor]) -> Tensor:
@@ -153,6 +171,7 @@ class AbsLoLEModel(AbsESPnetModel):
 
     def start_epoch(self, epoch: int, max_epoch: int) -> None:
         """Prepare for an epoch, counted from 1 to ``max_epoch``."""
+        self._batches = 0
 
     @abstractmethod
     def save_trained(self, folder: Path, langs: Sequence[str], backbone: str) -> None:
@@ -210,7 +229,7 @@ class ESPnetExpertsModel(AbsLoLEModel):
         super().__init__(experts.whisper, experts.languages)
         self.experts = experts
 
-    def compute_losses(self, embedded: Encoded, targets: Targets) -> Sums:
+    def compute_losses(self, embedded: Encoded, targets: Targets, teacher_input: Encoded) -> Sums:
         """Sum the cross-entropy and the correct tokens of each language."""
         with self.experts.activate(targets.experts):
             states = self.whisper.decode(targets.tokens, self.whisper.finish(embedded))
@@ -250,9 +269,10 @@ class ESPnetMoLEModel(AbsLoLEModel):
 
     def start_epoch(self, epoch: int, max_epoch: int) -> None:
         """Forget the statistics of the epoch before, so that a resumed training is as one without a stop."""
+        super().start_epoch(epoch, max_epoch)
         self.memory.clear()
 
-    def compute_losses(self, embedded: Encoded, targets: Targets) -> Sums:
+    def compute_losses(self, embedded: Encoded, targets: Targets, teacher_input: Encoded) -> Sums:
         """Sum the cross-entropies of text and language, and the accuracies."""
         language = targets.language
         shallow, statistics, language_logits = self.mole.frontend(embedded)
@@ -313,10 +333,11 @@ class ESPnetStudentModel(AbsLoLEModel):
 
     def start_epoch(self, epoch: int, max_epoch: int) -> None:
         """Move the factor of distillation linearly from 1 in the first epoch to ``final_factor`` in the last."""
+        super().start_epoch(epoch, max_epoch)
         progress = (epoch - 1) / max(max_epoch - 1, 1)
         self.kd_factor = 1.0 + progress * (self.kd.config.final_factor - 1.0)
 
-    def compute_losses(self, embedded: Encoded, targets: Targets) -> Sums:
+    def compute_losses(self, embedded: Encoded, targets: Targets, teacher_input: Encoded) -> Sums:
         """Sum the cross-entropy of the student, and its distances from the teacher."""
         kd, num_text = self.kd, targets.num_text
         targets = targets.with_language(self.prompts[targets.language, 1])
@@ -325,12 +346,12 @@ class ESPnetStudentModel(AbsLoLEModel):
         sums = self.token_losses(logits, targets)
         if kd.teacher is None:
             return sums
-        teacher = kd.run_teacher(embedded, targets.tokens, targets.experts)
+        teacher = kd.run_teacher(teacher_input, targets.tokens, targets.experts)
         if kd.with_logits:  # the teacher does not predict the language
             teacher_logits = self.whisper.logits(targets.select(teacher.last)[:num_text])
             divergence = js_divergence(logits[:num_text], teacher_logits, kd.config.temperature)
             sums["loss_logits"] = divergence.sum(), divergence.new_tensor(num_text)
-        masks = {"encoder": embedded.mask, "decoder": length_mask(targets.lengths, targets.tokens.shape[1])}
+        masks = {"encoder": teacher_input.mask, "decoder": length_mask(targets.lengths, targets.tokens.shape[1])}
         return sums | {f"loss_{name}": pair for name, pair in kd.layer_losses(student, teacher, masks).items()}
 
     def total_loss(self, losses: Mapping[str, Tensor]) -> Tensor:
@@ -378,7 +399,7 @@ class ESPnetFullModel(AbsLoLEModel):
         super().__init__(whisper.requires_grad_(True), languages)
         whisper.encoder.embed_positions.requires_grad_(False)
 
-    def compute_losses(self, embedded: Encoded, targets: Targets) -> Sums:
+    def compute_losses(self, embedded: Encoded, targets: Targets, teacher_input: Encoded) -> Sums:
         """Sum the cross-entropy and the accuracies."""
         targets = targets.with_language(self.prompts[targets.language, 1])
         states = self.whisper.decode(targets.tokens, self.whisper.finish(embedded))
@@ -390,7 +411,8 @@ class ESPnetFullModel(AbsLoLEModel):
 
     def save_trained(self, folder: Path, langs: Sequence[str], backbone: str) -> None:
         """Write ``whisper/``, a Whisper of ``transformers``."""
-        save_whisper_model(self.whisper, folder / "whisper", self.languages)
+        with atomic_folder(folder / "whisper", known=FILES) as made:
+            save_whisper_model(self.whisper, made, self.languages)
 
 
 def sum_by_language(values: Tensor, owner: Tensor, num_languages: int) -> tuple[Tensor, Tensor]:

@@ -134,7 +134,8 @@ def build_empty(args: argparse.Namespace, expert_rank: int) -> AbsLoLEModel:
         ValueError: a configuration does not fit.
         FileNotFoundError: the backbone has no published name, and is neither here nor on the hub.
     """
-    whisper = empty_whisper(args.backbone, args.pad_to, args.precision)
+    pad_to = "30s" if args.share_30s else args.pad_to  # the largest steps
+    whisper = empty_whisper(args.backbone, pad_to, args.precision)
     system = build_system(SystemConfig.parse(vars(args)), whisper, empty_rank=expert_rank)
     return MODELS[args.system](system, args)
 
@@ -211,4 +212,4 @@ def step_loss(model: AbsLoLEModel, work: Workload) -> Tensor:
         language=torch.zeros(batch, dtype=torch.long),
         experts=experts,
     )
-    return model.total_loss(distributed_means(model.compute_losses(embedded, targets), batch).losses)
+    return model.total_loss(distributed_means(model.compute_losses(embedded, targets, embedded), batch).losses)

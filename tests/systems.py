@@ -24,7 +24,7 @@ CODES = ("de", "en", "fr", "zh")
 def make_recipe(folder: Path) -> Path:
     """Write a recipe's folder with a backbone and the experiments ``exp/{experts,mole,student}``."""
     tiny_whisper().save_pretrained(folder / "tiny")
-    common = {"backbone": "tiny", "pad_to": "none", "precision": "float32", "langs": list(CODES)}
+    common = {"backbone": "tiny", "pad_to": "none", "share_30s": 0.5, "precision": "float32", "langs": list(CODES)}
     prepared = common | {"experts": "exp/experts/adapters"}
 
     experts = random_experts(CODES)
@@ -49,7 +49,7 @@ def make_recipe(folder: Path) -> Path:
 
 
 def make_spoken_student(folder: Path) -> Path:
-    """Write the folder of a student on the embedded backbone, near enough to it to know synthetic speech."""
+    """Write the folder of a student of 30 s on the embedded backbone, near enough to it to know synthetic speech."""
     nano = str(Path("models/whisper-nano").resolve())
     experts = LoRAExperts(load_whisper(nano), ["student"], ExpertConfig(rank=4, alpha=8.0))
     torch.manual_seed(0)
@@ -57,16 +57,16 @@ def make_spoken_student(folder: Path) -> Path:
         torch.nn.init.normal_(layer.lora_B["student"], std=0.003)
     save_adapter(experts, "student", folder / "adapters" / "student", nano)
     (folder / "config.yaml").write_text(
-        yaml.safe_dump({"system": "student", "backbone": nano, "langs": ["de", "fr", "zh"]})
+        yaml.safe_dump({"system": "student", "backbone": nano, "langs": ["de", "fr", "zh"], "pad_to": "30s"})
     )
     return folder
 
 
 def speak() -> Iterator[tuple[str, np.ndarray]]:
-    """Yield languages, and synthetic utterances with silence up to 30 s, shape (480000,)."""
+    """Yield languages, and synthetic utterances as they are, shape (S,)."""
     for lang in ("de", "fr", "zh"):
         for utterance in utterances("atlas", "test", lang, split_texts("atlas", lang, {"test": 2})["test"], 1):
-            yield lang, np.pad(utterance.speech.astype(np.float32), (0, 480_000 - len(utterance.speech)))
+            yield lang, utterance.speech.astype(np.float32)
 
 
 def _write_config(folder: Path, system: str, conf: dict) -> None:

@@ -95,8 +95,8 @@ def test_a_folder_killed_between_its_renames_comes_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
     """Before the first rename the old folder is in place; after it the next writer restores it."""
-    (tmp_path / "d").mkdir()
-    (tmp_path / "d" / "a").write_text("old")
+    with atomic_folder(tmp_path / "d") as folder:
+        (folder / "a").write_text("old")
     rename, calls = os.replace, []
 
     def killed(*names: object) -> None:

@@ -35,6 +35,21 @@ def test_the_decoder_reads_prompt_and_text_and_predicts_text_and_end(speech):
 
 
 @pytest.mark.parametrize("system", ALL)
+def test_a_share_of_the_training_batches_is_padded_to_30s_evenly_and_alike_in_each_epoch(system, speech):
+    model, other = ALL[system](), ALL[system]()
+    model.whisper.share_30s = 0.4
+    batch, lengths = make_batch(model, [0, 1], speech), []
+    assert model.eval()(**batch)[0] == other.eval()(**batch)[0]  # validated as decoded
+    losses_of = model.compute_losses
+    model.compute_losses = lambda *inputs: (lengths.append(inputs[0].states.shape[1]), losses_of(*inputs))[1]
+    for epoch in (1, 2):
+        model.train().start_epoch(epoch, 2)
+        losses = [model(**batch)[0] for _ in range(5)]
+    assert [length == 1500 for length in lengths] == [False, False, True, False, True] * 2
+    assert all(loss.isfinite() for loss in losses)
+
+
+@pytest.mark.parametrize("system", ALL)
 def test_a_checkpoint_holds_what_trains_and_comes_back(system):
     model, other = ALL[system](), ALL[system]()
     for p in trained(model).values():

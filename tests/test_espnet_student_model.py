@@ -53,6 +53,20 @@ def test_the_teacher_of_an_utterance_is_the_expert_of_its_language(speech):
     assert stats["loss_layers"] > 1e-3 and stats["loss_logits"] > 1e-3
 
 
+def test_a_teacher_hears_no_more_silence_than_in_its_training_whatever_the_student_hears(speech):
+    """Without silence the teacher's states are compared with the student's of the same frames, of speech alone."""
+    model = student_model()
+    model.whisper.share_30s = 1.0
+    inputs = []
+    run = model.kd.run_teacher
+    model.kd.run_teacher = lambda embedded, *rest: (inputs.append(embedded), run(embedded, *rest))[1]
+    batch = make_batch(model, [0, 1, 2, 3], speech)
+    stats = model.train()(**batch)[1]
+    plain = model.whisper.embed_speech(batch["speech"], batch["speech_lengths"])
+    assert inputs[0].states.shape == plain.states.shape and torch.equal(inputs[0].mask, plain.mask)
+    assert stats["loss_layers"].isfinite() and stats["loss_layers"] > 0
+
+
 def test_divergence_is_a_mean_over_text_and_end_of_unpadded_texts(speech):
     """The oracle: an utterance at a time, without the language, which the teacher does not predict."""
     model = student_model(kd="logits", temperature=2.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -226,6 +227,7 @@ def test_damaged_adapters_are_refused_with_their_folder(examples, tmp_path):
     fresh = tiny_whisper().state_dict()
 
     def law(damage, which, cut):
+        shutil.rmtree(folder, ignore_errors=True)
         for lang in experts.languages:
             save_adapter(experts, lang, folder / lang, "tiny")
         damage_adapter(folder / "en", damage, which, cut)

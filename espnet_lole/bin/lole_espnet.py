@@ -14,6 +14,7 @@ from espnet_lole.data.kaldi import read_table
 from espnet_lole.evaluation.decodings import describe_decoding, write_decoding
 from espnet_lole.evaluation.resources import peak_memory_gb, write_resources
 from espnet_lole.inference.transcriber import count_parameters
+from espnet_lole.ownership import check_output_file
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -35,13 +36,15 @@ def decode(args: argparse.Namespace) -> None:
     The real-time factor counts the loading of the model too, which is inside ``asr_inference``.
 
     Raises:
-        ValueError: an utterance is in two test sets.
+        ValueError: an utterance is in two test sets, or a file of something else would be replaced.
     """
     from espnet2.bin import asr_inference
     from espnet2.tasks.asr import ASRTask
 
     from espnet_lole.train.trainer import write_training_resources
 
+    for folder in (args.output_dir / test_dir.name for test_dir in args.test_dirs):
+        check_output_file(folder / "text", overwrite=(folder / "rtf").is_file())  # an earlier decoding
     work = args.output_dir / "asr_inference"
     join_sets(args.test_dirs, work / "wav.scp")
     options = [

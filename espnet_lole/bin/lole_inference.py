@@ -24,6 +24,7 @@ from espnet_lole.inference.load import (
 from espnet_lole.inference.search import SearchConfig
 from espnet_lole.inference.test_sets import transcribe_sets
 from espnet_lole.lole.peft_files import CONFIG, WEIGHTS
+from espnet_lole.ownership import check_output_file
 from espnet_lole.whisper.checkpoint import weight_files
 
 DECODING_OPTIONS = ("batch_seconds", *(field.name for field in fields(SearchConfig)))
@@ -82,6 +83,9 @@ def main(cmd: list[str] | None = None) -> None:
     args = get_parser().parse_args(cmd)
     options = {name: getattr(args, name) for name in DECODING_OPTIONS if getattr(args, name) is not None}
     try:
+        outputs = [args.output_dir.with_name(f"{args.output_dir.name}_{scenario}") for scenario in args.scenarios]
+        for folder in (output / test_dir.name for output in outputs for test_dir in args.test_dirs):
+            check_output_file(folder / "text", overwrite=(folder / "rtf").is_file())  # an earlier decoding
         decoding = read_decoding_config(args.config, options)
         if args.model:
             system = find_finished(args.model, args.langs)
@@ -90,8 +94,7 @@ def main(cmd: list[str] | None = None) -> None:
         device = "cuda" if args.ngpu > 0 else "cpu"
         transcriber = load_transcriber(system, device, decoding.search, decoding.routing, args.max_loaded_experts)
         record = describe_decoding(files_of_weights(system), args.test_dirs)
-        for scenario in args.scenarios:
-            output = args.output_dir.with_name(f"{args.output_dir.name}_{scenario}")
+        for scenario, output in zip(args.scenarios, outputs, strict=True):
             (output / DECODING).unlink(missing_ok=True)  # hypotheses of two decodings are not scored as one
             rtf = transcribe_sets(transcriber, args.test_dirs, output, scenario, decoding.batch_seconds)
             write_decoding_config(output, decoding)

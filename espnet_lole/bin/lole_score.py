@@ -11,8 +11,9 @@ from pathlib import Path
 
 from espnet_lole.atomic_io import write_text_atomic
 from espnet_lole.evaluation.decodings import check_decoding, seeds_of_other_trainings
-from espnet_lole.evaluation.report import results_md, summary_table, write_result_txt
+from espnet_lole.evaluation.report import TITLE, results_md, summary_table, write_result_txt
 from espnet_lole.evaluation.results import Decoded, Row, csv_rows, update_csv, write_csv
+from espnet_lole.ownership import check_output_file
 from espnet_lole.systems import SCORED_DECODING
 
 
@@ -41,6 +42,8 @@ def score(args: argparse.Namespace, command: str) -> str:
     for option, names in (("--decoded", [":".join(d.key) for d in decoded]), ("--test_sets", test_sets)):
         if not names or len(set(names)) < len(names):
             raise ValueError(f"expected different names in {option}, got {' '.join(names) or 'none'}")
+    report = args.expdir / "RESULTS.md"
+    check_output_file(report, overwrite=report.is_file() and report.read_text(encoding="utf-8").startswith(TITLE))
     for d in decoded:
         check_decoding(d.decode_dir, args.dumpdir, test_sets)
     scores = [d.score(args.dumpdir, test_sets) for d in decoded]
@@ -50,7 +53,7 @@ def score(args: argparse.Namespace, command: str) -> str:
         write_csv(s.decoded.decode_dir / "results.csv", new)
         _keep_decoding(s.decoded.decode_dir)
     merged = _without_other_trainings(update_csv(args.expdir / "results.csv", sum(rows, [])), decoded)
-    write_text_atomic(args.expdir / "RESULTS.md", results_md(scores, merged, command))
+    write_text_atomic(report, results_md(scores, merged, command))
     return summary_table(scores, merged)
 
 

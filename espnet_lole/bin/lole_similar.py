@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -16,6 +17,10 @@ from espnet_lole.inference.search import SearchConfig
 from espnet_lole.inference.test_sets import read_test_set
 from espnet_lole.inference.transcriber import MoLETranscriber
 from espnet_lole.lole.mole import MoLE, RoutingConfig
+from espnet_lole.ownership import check_output_file
+
+FORMAT = re.compile(r"(\w+ \d\.\d{4}\n)+")
+"""What the output looks like."""
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -48,6 +53,8 @@ def main(cmd: list[str] | None = None) -> None:
     """Write the languages and their mean posteriors."""
     args = get_parser().parse_args(cmd)
     try:
+        known = args.output.is_file() and FORMAT.fullmatch(args.output.read_text(encoding="utf-8", errors="replace"))
+        check_output_file(args.output, overwrite=bool(known))
         transcriber = load_transcriber(find_system(args.model), "cpu", SearchConfig(), RoutingConfig())
         if not isinstance(transcriber, MoLETranscriber):
             raise ValueError(f"{args.model} holds no MoLE, and only MoLE has a language classifier")

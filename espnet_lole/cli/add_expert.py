@@ -14,6 +14,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from espnet_lole.ownership import check_output
+
 if TYPE_CHECKING:
     from espnet_lole.inference.load import SystemFolder
 
@@ -40,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
         ValueError: the adapter does not fit, Whisper does not know the language, or the language has an expert.
     """
     from espnet_lole.inference.load import find_system
-    from espnet_lole.lole.adapters import Adapter, build_experts, save_adapter, trained_pad_to
+    from espnet_lole.lole.adapters import FILES, Adapter, build_experts, save_adapter, trained_pad_to, trained_share_30s
     from espnet_lole.whisper.checkpoint import load_whisper
     from espnet_lole.whisper.tokenizer import WhisperTokenizer
 
@@ -53,10 +55,11 @@ def run(args: argparse.Namespace) -> None:
     folder = system.adapters / args.lang
     if folder.exists() and not args.replace:
         raise ValueError(f"{args.lang} has an expert already, {folder}: give --replace to replace it")
+    check_output(folder, known=FILES)
     adapter = Adapter.read(args.adapter)
     pad_to = args.pad_to or trained_pad_to(args.adapter)
     check_origin(adapter.config.base_model_name_or_path, pad_to, system, args)
-    whisper = load_whisper(system.backbone, pad_to)
+    whisper = load_whisper(system.backbone, pad_to, share_30s=trained_share_30s(args.adapter))
     WhisperTokenizer(whisper.model.config.vocab_size).language(args.lang)
     save_adapter(build_experts(whisper, {args.lang: adapter}), args.lang, folder, system.backbone)
     print(f"added the expert of {args.lang}: {folder}")

@@ -5,7 +5,7 @@ formats:
   pack         the same in one archive (.zip) that ESPnet unpacks
   merged       a student, a multilingual LoRA, or the expert of --lang, merged into a Whisper of transformers
   ctranslate2  the same for CTranslate2 and faster-whisper
-The adapters are peft folders already, which vLLM reads too: DIR/adapters/<lang>.
+The adapters are folders of peft already: DIR/adapters/<lang>.
 
 Examples:
   lole export exp/lole_train_mole_raw_lole_mini_seed0 my_mole --data "synthetic speech of eight languages"
@@ -26,10 +26,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("model", type=Path, metavar="DIR", help="folder of a trained system")
     parser.add_argument(
-        "output", type=Path, metavar="OUT", help="folder to write; with --format pack, the .zip archive"
+        "output", type=Path, metavar="OUT", help="new folder to write; with --format pack, the .zip archive"
     )
     parser.add_argument("--format", default="folder", choices=FORMATS, help="default: folder")
     parser.add_argument("--lang", help="merged, ctranslate2: language of the expert to merge")
+    parser.add_argument(
+        "--test_dirs",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="merged, ctranslate2: formatted test sets, dump/raw/<set>, to measure on in transformers, for the card",
+    )
     parser.add_argument("--backbone", help="folder or hub name of the Whisper; default: that of the training")
     parser.add_argument("--licence", default="apache-2.0", help="licence for the model card; default: apache-2.0")
     parser.add_argument("--data", default="", help="description of the training data for the model card")
@@ -52,8 +59,7 @@ def run(args: argparse.Namespace) -> None:
         save_bundle(system, args.output, args.licence, args.data)
     elif args.format == "pack":
         pack_bundle(system, args.output, args.licence, args.data)
-    elif args.format == "merged":
-        save_merged(system, args.output, args.lang, args.licence, args.data)
     else:
-        save_ctranslate2(system, args.output, args.lang, args.licence, args.data)
+        save = save_merged if args.format == "merged" else save_ctranslate2
+        save(system, args.output, args.lang, args.licence, args.data, args.test_dirs)
     print(args.output)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from espnet_lole.atomic_io import write_text_atomic
+from espnet_lole.ownership import check_output_file
 
 if TYPE_CHECKING:
     from espnet_lole.inference.results import Result
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="text (file, tab, text for several files), JSON lines, or subtitles",
     )
     parser.add_argument("--output_dir", type=Path, help="write <name>.<output> for each file there instead of printing")
+    parser.add_argument("--overwrite", action="store_true", help="replace files in --output_dir that exist")
     parser.add_argument(
         "--timestamps",
         action="store_true",
@@ -93,6 +95,9 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(
             "two files have the same name, so that --output_dir would get one of them only: transcribe them apart"
         )
+    if args.output_dir is not None:
+        for _, name in files:
+            check_output_file(_output_file(name, args), args.overwrite)
     from tqdm import tqdm
 
     from espnet_lole import Speech2Text
@@ -162,5 +167,9 @@ def _write(text: str, name: str, args: argparse.Namespace) -> None:
     if args.output_dir is None:
         print(text, end="", flush=True)
         return
-    ending = {"text": "txt"}.get(args.output, args.output)
-    write_text_atomic(args.output_dir / f"{name}.{ending}", text)
+    write_text_atomic(_output_file(name, args), text)
+
+
+def _output_file(name: str, args: argparse.Namespace) -> Path:
+    """Return the file of ``--output_dir`` for an input."""
+    return args.output_dir / f"{name}.{'txt' if args.output == 'text' else args.output}"

@@ -9,15 +9,17 @@ from dataclasses import replace
 from itertools import combinations, groupby
 from pathlib import Path
 
+from espnet_lole.atomic_io import atomic_folder
 from espnet_lole.data.audio import split_ark
 from espnet_lole.data.corpora import Source, check_selected, languages_of, load_corpus
 from espnet_lole.data.hub import is_dataset, read_dataset
-from espnet_lole.data.kaldi import KaldiDir, KaldiSegment, atomic_dir, write_table
+from espnet_lole.data.kaldi import KaldiDir, KaldiSegment, write_table
 from espnet_lole.data.lhotse import read_manifest
 from espnet_lole.data.manifests import is_manifest, parse_rows, to_kaldi
 from espnet_lole.data.recipes import Recipe, limit_duration, run_in_folder
 from espnet_lole.data.splitting import split_off
 from espnet_lole.data.summary import Tally, format_reasons
+from espnet_lole.ownership import check_output
 
 
 def collect(corpus: str | Path, datadir: str | Path, langs: Sequence[str] = ()) -> list[Tally]:
@@ -40,10 +42,9 @@ def collect(corpus: str | Path, datadir: str | Path, langs: Sequence[str] = ()) 
     check_selected(langs, {source.language for source in sources}, corpus)
     sources = [source for source in sources if not langs or source.language in langs]
     places = {source: source.locate(root) for source in sources}
-    inputs = {os.path.realpath(place) for group in places.values() for place in group}
-    for folder in {Path(datadir, source.output) for source in sources}:
-        if os.path.realpath(folder) in inputs:
-            raise ValueError(f"expected outputs that differ from the inputs, got {folder} for both; change --datadir")
+    inputs = [place for group in places.values() for place in group]
+    for folder in sorted({Path(datadir, source.output) for source in sources}):
+        check_output(folder, inputs)
     parts: dict[Path, list[KaldiDir]] = defaultdict(list)
     skipped: dict[Path, dict[str, str]] = defaultdict(dict)
     tallies = []
@@ -54,7 +55,7 @@ def collect(corpus: str | Path, datadir: str | Path, langs: Sequence[str] = ()) 
         tallies.append(Tally.count(part, folder, source.language, part.text, dropped=dropped))
     with ExitStack() as stack:  # replaces the directories after all are written
         for folder in parts:
-            written = stack.enter_context(atomic_dir(folder))
+            written = stack.enter_context(atomic_folder(folder, inputs))
             merge(parts[folder]).write(written)
             write_table(written / "skipped", skipped[folder])
     return tallies

@@ -1,14 +1,15 @@
 """Filtering: drop utterances from formatted training sets that Whisper cannot be trained on, or by their language."""
 
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from espnet_lole.atomic_io import atomic_folder
 from espnet_lole.data.audio import SAMPLE_RATE, WHISPER_SECONDS
 from espnet_lole.data.corpora import check_selected
-from espnet_lole.data.kaldi import NO_LANGUAGE, KaldiDir, atomic_dir, read_lengths, write_table
+from espnet_lole.data.kaldi import NO_LANGUAGE, KaldiDir, read_lengths, write_table
 from espnet_lole.data.summary import Tally, format_reasons
+from espnet_lole.ownership import check_output
 
 MAX_TOKENS = 444  # of a transcript: Whisper's 448 minus its prompt of 4
 DUMP_MARKS = ("feats_type", "audio_format")
@@ -31,9 +32,11 @@ def filter_dir(
 
     Raises:
         FileNotFoundError: a table is missing.
-        ValueError: the bounds or languages are out of range, or a language loses every utterance.
+        ValueError: the bounds or languages are out of range, a language loses every utterance, or `dst` overlaps `src`
+            or holds other files.
     """
-    _check_options(src, dst, min_seconds, max_seconds)
+    check_output(dst, [src])
+    _check_options(min_seconds, max_seconds)
     kaldi, samples = KaldiDir.read(src), read_lengths(Path(src) / "utt2num_samples")
     groups = {language: utts for language, utts in kaldi.by_language().items() if language != NO_LANGUAGE}
     if not groups:
@@ -53,7 +56,7 @@ def filter_dir(
             )
         selected += usable
         tallies.append(Tally.count(kaldi, dst, language, usable, samples, dropped))
-    with atomic_dir(dst) as folder:
+    with atomic_folder(dst, [src]) as folder:
         kaldi.subset(selected).write(folder)
         write_table(folder / "utt2num_samples", {utt: samples[utt] for utt in selected})
         write_table(folder / "skipped", {utt: reason for tally in tallies for utt, reason in tally.dropped.items()})
@@ -62,16 +65,14 @@ def filter_dir(
     return tallies
 
 
-def _check_options(src: str | Path, dst: str | Path, min_seconds: float, max_seconds: float) -> None:
-    """Check that the bounds are in order and within Whisper's, and that the output is not the input."""
+def _check_options(min_seconds: float, max_seconds: float) -> None:
+    """Check that the bounds are in order and within Whisper's."""
     shortest, longest = WHISPER_SECONDS
     if not shortest <= min_seconds <= max_seconds <= longest:
         raise ValueError(
             f"expected {shortest} <= --min_wav_duration <= --max_wav_duration <= {longest:g} seconds, "
             f"the limits of Whisper, got {min_seconds:g} and {max_seconds:g}; correct them"
         )
-    if os.path.realpath(src) == os.path.realpath(dst):
-        raise ValueError(f"expected dst to differ from src, got {src} for both; choose another dst")
 
 
 def _problem(kaldi: KaldiDir, utt: str, samples: dict[str, int], min_seconds: float, max_seconds: float) -> str | None:

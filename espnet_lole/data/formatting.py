@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from espnet_lole.atomic_io import atomic_folder
 from espnet_lole.data.audio import (
     SAMPLE_RATE,
     WHISPER_SECONDS,
@@ -18,7 +19,7 @@ from espnet_lole.data.audio import (
     to_int16,
     write_audio,
 )
-from espnet_lole.data.kaldi import NO_LANGUAGE, KaldiDir, atomic_dir, write_table
+from espnet_lole.data.kaldi import NO_LANGUAGE, KaldiDir, write_table
 from espnet_lole.data.summary import Tally, format_reasons
 from espnet_lole.languages import check_language
 
@@ -39,21 +40,19 @@ def format_dir(src: str | Path, dst: str | Path, audio_format: str = "flac", nj:
         The counts of each language.
 
     Raises:
-        ValueError: an option is out of range, `src` is `dst`, a language is none of Whisper's, or no utterance of one
-            can be used.
+        ValueError: an option is out of range, `dst` overlaps `src` or holds other files, a language is none of
+            Whisper's, or no utterance of one can be used.
     """
     if audio_format not in FORMATS:
         raise ValueError(f"expected an audio format of {', '.join(FORMATS)}, got '{audio_format}'; choose one of these")
     if nj < 1:
         raise ValueError(f"expected nj of at least 1, got {nj}; give the number of threads")
     final = Path(os.path.realpath(dst))
-    if final == Path(os.path.realpath(src)):
-        raise ValueError(f"expected dst to differ from src, got {src} for both; choose another dst")
     kaldi = KaldiDir.read(src)
     for language in kaldi.by_language():
         if language != NO_LANGUAGE:
             check_language(language, kaldi.path / "utt2lang")
-    with atomic_dir(final) as folder:
+    with atomic_folder(final, [src]) as folder:
         (folder / "data").mkdir()
         samples, dropped = _write_data(kaldi, folder / "data", audio_format, nj)
         tallies = _count(kaldi, Path(dst), samples, dropped)

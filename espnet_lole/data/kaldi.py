@@ -1,16 +1,14 @@
-"""Kaldi data directories: checked reading, sorted writing, and replacement of a whole directory at once."""
+"""Kaldi data directories: checked reading and sorted writing."""
 
 import math
-import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from espnet_lole.atomic_io import atomic_folder, write_text_atomic
+from espnet_lole.atomic_io import write_text_atomic
 
 NO_LANGUAGE = "?"  # stands for the language of utterances that utt2lang does not list
 NO_ID = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ufeff]")  # spaces, control characters and byte-order marks
@@ -308,23 +306,3 @@ def write_table(path: str | Path, table: Mapping[str, object]) -> None:
     """
     lines = (f"{check_id(key, path)} {BREAK.sub(' ', str(table[key]))}" for key in sorted(table))
     write_text_atomic(path, "".join(line.rstrip(" ") + "\n" for line in lines))
-
-
-@contextmanager
-def atomic_dir(dst: str | Path) -> Iterator[Path]:
-    """Provide an empty directory that replaces `dst` when the block succeeds and is removed when it fails.
-
-    Args:
-        dst: the Kaldi directory to create or to replace.
-
-    Yields:
-        The directory to write into, a sibling of `dst`.
-
-    Raises:
-        ValueError: `dst` exists and is not a Kaldi directory, so that replacing it would destroy something else.
-    """
-    dst = Path(os.path.realpath(dst))
-    if dst.exists() and not (dst.is_dir() and ((dst / "wav.scp").exists() or not any(dst.iterdir()))):
-        raise ValueError(f"expected {dst} to be new, empty or a Kaldi directory; choose another name or remove it")
-    with atomic_folder(dst) as folder:
-        yield folder

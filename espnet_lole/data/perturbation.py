@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_lole.data.kaldi import KaldiDir, atomic_dir, parse_speed
+from espnet_lole.atomic_io import atomic_folder
+from espnet_lole.data.kaldi import KaldiDir, parse_speed
 from espnet_lole.data.summary import Tally
 
 
@@ -34,7 +35,7 @@ def perturb_dir(src: str | Path, dst: str | Path, factors: Sequence[str]) -> lis
     whole = KaldiDir(Path(dst), segments=None if kaldi.segments is None else {})
     for factor, speed in speeds.items():
         _add_copy(whole, kaldi, "" if speed == 1 else f"sp{factor}-", speed)
-    with atomic_dir(dst) as folder:
+    with atomic_folder(dst, [src]) as folder:
         whole.write(folder)
     return [Tally.count(whole, dst, language, utts) for language, utts in whole.by_language().items()]
 

@@ -19,8 +19,10 @@ from espnet_lole.evaluation.rates import METRICS, SetScore
 from espnet_lole.evaluation.results import Row, SystemScore
 from espnet_lole.evaluation.summary import PAPER, error_table, resource_table, write_table
 
-RESULTS = """# RESULTS
-
+TITLE = "# RESULTS\n"
+RESULTS = (
+    f"{TITLE}\n"
+    + """\
 Error rates in percent: WER, or CER where marked (spaces removed). The average is over the languages. The language is \
 given (aware) or predicted (agnostic). The best of a scenario in bold; over several seeds, mean ± standard deviation.
 
@@ -40,6 +42,7 @@ Made by `{command}`
 ## Environments
 
 {environments}"""
+)
 
 
 def results_md(scores: Sequence[SystemScore], rows: Sequence[Row], command: str) -> str:

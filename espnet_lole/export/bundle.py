@@ -14,7 +14,10 @@ from espnet_lole.export.metadata import collect_metadata
 from espnet_lole.export.model_card import model_card
 from espnet_lole.inference.load import MOLE_WEIGHTS, SystemFolder
 from espnet_lole.lole.kd import STUDENT
+from espnet_lole.ownership import check_output_file
 from espnet_lole.systems import SCORED_DECODING
+from espnet_lole.whisper.checkpoint import load_config
+from espnet_lole.whisper.sizes import SIZES
 
 BACKBONE_FILES = ("config.json", "generation_config.json", "model*.safetensors", "model*.json", "README.md")
 
@@ -24,19 +27,22 @@ def save_bundle(system: SystemFolder, folder: Path, licence: str, data: str) -> 
 
     Args:
         system: the system.
-        folder: folder to write; it is replaced if it exists.
+        folder: folder to write; it is replaced if this package made it.
         licence: identifier of the licence, for the model card.
         data: description of the training data, for the model card.
 
     Raises:
-        ValueError: the system is a whole Whisper, which is such a folder already.
+        FileNotFoundError: the backbone is neither here nor on the hub.
+        ValueError: the system is a whole Whisper, which is such a folder already; or the folder holds other files, or
+            overlaps the system.
         OSError: a part cannot be read or written.
     """
     adapters = system.adapter_folders()
     if not adapters:
         raise ValueError(f"{system.backbone} is a whole Whisper, which needs no export: use it as it is")
+    require_backbone(system)
     metadata = collect_metadata(system)
-    with atomic_folder(folder) as made:
+    with atomic_folder(folder, system.sources()) as made:
         backbone = _copy_backbone(system.backbone, made)
         conf = {"system": system.system, "langs": list(system.languages), "backbone": backbone}
         names = system.languages if system.system in ("experts", "mole") else (STUDENT,)
@@ -57,16 +63,17 @@ def pack_bundle(system: SystemFolder, archive: Path, licence: str, data: str) ->
 
     Args:
         system: the system.
-        archive: file to write, with the ending ``.zip``.
+        archive: file to write, with the ending ``.zip``; it is replaced if this function wrote it.
         licence: as for ``save_bundle``.
         data: as for ``save_bundle``.
 
     Raises:
-        ValueError: the archive has another ending, or the system is a whole Whisper.
+        ValueError: the archive has another ending, another file has its name, or the system is a whole Whisper.
         OSError: a part cannot be read or written.
     """
     if archive.suffix != ".zip":
         raise ValueError(f"the archive {archive} must have the ending .zip")
+    check_output_file(archive)
     with tempfile.TemporaryDirectory() as scratch, atomic_write(archive) as made:
         bundle = Path(scratch) / archive.stem
         save_bundle(system, bundle, licence, data)
@@ -76,6 +83,23 @@ def pack_bundle(system: SystemFolder, archive: Path, licence: str, data: str) ->
         with zipfile.ZipFile(made, "w") as packed:
             for file in filter(Path.is_file, sorted(bundle.rglob("*"))):
                 packed.write(file, file.relative_to(bundle))
+
+
+def require_backbone(system: SystemFolder) -> None:
+    """Check that a system's backbone is here or on the hub.
+
+    Raises:
+        FileNotFoundError: it is not, e.g. because the system was moved and its path is relative.
+    """
+    if system.backbone in SIZES:
+        return
+    try:
+        load_config(system.backbone)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"{system.folder} was trained on the backbone {system.backbone}, which is neither here nor on the hub: "
+            "give its folder with --backbone"
+        ) from error
 
 
 def _copy_backbone(backbone: str, folder: Path) -> str:

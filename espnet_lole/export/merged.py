@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from espnet_lole.atomic_io import atomic_folder
+from espnet_lole.export.bundle import require_backbone
+from espnet_lole.export.measure import error_rates
 from espnet_lole.export.metadata import collect_metadata
 from espnet_lole.export.model_card import model_card
 from espnet_lole.export.transformers import save_whisper_model
 from espnet_lole.inference.load import SystemFolder
 from espnet_lole.lole.adapters import load_adapters
-from espnet_lole.whisper.checkpoint import load_whisper
+from espnet_lole.ownership import check_output
+from espnet_lole.whisper.checkpoint import load_config, load_whisper, trained_pad_to
 from espnet_lole.whisper.model import Whisper
 
 
-def save_merged(system: SystemFolder, folder: Path, lang: str | None, licence: str, data: str) -> None:
+def save_merged(
+    system: SystemFolder, folder: Path, lang: str | None, licence: str, data: str, test_dirs: Sequence[Path] = ()
+) -> None:
     """Merge a student, a multilingual LoRA or the expert of a language into a Whisper of transformers.
 
     Args:
         system: the system.
-        folder: folder to write; it is replaced if it exists.
+        folder: folder to write; it is replaced if this package made it.
         lang: language of the expert; None for a system of one adapter.
         licence: identifier of the licence, for the model card.
         data: description of the training data, for the model card.
+        test_dirs: formatted test sets, on which the merged Whisper is measured in transformers, for the model card.
 
     Raises:
-        ValueError: the system has no adapter to merge, or none for the language.
+        FileNotFoundError: the backbone is neither here nor on the hub.
+        ValueError: the system has no adapter to merge, or none for the language; it was not trained on audio padded to
+            30 s; or the folder holds other files, or overlaps the system.
     """
+    check_output(folder, system.sources())
     adapters = system.adapter_folders()
     if system.system not in ("experts", "student", "multilingual"):
         raise ValueError(
@@ -35,11 +46,38 @@ def save_merged(system: SystemFolder, folder: Path, lang: str | None, licence: s
         )
     if system.system == "experts" and lang not in adapters:
         raise ValueError(f"expected --lang with the expert to merge, one of {' '.join(adapters)}, got {lang}")
+    require_backbone(system)
+    if not test_dirs:
+        require_30s(system)
     name, languages = (lang, (lang,)) if system.system == "experts" else (next(iter(adapters)), system.languages)
-    whisper = merge_adapter(load_whisper(system.backbone, system.pad_to), adapters[name])
+    backbone = load_whisper(system.backbone, system.pad_to, share_30s=system.share_30s)
+    whisper = merge_adapter(backbone, adapters[name])
     metadata = collect_metadata(system)
     metadata = replace(metadata, languages=languages, ranks={name: metadata.ranks[name]})
-    save_whisper_model(whisper, folder, languages, model_card(metadata, folder.name, licence, data))
+    with atomic_folder(folder, system.sources()) as made:
+        save_whisper_model(whisper, made, languages)
+        rates = error_rates(made, test_dirs, languages)
+        metadata = replace(metadata, history=replace(metadata.history, error_rates=rates))
+        card = model_card(metadata, folder.name, licence, data, "transformers")
+        (made / "README.md").write_text(card, encoding="utf-8")
+
+
+def require_30s(system: SystemFolder) -> None:
+    """Check that a system was trained on audio that is padded to 30 s, as every other runtime pads it.
+
+    Raises:
+        ValueError: it was not.
+    """
+    config = load_config(system.backbone)
+    pad_to, share = system.pad_to or trained_pad_to(config), system.share_30s
+    if not system.adapter_folders():
+        share = share or getattr(config, "share_30s", 0.0)
+    if pad_to != "30s" and not share:
+        raise ValueError(
+            f"{system.folder} was trained with pad_to: {pad_to}, but transformers and faster-whisper pad audio to "
+            "30 s, where its error rate may be far higher: train it with share_30s: 0.1 or more, or give --test_dirs "
+            "to measure its error rate there and export it all the same"
+        )
 
 
 def merge_adapter(whisper: Whisper, adapter: Path) -> Whisper:

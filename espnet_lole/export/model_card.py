@@ -14,10 +14,28 @@ DESCRIPTIONS = {
     "student": "One LoRA adapter for all languages on a frozen Whisper, distilled from language experts.",
     "multilingual": "One LoRA adapter for all languages on a frozen Whisper.",
 }
-SCENARIOS = {"aware": "language given", "agnostic": "language identified"}
+SCENARIOS = {
+    "aware": "language given",
+    "agnostic": "language identified",
+    "transformers": "language given, in the pipeline of transformers",
+}
+USES = {
+    "espnet_lole": """from espnet_lole import Speech2Text
+
+s2t = Speech2Text.from_pretrained("FOLDER_OF_THIS_FILE")
+for result in s2t.transcribe(["a.wav", "b.wav"]{lang}):
+    print(result.language, result.text)
+""",
+    "transformers": """from transformers import pipeline
+
+recognize = pipeline("automatic-speech-recognition", "FOLDER_OF_THIS_FILE")
+print(recognize("a.wav", generate_kwargs={{"language": "{first}"}})["text"])
+""",
+}
+"""Library -> how a system runs in it."""
 
 
-def model_card(metadata: ModelMetadata, name: str, licence: str, data: str) -> str:
+def model_card(metadata: ModelMetadata, name: str, licence: str, data: str, library: str = "espnet_lole") -> str:
     """Write the model card of a system.
 
     Args:
@@ -25,18 +43,20 @@ def model_card(metadata: ModelMetadata, name: str, licence: str, data: str) -> s
         name: title of the card.
         licence: identifier of the licence on hubs, e.g. ``apache-2.0``.
         data: description of the training data; may be empty.
+        library: that the exported files are for, one of ``USES``.
     """
     local = Path(metadata.backbone).exists()
     header = {
         "language": list(metadata.languages),
         "license": licence,
-        "library_name": "espnet_lole",
+        "library_name": library,
         "pipeline_tag": "automatic-speech-recognition",
         "tags": ["whisper", "lora", "espnet", metadata.system],
     } | ({} if local else {"base_model": metadata.backbone})
     topics = metadata.describe() | {"backbone": Path(metadata.backbone).name if local else metadata.backbone}
     system = "\n".join(f"- {topic}: {text}" for topic, text in topics.items())
-    lang = f', langs="{metadata.languages[0]}"' if metadata.system == "experts" else ""
+    first = metadata.languages[0]
+    use = USES[library].format(lang=f', langs="{first}"' if metadata.system == "experts" else "", first=first)
     return f"""---
 {yaml.safe_dump(header, sort_keys=False)}---
 
@@ -47,12 +67,7 @@ def model_card(metadata: ModelMetadata, name: str, licence: str, data: str) -> s
 ## Use
 
 ```python
-from espnet_lole import Speech2Text
-
-s2t = Speech2Text.from_pretrained("FOLDER_OF_THIS_FILE")
-for result in s2t.transcribe(["a.wav", "b.wav"]{lang}):
-    print(result.language, result.text)
-```
+{use}```
 
 ## System
 

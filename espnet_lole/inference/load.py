@@ -17,7 +17,7 @@ from espnet_lole.inference.expert_cache import ExpertCache
 from espnet_lole.inference.search import SearchConfig
 from espnet_lole.inference.speech_detector import VadConfig
 from espnet_lole.inference.transcriber import ExpertTranscriber, MoLETranscriber, PromptTranscriber, Transcriber
-from espnet_lole.lole.adapters import FOREIGN_PAD_TO, adapters_in, trained_pad_to
+from espnet_lole.lole.adapters import FOREIGN_PAD_TO, adapters_in, trained_pad_to, trained_share_30s
 from espnet_lole.lole.kd import STUDENT
 from espnet_lole.lole.mole import MoLE, RoutingConfig
 from espnet_lole.lole.mole_weights import MOLE_WEIGHTS
@@ -30,7 +30,7 @@ from espnet_lole.whisper.tokenizer import WhisperTokenizer
 
 WHISPER_FOLDERS = ("whisper", "merged")
 """Subfolder of a fully fine-tuned Whisper: today's name, and that of older exports."""
-DECODING_KEYS = ("pad_to", "precision", "fusion_conf", "classifier_conf")
+DECODING_KEYS = ("pad_to", "share_30s", "precision", "fusion_conf", "classifier_conf")
 """Keys of a training's configuration that decoding needs."""
 
 
@@ -116,6 +116,17 @@ class SystemFolder:
                 "adapter was trained with: lole add-expert ADAPTER --lang LANG --model SYSTEM --replace --pad_to PAD_TO"
             )
         return self.conf.get("pad_to") or next(iter(trained.values()), None)
+
+    @property
+    def share_30s(self) -> float:
+        """The share of the training batches that were padded to 30 s, from the configuration or the adapters."""
+        noted = map(trained_share_30s, self.adapter_folders().values())
+        return self.conf.get("share_30s") or min(noted, default=0.0)
+
+    def sources(self) -> list[Path]:
+        """Return the files and folders that the system is read from; a backbone on the hub is none."""
+        named = (self.folder, Path(self.backbone), self.mole_weights, *self.adapter_folders().values())
+        return [path for path in named if path is not None and path.exists()]
 
 
 def find_system(folder: Path, backbone: str | None = None, languages: Sequence[str] | None = None) -> SystemFolder:

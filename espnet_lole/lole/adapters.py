@@ -28,6 +28,8 @@ from espnet_lole.lole.peft_files import (
 )
 from espnet_lole.whisper.model import Whisper
 
+FILES = (CONFIG, WEIGHTS, PICKLE, "README.md")
+"""Files of an adapter of ``peft``, which may be replaced together."""
 FOREIGN_PAD_TO = "30s"
 """Padding of the input in every training with ``transformers``' own features."""
 
@@ -57,8 +59,9 @@ def save_adapter(experts: LoRAExperts, lang: str, folder: Path, base_model: str)
         base_model_name_or_path=base_model,
         inference_mode=True,
     )
-    with atomic_folder(folder) as made:
-        save_file(tensors, made / WEIGHTS, metadata={"format": "pt", "pad_to": experts.whisper.pad_to})
+    with atomic_folder(folder, known=FILES) as made:
+        padding = {"pad_to": experts.whisper.pad_to, "share_30s": str(experts.whisper.share_30s)}
+        save_file(tensors, made / WEIGHTS, metadata={"format": "pt"} | padding)
         config.save_pretrained(made)
 
 
@@ -71,11 +74,26 @@ def trained_pad_to(folder: Path) -> str:
         FileNotFoundError: the adapter has no weights.
         ValueError: they are damaged.
     """
-    if (folder / PICKLE).is_file() and not (folder / WEIGHTS).is_file():
-        return FOREIGN_PAD_TO
-    with open_weights(folder) as file:
-        metadata = file.metadata() or {}
+    metadata = _read_metadata(folder)
     return compat.pad_to(metadata["window"]) if "window" in metadata else metadata.get("pad_to", FOREIGN_PAD_TO)
+
+
+def trained_share_30s(folder: Path) -> float:
+    """Return the share of the training batches that were padded to 30 s whatever the padding.
+
+    Raises:
+        FileNotFoundError: the adapter has no weights.
+        ValueError: they are damaged.
+    """
+    return float(_read_metadata(folder).get("share_30s", 0.0))
+
+
+def _read_metadata(folder: Path) -> dict[str, str]:
+    """Read what the weights note; those in a pickle note nothing."""
+    if (folder / PICKLE).is_file() and not (folder / WEIGHTS).is_file():
+        return {}
+    with open_weights(folder) as file:
+        return file.metadata() or {}
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ class LoRAKD(nn.Module):
 
     @torch.no_grad()
     def run_teacher(self, embedded: Encoded, tokens: Tensor, experts: list[int]) -> HiddenStates:
-        """Run each utterance's expert on the same input."""
+        """Run each utterance's expert on the same speech, which may have less silence after it."""
         return self._run(self.teacher, embedded, tokens, experts)
 
     def _run(self, experts: LoRAExperts, embedded: Encoded, tokens: Tensor, index: list[int]) -> HiddenStates:
@@ -139,13 +139,14 @@ class LoRAKD(nn.Module):
         """Compute sum and count of ``1 - cos`` of each compared layer over the valid positions.
 
         Args:
-            student: its states.
+            student: its states; those of the encoder after the teacher's are of silence, and not compared.
             teacher: its states.
             masks: ``encoder`` and ``decoder`` -> True at valid positions, shape (B, T); None: all are.
         """
         losses = {}
         for name, (part, _) in self.compared.items():
-            loss, mask = cosine_loss(student.layers[name], teacher.layers[name]), masks[part]
+            states, teacher_states = student.layers[name], teacher.layers[name]
+            loss, mask = cosine_loss(states[:, : teacher_states.shape[1]], teacher_states), masks[part]
             mask = torch.ones_like(loss) if mask is None else mask.to(loss)
             losses[name] = (loss * mask).sum(), mask.sum()
         return losses

@@ -42,6 +42,7 @@ class SystemConfig:
         backbone: hub name, folder or ``.pt`` file of the Whisper.
         langs: languages, an expert each.
         pad_to: length of the input; None: as the backbone was trained.
+        share_30s: share of the training batches that are padded to 30 s instead.
         precision: of the matrix products.
         activation_checkpointing: compute layers again in the backward pass.
         experts: mole, student: folder of the prepared experts' adapters.
@@ -61,6 +62,7 @@ class SystemConfig:
     backbone: str
     langs: tuple[str, ...]
     pad_to: str | None = None
+    share_30s: float = 0.0
     precision: str = "float32"
     activation_checkpointing: bool = False
     experts: Path | None = None
@@ -115,7 +117,7 @@ def build_system(config: SystemConfig, whisper: Whisper | None = None, empty_ran
         ValueError: parts do not fit together, or a folder of experts is needed and not given.
     """
     if whisper is None:
-        whisper = load_whisper(config.backbone, config.pad_to, config.precision)
+        whisper = load_whisper(config.backbone, config.pad_to, config.precision, config.share_30s)
     if config.system == "experts":
         system = _build_experts(config, whisper)
     elif config.system == "mole":

@@ -130,6 +130,7 @@ class LoLETask(AbsTask):
         group.add_argument("--langs", type=str, nargs="+", default=None, help="languages, an expert each")
         group.add_argument("--backbone", default=None, help="hub name, folder of a transformers Whisper, or .pt file")
         group.add_argument("--pad_to", default="none", help="length of the input: none, +<seconds>s or 30s")
+        group.add_argument("--share_30s", type=float, default=0.0, help="share of batches padded to 30 s instead")
         group.add_argument("--precision", default="float32", choices=PRECISIONS, help="of the matrix products")
         group.add_argument(
             "--activation_checkpointing", type=str2bool, default=False, help="compute layers again in the backward pass"

@@ -13,12 +13,14 @@ from typing import Any
 
 from espnet2.train.distributed_utils import get_rank
 
-from espnet_lole.atomic_io import dir_lock, write_text_atomic
+from espnet_lole.atomic_io import LOCK, dir_lock, write_text_atomic
+from espnet_lole.config import load_yaml
 from espnet_lole.data.digests import differences, digest_set, digest_weights
 from espnet_lole.evaluation.decodings import TRAINING
 from espnet_lole.evaluation.resources import RESOURCES
 from espnet_lole.lole.mole_weights import MOLE_WEIGHTS
 from espnet_lole.lole.peft_files import CONFIG, WEIGHTS
+from espnet_lole.ownership import check_output
 from espnet_lole.whisper.checkpoint import weight_files
 
 ADAPTER = (WEIGHTS, CONFIG)
@@ -34,6 +36,8 @@ MACHINE = """
 FILES = "backbone experts init_expert init_mole".split()
 """Options that name files, whose content counts and not their path."""
 MAX_SHOWN = 4
+LAUNCHED = ("train.log*", "train.*.log", "launch.log", ".dist_init_*")
+"""What ESPnet's launcher writes into the folder of a training before it starts."""
 
 
 @contextmanager
@@ -44,14 +48,28 @@ def training_folder(args: argparse.Namespace) -> Iterator[None]:
 
     Raises:
         BlockingIOError: another process trains there.
-        ValueError: it has a training of other data, options or weights, or one whose record is missing.
+        ValueError: it has a training of other data, options or weights, or one whose record is missing; or other files.
     """
     folder = Path(args.output_dir)
     first = get_rank(args.dist_rank, args.dist_launcher) in (None, 0)
+    if first:
+        check_experiment(folder)
     with dir_lock(folder) if first else nullcontext():
         if first:
             _keep_record(folder, describe(args), args.resume)
         yield
+
+
+def check_experiment(folder: Path) -> None:
+    """Refuse to train in a folder of something else: checkpoints, logs and adapters there would be replaced.
+
+    Raises:
+        ValueError: it has files, and neither the lock nor the configuration of a training, nor only a launcher's logs.
+    """
+    config = folder / "config.yaml"
+    if not folder.is_dir() or (folder / LOCK).exists() or config.is_file() and "system" in load_yaml(config):
+        return
+    check_output(folder, known=LAUNCHED)
 
 
 def describe(args: argparse.Namespace) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from transformers import WhisperConfig, WhisperForConditionalGeneration
+from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from espnet_lole import compat
@@ -57,7 +57,9 @@ def precision_dtype(name: str) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-def load_whisper(name: str, pad_to: str | None = None, precision: str = "float32") -> Whisper:
+def load_whisper(
+    name: str, pad_to: str | None = None, precision: str = "float32", share_30s: float | None = None
+) -> Whisper:
     """Load a Whisper with its weights, frozen and in evaluation mode.
 
     Args:
@@ -65,6 +67,7 @@ def load_whisper(name: str, pad_to: str | None = None, precision: str = "float32
         pad_to: as for ``Whisper``; None: as the weights were trained, which this project notes in ``config.json``, or
             ``"30s"`` for weights that note nothing, because OpenAI's detect the end of speech by the silence after it.
         precision: one of ``PRECISIONS``.
+        share_30s: as for ``Whisper``; None: as the weights were trained.
 
     Raises:
         FileNotFoundError: it is neither here nor on the hub.
@@ -73,11 +76,10 @@ def load_whisper(name: str, pad_to: str | None = None, precision: str = "float32
     config = load_config(name)
     if config.model_type != "whisper":
         raise ValueError(f"expected a Whisper, got a checkpoint of {config.model_type!r} in {name}")
-    return (
-        Whisper(_read_model(name), pad_to or trained_pad_to(config), precision_dtype(precision))
-        .requires_grad_(False)
-        .eval()
-    )
+    if share_30s is None:
+        share_30s = getattr(config, "share_30s", 0.0)
+    whisper = Whisper(_read_model(name), pad_to or trained_pad_to(config), precision_dtype(precision), share_30s)
+    return whisper.requires_grad_(False).eval()
 
 
 def trained_pad_to(config: WhisperConfig) -> str:
@@ -110,9 +112,12 @@ def _read_model(name: str) -> WhisperForConditionalGeneration:
     if name.endswith(openai.SUFFIX):
         return openai.read_model(Path(name))
     try:
-        return WhisperForConditionalGeneration.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
+        model = WhisperForConditionalGeneration.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
     except OSError as error:  # pickled weights, which could run code, are not looked for
         raise FileNotFoundError(f"expected the weights of a Whisper as safetensors in {name}: {error}") from error
+    with suppress(OSError):  # transformers drops Whisper's own keys from a file with the mark _from_model_config
+        model.generation_config = GenerationConfig.from_pretrained(name, _from_model_config=False)
+    return model
 
 
 def empty_whisper(name: str, pad_to: str = "none", precision: str = "float32") -> Whisper:

@@ -19,6 +19,10 @@ from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache, S
 
 from espnet_lole.whisper.features import HOP, MAX_SAMPLES, SAMPLE_RATE, LogMel, check_lengths, length_mask
 
+FILLS = ("silence", "zeros")
+"""How runtimes pad to 30 s: transformers (and openai-whisper) the samples, faster-whisper the features, with zeros."""
+MAX_FRAMES = MAX_SAMPLES // HOP
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -69,16 +73,24 @@ class Whisper(nn.Module):
             silence to 30 s, as in Whisper's own training.
         precision: of the matrix products. Below float32 the matrices are stored in it; layer norms, the residual stream
             and trained parameters stay in float32.
+        share_30s: share of the training batches that are padded to 30 s whatever ``pad_to`` is, in turn by ``FILLS``.
 
     Raises:
-        ValueError: ``pad_to`` is none of these.
+        ValueError: ``pad_to`` is none of these, or ``share_30s`` is not 0 to 1.
     """
 
     def __init__(
-        self, model: WhisperForConditionalGeneration, pad_to: str = "none", precision: torch.dtype = torch.float32
+        self,
+        model: WhisperForConditionalGeneration,
+        pad_to: str = "none",
+        precision: torch.dtype = torch.float32,
+        share_30s: float = 0.0,
     ) -> None:
         super().__init__()
         self._silence = _silence_samples(pad_to)
+        if not 0.0 <= share_30s <= 1.0:
+            raise ValueError(f"expected share_30s of 0 to 1, got {share_30s}")
+        self.share_30s = share_30s
         model.set_attn_implementation("sdpa")
         self.model = model
         self.features = LogMel(model.config.num_mel_bins)
@@ -124,22 +136,26 @@ class Whisper(nn.Module):
         """Return the length that the encoder processes for an utterance of ``samples`` samples."""
         return min(samples + self._silence, MAX_SAMPLES)
 
-    def embed_speech(self, speech: Tensor, lengths: Tensor) -> Encoded:
+    def embed_speech(self, speech: Tensor, lengths: Tensor, fill: str | None = None) -> Encoded:
         """Compute the input of encoder layer 1, a state for every two mel frames.
 
         Args:
             speech: samples at 16 kHz, shape (B, S).
             lengths: samples of each utterance, shape (B,).
+            fill: pad to 30 s instead of ``pad_to``, in one of the forms of ``FILLS``.
 
         Raises:
             ValueError: an utterance is shorter than 25 ms or longer than 30 s.
         """
         speech_frames = lengths // HOP
-        if self._silence:
-            speech, lengths = _append_silence(speech, lengths, self._silence)
+        silence = {"silence": MAX_SAMPLES, "zeros": 0}.get(fill, self._silence)
+        if silence:
+            speech, lengths = _append_silence(speech, lengths, silence)
         mel, frames = self.features(speech, lengths)
         if self.augment is not None and self.training:
             mel = self.augment(mel, speech_frames)
+        if fill == "zeros":
+            mel, frames = F.pad(mel, (0, MAX_FRAMES - mel.shape[-1])), torch.full_like(frames, MAX_FRAMES)
         return self.embed_mel(mel, frames)
 
     def embed_mel(self, mel: Tensor, frames: Tensor) -> Encoded:
@@ -239,10 +255,10 @@ class Whisper(nn.Module):
         return FixedCache(len(self.decoder.layers), room)
 
     def save(self, folder: Path) -> None:
-        """Write the weights and the configuration as ``transformers`` does, with ``pad_to`` in ``config.json``."""
+        """Write weights and configuration as ``transformers`` does, with the training's padding in ``config.json``."""
         self.model.save_pretrained(folder)
         file = folder / "config.json"
-        config = json.loads(file.read_text()) | {"pad_to": self.pad_to}
+        config = json.loads(file.read_text()) | {"pad_to": self.pad_to, "share_30s": self.share_30s}
         file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import WhisperConfig, WhisperForConditionalGeneration
+from whisper import _ALIGNMENT_HEADS
 
 from espnet_lole.whisper.sizes import Size
+from espnet_lole.whisper.tokenizer import WhisperTokenizer
 
 SUFFIX = ".pt"
 _NAMES = (  # part of a name there -> in transformers; the order matters
@@ -31,6 +36,15 @@ _NAMES = (  # part of a name there -> in transformers; the order matters
     ("token_embedding.", "embed_tokens."),
     ("positional_embedding", "embed_positions.weight"),
 )
+_HEADS_BY_SIZE = {
+    (4, 6, 80): "tiny",
+    (6, 8, 80): "base",
+    (12, 12, 80): "small",
+    (24, 16, 80): "medium",
+    (32, 20, 128): "large-v3",
+    (4, 20, 128): "large-v3-turbo",
+}
+"""Decoder layers, heads and mel bins -> the only published checkpoint that has so many."""
 
 
 def read_config(file: Path) -> WhisperConfig:
@@ -64,7 +78,27 @@ def read_model(file: Path) -> WhisperForConditionalGeneration:
         )
     model.load_state_dict(state, assign=True)
     model.tie_weights()
+    configure_generation(model, file.stem)
     return model
+
+
+def configure_generation(model: WhisperForConditionalGeneration, name: str) -> None:
+    """Set the generation configuration that OpenAI's code gives a checkpoint: suppressed tokens, heads of word times.
+
+    Args:
+        model: gets the configuration.
+        name: of the checkpoint, e.g. ``large-v2``, which alone tells the heads of models of equal dimensions.
+    """
+    config, generation = model.config, model.generation_config
+    tokenizer = WhisperTokenizer(config.vocab_size)
+    generation.suppress_tokens = tokenizer.suppressed
+    generation.begin_suppress_tokens = [*tokenizer.encode("", "en"), tokenizer.eot]
+    size = config.decoder_layers, config.decoder_attention_heads, config.num_mel_bins
+    names = [name, _HEADS_BY_SIZE.get(size)]
+    if known := next((_ALIGNMENT_HEADS[n] for n in names if n in _ALIGNMENT_HEADS), None):
+        flags = np.frombuffer(gzip.decompress(base64.b85decode(known)), dtype=bool)
+        if flags.size == size[0] * size[1]:
+            generation.alignment_heads = np.argwhere(flags.reshape(size[:2])).tolist()
 
 
 def rename(name: str) -> str:

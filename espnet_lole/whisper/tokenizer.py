@@ -41,6 +41,12 @@ class WhisperTokenizer:
         codes = list(LANGUAGES)[: _NUM_LANGUAGES[self.vocab_size]]
         return {code: self.sot + 1 + i for i, code in enumerate(codes)}
 
+    @cached_property
+    def suppressed(self) -> list[int]:
+        """Tokens that OpenAI's decoding never predicts: special ones, and marks that are no speech, such as ``♪``."""
+        special = ("sot", "sot_prev", "sot_lm", "no_speech", "transcribe", "translate")
+        return sorted({*self._tokenizer.non_speech_tokens, *(getattr(self._tokenizer, name) for name in special)})
+
     def language(self, lang: str) -> int:
         """Return the token id of a language.
 

@@ -9,8 +9,9 @@ import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+from espnet_lole.atomic_io import atomic_folder
 from espnet_lole.data.audio import write_audio
-from espnet_lole.data.kaldi import KaldiDir, atomic_dir
+from espnet_lole.data.kaldi import KaldiDir
 from lole_mini.acoustics import SAMPLE_RATE
 from lole_mini.sentences import LANGUAGES
 from lole_mini.speech import split_texts, utterances
@@ -32,7 +33,7 @@ def prepare_language(lang: str, output: Path, scale: float) -> tuple[str, dict[s
         final = (output / f"{split}_{lang}").absolute()
         kaldi = KaldiDir(final)
         seconds = 0.0
-        with atomic_dir(final) as made:
+        with atomic_folder(final) as made:
             (made / "wav").mkdir()
             for i, utterance in enumerate(utterances("market", split, lang, texts, SPEAKERS[split])):
                 speaker = f"{lang}_{split}_{utterance.speaker}"

@@ -85,7 +85,15 @@ def test_a_read_only_folder_is_named_in_one_line_and_loses_nothing(recipe, audio
     (tmp_path / "decode.yaml").write_text("{maxlenratio: 0.1, vad: {threshold: 0}}\n")
     folder.mkdir()
     (folder / "noise.txt").write_text("old")
-    decoding = ["--config", str(tmp_path / "decode.yaml"), "--device", "cpu", "--output_dir", str(folder)]
+    decoding = [
+        "--config",
+        str(tmp_path / "decode.yaml"),
+        "--device",
+        "cpu",
+        "--output_dir",
+        str(folder),
+        "--overwrite",
+    ]
     commands = {
         "noise.txt": ["transcribe", audio, "--model", model, "--lang", "de", *decoding],
         "new": ["export", model, str(folder / "new")],

@@ -148,7 +148,7 @@ def test_inputs_are_not_overwritten() -> None:
     content = Path(path).read_text()
     Path(path).write_text(content.replace("test_de", "train"))
     make("in/train")
-    with pytest.raises(ValueError, match="expected outputs that differ from the inputs, got in/train for both"):
+    with pytest.raises(ValueError, match="in/test_de exists, and holds files"):
         collect(path, "in")
 
 

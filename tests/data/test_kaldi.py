@@ -7,7 +7,6 @@ import pytest
 from espnet_lole.data.kaldi import (
     KaldiDir,
     KaldiSegment,
-    atomic_dir,
     read_lengths,
     read_segments,
     read_table,
@@ -157,23 +156,3 @@ def test_what_a_directory_writes_it_reads(tmp_path: Path) -> None:
     kaldi = KaldiDir(tmp_path, {"r": "cat r.wav |"}, text, {"a": "s"}, {"a": "de"}, segments, {"b": 0.9})
     kaldi.write(tmp_path)
     assert KaldiDir.read(tmp_path) == kaldi
-
-
-def test_failure_leaves_the_old_directory_and_nothing_else(tmp_path: Path) -> None:
-    for text, fails in (("old", False), ("new", True), ("newer", False)):
-        try:
-            with atomic_dir(tmp_path / "d") as folder:
-                (folder / "wav.scp").write_text(text)
-                if fails:
-                    raise KeyboardInterrupt
-        except KeyboardInterrupt:
-            assert (tmp_path / "d/wav.scp").read_text() == "old"
-        assert [path.name for path in tmp_path.iterdir()] == ["d"]
-    assert (tmp_path / "d/wav.scp").read_text() == "newer"
-
-
-def test_a_directory_of_something_else_is_not_replaced(tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").write_text("x")
-    with pytest.raises(ValueError, match="new, empty or a Kaldi directory"), atomic_dir(tmp_path):
-        pass
-    assert (tmp_path / "thesis.txt").exists()

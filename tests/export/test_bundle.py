@@ -38,3 +38,20 @@ def test_a_bundle_decodes_alike_wherever_it_is(tmp_path, system, lang):
     assert yaml.safe_load(open(files["asr_train_config"]))["system"] == system
     assert not list((tmp_path / "there").rglob("*.pth"))
     assert Speech2Text.from_pretrained(tmp_path / "there").search.beam_size == 3
+
+
+@pytest.mark.parametrize("form", ["folder", "merged", "ctranslate2"])
+def test_an_experiment_that_was_moved_away_from_its_backbone_is_not_exported_without_it(recipe, tmp_path, capsys, form):
+    if form == "ctranslate2":
+        pytest.importorskip("ctranslate2", reason="needs the extra formats")
+    shutil.copytree(recipe / "exp" / "student", tmp_path / "moved")
+    for name in ("tiny", "../../models/tiny"):
+        config = yaml.safe_load((tmp_path / "moved" / "config.yaml").read_text()) | {"backbone": name}
+        (tmp_path / "moved" / "config.yaml").write_text(yaml.safe_dump(config))
+        command = ["export", str(tmp_path / "moved"), str(tmp_path / "out"), "--format", form]
+        assert main(command) == 1 and not (tmp_path / "out").exists()
+        message = (
+            f"was trained on the backbone {name}, which is neither here nor on the hub: give its folder with --backbone"
+        )
+        assert message in capsys.readouterr().err
+    assert main([*command, "--backbone", str(recipe / "tiny")]) == 0

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Evil, tiny_whisper
-from transformers import WhisperForConditionalGeneration
+from transformers import WhisperConfig, WhisperForConditionalGeneration
+from whisper import _ALIGNMENT_HEADS, DecodingOptions
 from whisper import model as openai_whisper
 from whisper.audio import log_mel_spectrogram
+from whisper.decoding import DecodingTask
 
 from espnet_lole.whisper.checkpoint import (
     empty_whisper,
@@ -19,6 +21,7 @@ from espnet_lole.whisper.checkpoint import (
     precision_dtype,
 )
 from espnet_lole.whisper.model import Whisper
+from espnet_lole.whisper.openai import configure_generation
 
 
 def save_openai(file: Path, mels: int = 80, vocab: int = 51865) -> openai_whisper.Whisper:
@@ -123,6 +126,9 @@ def test_weights_are_read_with_the_padding_that_they_were_trained_with(tmp_path)
     paddings = [load_whisper(str(tmp_path / name)).pad_to for name in ("stock", "none", "older")]
     assert paddings == ["30s", "none", "+1s"]
     assert load_whisper(str(tmp_path / "none"), "30s").pad_to == "30s"
+    Whisper(tiny_whisper(), "none", share_30s=0.25).save(tmp_path / "mixed")
+    shares = [load_whisper(str(tmp_path / name)).share_30s for name in ("stock", "older", "mixed")]
+    assert shares == [0.0, 0.0, 0.25]
 
 
 def test_loaded_weights_are_frozen_and_a_saved_whisper_is_a_stock_one(tmp_path):
@@ -142,3 +148,29 @@ def test_mistakes_are_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ValueError, match="expected a Whisper, got a checkpoint of '"):
         load_whisper(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["tiny", "base", "small", "medium", "large-v1", "large-v2", "large-v3", "turbo"])
+def test_a_pt_file_has_the_generation_configuration_of_openai(name):
+    """The oracle: openai-whisper's own mask and its list of suppressed tokens."""
+    heads = {"tiny": (4, 6), "base": (6, 8), "small": (12, 12), "medium": (24, 16), "turbo": (4, 20)}.get(
+        name, (32, 20)
+    )
+    mels = 128 if name in ("large-v3", "turbo") else 80
+    vocab = 51866 if mels == 128 else 51865
+    width = 4 * heads[1]
+    config = WhisperConfig(
+        vocab_size=vocab, num_mel_bins=mels, decoder_layers=heads[0], decoder_attention_heads=heads[1], d_model=width,
+        encoder_layers=1, encoder_attention_heads=1,
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = WhisperForConditionalGeneration(config)
+    dims = openai_whisper.ModelDimensions(mels, 1500, width, heads[1], 1, vocab, 448, width, heads[1], heads[0])
+    oracle = openai_whisper.Whisper(dims)
+    configure_generation(model, name if name.startswith("large") else "my-finetuning")
+    oracle.set_alignment_heads(_ALIGNMENT_HEADS[name])
+    expected = oracle.alignment_heads.indices().T.tolist()
+    assert model.generation_config.alignment_heads == expected
+    task = DecodingTask(oracle, DecodingOptions(language="de"))
+    assert model.generation_config.suppress_tokens == sorted(task._get_suppress_tokens())
+    assert model.generation_config.begin_suppress_tokens == [*task.tokenizer.encode(" "), task.tokenizer.eot]

@@ -58,6 +58,24 @@ def test_silence_is_appended_to_each_utterance(speech, seconds):
 
 
 @torch.no_grad()
+def test_a_batch_may_be_padded_to_30s_as_other_runtimes_pad(speech):
+    """The oracles: a Whisper of 30 s for transformers, faster-whisper's own features and padding."""
+    audio = pytest.importorskip("faster_whisper.audio", reason="needs the extra formats")
+    from faster_whisper.feature_extractor import FeatureExtractor
+
+    whisper, whole = Whisper(tiny_whisper(), "+1s").eval(), Whisper(tiny_whisper(), "30s").eval()
+    silence = whisper.embed_speech(*speech, "silence")
+    assert torch.equal(silence.states, whole.embed_speech(*speech).states) and silence.mask is None
+    zeros = whisper.embed_speech(*speech, "zeros")
+    assert zeros.states.shape == silence.states.shape and zeros.mask is None
+    for row, length in enumerate(speech[1].tolist()):
+        mel = FeatureExtractor()(speech[0][row, :length].numpy(), padding=0)
+        padded = torch.from_numpy(audio.pad_or_trim(mel))[None]
+        expected = whisper.embed_mel(padded, torch.tensor([3000])).states
+        torch.testing.assert_close(zeros.states[row : row + 1], expected, atol=1e-3, rtol=1e-3)
+
+
+@torch.no_grad()
 def test_silence_ends_at_30_seconds():
     speech, _ = half_minute()
     whisper, whole = Whisper(tiny_whisper(), "+2s").eval(), Whisper(tiny_whisper(), "30s").eval()
@@ -128,6 +146,8 @@ def test_unknown_paddings_are_refused():
     for pad_to in ("long", "+s", "+-1s", "30s+1s", "short"):
         with pytest.raises(ValueError, match="expected pad_to: none, "):
             Whisper(tiny_whisper(), pad_to=pad_to)
+    with pytest.raises(ValueError, match="expected share_30s of 0 to 1, got 2"):
+        Whisper(tiny_whisper(), share_30s=2.0)
 
 
 @torch.no_grad()
