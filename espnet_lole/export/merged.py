@@ -13,7 +13,8 @@ from espnet_lole.export.metadata import collect_metadata
 from espnet_lole.export.model_card import model_card
 from espnet_lole.export.transformers import save_whisper_model
 from espnet_lole.inference.load import SystemFolder
-from espnet_lole.lole.adapters import load_adapters
+from espnet_lole.lole.adapters import Adapter, build_experts
+from espnet_lole.lole.kd import STUDENT
 from espnet_lole.ownership import check_output
 from espnet_lole.whisper.checkpoint import load_config, load_whisper, trained_pad_to
 from espnet_lole.whisper.model import Whisper
@@ -87,7 +88,6 @@ def merge_adapter(whisper: Whisper, adapter: Path) -> Whisper:
         whisper: the backbone in float32; its linears are replaced.
         adapter: the adapter's folder.
     """
-    experts = load_adapters(whisper, adapter.parent, [adapter.name])
-    for name, layer in experts.layers.items():
-        whisper.model.set_submodule(name, layer.merge(adapter.name))
+    for name, layer in build_experts(whisper, {STUDENT: Adapter.read(adapter)}).layers.items():
+        whisper.model.set_submodule(name, layer.merge(STUDENT))
     return whisper

@@ -17,8 +17,9 @@ from espnet_lole.inference.expert_cache import ExpertCache
 from espnet_lole.inference.search import SearchConfig
 from espnet_lole.inference.speech_detector import VadConfig
 from espnet_lole.inference.transcriber import ExpertTranscriber, MoLETranscriber, PromptTranscriber, Transcriber
+from espnet_lole.languages import check_language
 from espnet_lole.lole.adapters import FOREIGN_PAD_TO, adapters_in, trained_pad_to, trained_share_30s
-from espnet_lole.lole.kd import STUDENT
+from espnet_lole.lole.kd import STUDENT, LoRAKD
 from espnet_lole.lole.mole import MoLE, RoutingConfig
 from espnet_lole.lole.mole_weights import MOLE_WEIGHTS
 from espnet_lole.lole.peft_files import CONFIG as ADAPTER_CONFIG
@@ -153,6 +154,8 @@ def find_system(folder: Path, backbone: str | None = None, languages: Sequence[s
         return SystemFolder("student", folder, backbone, tuple(languages), folder)
     if adapters := adapters_in(folder):
         languages = tuple(languages or adapters)
+        for lang in languages:
+            check_language(lang, f"{folder}, whose subfolders are taken for the adapters of languages")
         return SystemFolder("experts", folder, backbone or _backbone_of(folder / languages[0]), languages, folder)
     raise ValueError(
         f"{folder} holds no system: it has no config.yaml (a training or an export), no {ADAPTER_CONFIG} (peft "
@@ -191,11 +194,14 @@ def load_transcriber(
         transcriber = MoLETranscriber(built.to(device), tokenizer, search, routing, system.choices)
         built.experts.cast_(built.experts.whisper.precision)  # after the fusion is merged in float32
         return transcriber
-    adapter = None if isinstance(built, Whisper) else built.cast_(built.whisper.precision)
-    whisper = (built if adapter is None else adapter.whisper).to(device).eval()
+    if isinstance(built, Whisper):
+        whisper = built.to(device)
+        return PromptTranscriber(whisper, make_tokenizer(whisper), None, system.languages, search)
+    adapted = built.student if isinstance(built, LoRAKD) else built
+    whisper = adapted.cast_(adapted.whisper.precision).whisper.to(device).eval()
     if system.system == "experts":
-        return ExpertTranscriber(adapter, make_tokenizer(whisper), search)
-    return PromptTranscriber(whisper, make_tokenizer(whisper), adapter, system.languages, search)
+        return ExpertTranscriber(adapted, make_tokenizer(whisper), search)
+    return PromptTranscriber(whisper, make_tokenizer(whisper), adapted, system.languages, search)
 
 
 def make_tokenizer(whisper: Whisper) -> WhisperTokenizer:
@@ -205,14 +211,10 @@ def make_tokenizer(whisper: Whisper) -> WhisperTokenizer:
 
 def system_config(system: SystemFolder) -> SystemConfig:
     """Return what the builder needs to build a system with its trained weights."""
-    options = system.conf | {"system": "zero_shot", "backbone": system.backbone, "pad_to": system.pad_to}
+    options = system.conf | {"system": system.system, "backbone": system.backbone, "pad_to": system.pad_to}
+    options |= {"langs": system.languages, "adapters": system.adapters}
     if system.system == "mole":
-        options |= {"system": "mole", "langs": system.languages, "experts": system.adapters}
-        options |= {"mole_weights": system.mole_weights}
-    elif folders := list(
-        system.adapter_folders().values()
-    ):  # the adapter of a student is one expert, named as its folder
-        options |= {"system": "experts", "langs": [folder.name for folder in folders], "adapters": folders[0].parent}
+        options |= {"experts": options.pop("adapters"), "mole_weights": system.mole_weights}
     return SystemConfig.parse(options)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from espnet_lole.config import load_yaml, read_conf
-from espnet_lole.lole.adapters import Adapter, load_adapter, load_adapters
+from espnet_lole.lole.adapters import Adapter, build_experts, load_adapter, load_adapters
 from espnet_lole.lole.experts import ExpertConfig, LoRAExperts, share_weights
 from espnet_lole.lole.kd import STUDENT, KDConfig, LoRAKD, init_from_average
 from espnet_lole.lole.language_classifier import ClassifierConfig
@@ -46,7 +46,7 @@ class SystemConfig:
         precision: of the matrix products.
         activation_checkpointing: compute layers again in the backward pass.
         experts: mole, student: folder of the prepared experts' adapters.
-        adapters: experts, student, multilingual: folder of trained adapters to load instead of new ones.
+        adapters: trained weights to load: experts: folder of their adapters; student, multilingual: its one adapter.
         expert_conf: shape of the experts, or of the one LoRA for all languages.
         init_expert: experts: an adapter that they start from.
         fusion_conf: mole: how the shallow layers are merged.
@@ -168,7 +168,8 @@ def _build_mole(config: SystemConfig, experts: LoRAExperts) -> MoLE:
 def _build_student(config: SystemConfig, whisper: Whisper, empty_rank: int | None) -> LoRAKD:
     """Build one LoRA for all languages, with its teacher and its start from the experts if it is a student."""
     if config.adapters is not None:
-        return LoRAKD(load_adapters(whisper, config.adapters, [STUDENT]), None, KDConfig(kd="none"))
+        student = build_experts(whisper, {STUDENT: Adapter.read(config.adapters)})
+        return LoRAKD(student, None, KDConfig(kd="none"))
     alone = config.system == "multilingual"
     kd_conf = KDConfig(kd="none") if alone else config.kd_conf
     average = not alone and config.student_init == "average"

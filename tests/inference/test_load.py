@@ -1,6 +1,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -40,6 +41,19 @@ def test_a_folder_of_adapters_is_a_system_with_the_padding_of_its_training(recip
     weights.write_bytes(weights.read_bytes()[:40])
     with pytest.raises(ValueError, match=str(weights)):
         assert find_system(tmp_path / "adapters", backbone="tiny").pad_to
+
+
+@pytest.mark.parametrize("name", ["my.adapter", "v1.0", "de"])
+def test_an_adapter_may_have_any_name(recipe, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(shutil.copytree(recipe / "exp" / "experts" / "adapters" / "fr", tmp_path / name))
+    for folder in (tmp_path / name, Path(".")):
+        system = find_system(folder, backbone=str(recipe / "tiny"))
+        assert load_transcriber(system, "cpu", SearchConfig(), RoutingConfig()).adapter.layers
+
+
+def test_subfolders_that_are_no_languages_are_refused(recipe):
+    with pytest.raises(ValueError, match="adapters, whose subfolders .* got 'student'"):
+        find_system(recipe / "exp" / "student" / "adapters")
 
 
 def test_a_whisper_has_the_languages_of_its_generation_config(recipe, tmp_path):

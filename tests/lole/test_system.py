@@ -126,7 +126,7 @@ def test_multilingual_is_one_new_lora_without_a_teacher(recipe):
 
 
 def test_a_trained_student_is_loaded(recipe):
-    student = build(recipe, "student", adapters=str(recipe / "exp/student/adapters"))
+    student = build(recipe, "student", adapters=str(recipe / "exp/student/adapters" / STUDENT))
     assert student.teacher is None
     assert same_factors(student.student, random_experts((STUDENT,), rank=6, alpha=6.0, seed=2))
 
