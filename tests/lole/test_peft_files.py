@@ -313,7 +313,7 @@ def test_weights_that_are_no_single_plain_adapter_are_refused(adapter, tmp_path)
     with pytest.raises(ValueError, match=r"expected rank 3 of .* as adapter_config.json says, got 2 in the weights"):
         Adapter.read(folder)
     edit_config(folder, r=2, alpha_pattern={"fc2(": 3})
-    with pytest.raises(ValueError, match=r"expected rank and alpha of .*adapter_config.json, got: .*error"):
+    with pytest.raises(ValueError, match=r"expected rank and alpha of .*adapter_config.json, got: .*[eE]rror"):
         Adapter.read(folder)
     file.unlink()
     with pytest.raises(FileNotFoundError, match=f"expected a peft adapter with {WEIGHTS}"):
