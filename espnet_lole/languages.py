@@ -15,7 +15,6 @@ _OTHER_CODES = {"cmn": "zh", "nb": "no", "jv": "jw", "fil": "tl", "iw": "he", "i
 _DOTTED_AND_DOTLESS = str.maketrans({"I": "ı", "İ": "i"})
 """The conditional mappings of Unicode's SpecialCasing.txt for Turkish and Azeri."""
 
-
 CANTONESE = {"zh-hk": "yue"}
 """Common Voice's code, whose language is not that of its first part."""
 
@@ -50,17 +49,18 @@ def check_language(code: str, where: str | Path, known: Collection[str] | None =
 
 
 def find_language(name: str, where: str | Path) -> str:
-    """Return Whisper's code for a language as corpora name it: a code, also with a region (de-DE), or an English name.
+    """Return Whisper's code for a language as users name it: a code, also with a region (de-DE), or an English name.
 
     Args:
         name: of the language.
-        where: the file and line that contain it, for the message.
+        where: the option, or file and line, that contains it, for the message.
 
     Raises:
         ValueError: Whisper has no such language; the message names similar ones.
     """
     languages, lowered = whisper_languages(), name.lower().replace("_", "-")
-    codes = {known: code for code, known in languages.items()} | {code: code for code in languages} | CANTONESE
+    codes = {known: code for code, known in languages.items()} | {code: code for code in languages}
+    codes |= _OTHER_CODES | CANTONESE
     code = codes.get(lowered) or codes.get(lowered.partition("-")[0])
     if code is None:
         check_language(name, where)

@@ -35,14 +35,14 @@ def run(args: argparse.Namespace) -> None:
     from espnet_lole.data.kaldi import read_transcripts
     from espnet_lole.evaluation.normalize import wer_or_cer
     from espnet_lole.evaluation.rates import count, make_pairs
-    from espnet_lole.languages import check_language
+    from espnet_lole.languages import find_language
 
-    check_language(args.lang, "--lang")
+    lang = find_language(args.lang, "--lang")
     refs, hyps = (read_transcripts(file) for file in (args.ref, args.hyp))
     if refs.keys() != hyps.keys():
         refs, hyps = (read_transcripts(file, by_name=True) for file in (args.ref, args.hyp))
-    metric = args.metric or wer_or_cer(args.lang)
-    counts = count(make_pairs(refs, hyps, dict.fromkeys(refs, args.lang), args.hyp), metric)
+    metric = args.metric or wer_or_cer(lang)
+    counts = count(make_pairs(refs, hyps, dict.fromkeys(refs, lang), args.hyp), metric)
     empty = f"; {counts.empty} have no reference, and their hypotheses are insertions" if counts.empty else ""
     print(
         f"{metric} {counts.error_rate:.2f} %: {counts.substitutions} substitutions, {counts.deletions} deletions, "

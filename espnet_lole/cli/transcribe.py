@@ -103,11 +103,13 @@ def run(args: argparse.Namespace) -> None:
     from espnet_lole import Speech2Text
     from espnet_lole.data.reading import duration
     from espnet_lole.data.samples import AudioError
+    from espnet_lole.languages import find_language
 
+    lang = find_language(args.lang, "--lang") if args.lang else None
     s2t = Speech2Text.from_pretrained(
         args.model,
         args.backbone,
-        args.langs,
+        [find_language(name, "--langs") for name in args.langs or ()] or None,
         device=args.device,
         config=args.config,
         timestamps=args.timestamps,
@@ -117,7 +119,7 @@ def run(args: argparse.Namespace) -> None:
     longest = args.max_segment or (MAX_SECONDS if s2t.search.timestamps else SEGMENT_SECONDS[args.output])
     total, errors = sum(duration(file) or 0.0 for file in inputs) or None, []
     with tqdm(total=total, unit="s", unit_scale=True, disable=None, desc="audio") as progress:
-        results = s2t.transcribe(inputs, args.lang, longest, progress.update, return_exceptions=True)
+        results = s2t.transcribe(inputs, lang, longest, progress.update, return_exceptions=True)
         for (_, name), result in zip(files, results, strict=True):
             if isinstance(result, AudioError):
                 errors.append(result)

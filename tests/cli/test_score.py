@@ -58,8 +58,16 @@ def test_names_that_differ_or_are_ambiguous_are_refused(tmp_path, capsys, refs, 
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("code", ["zh-CN", "chinese", "Chinese", "cmn", "xx", ""])
-def test_only_whispers_codes_of_languages_are_accepted(tmp_path, capsys, code):
+@pytest.mark.parametrize("name", ["zh", "zh-CN", "zh_TW", "chinese", "Chinese", "cmn"])
+def test_a_language_is_scored_by_its_code_or_name(tmp_path, capsys, name):
+    (tmp_path / "ref").write_text("a \u4f60\u597d\n", encoding="utf-8")
+    (tmp_path / "hyp").write_text("a \u4f60 \u597d\u5417\n", encoding="utf-8")
+    assert main(["score", "--ref", str(tmp_path / "ref"), "--hyp", str(tmp_path / "hyp"), "--lang", name]) == 0
+    assert capsys.readouterr().out.startswith("cer 50.00 %: 0 substitutions, 0 deletions, 1 insertions in 2 characters")
+
+
+@pytest.mark.parametrize("code", ["xx", "", "chines", "z-h"])
+def test_unknown_languages_are_refused(tmp_path, capsys, code):
     (tmp_path / "text").write_text("a \u4f60\u597d\n", encoding="utf-8")
     command = ["score", "--ref", str(tmp_path / "text"), "--hyp", str(tmp_path / "text"), "--lang", code]
     assert main(command) == 1
