@@ -69,11 +69,16 @@ def mark(folder: Path) -> None:
 
 
 def _digest(folder: Path) -> str:
-    """Compute a digest of the names and sizes of all files and folders in a folder but its marker."""
+    """Compute a digest of the names, sizes and dates of all files in a folder, and of the names of its folders."""
     paths = sorted(os.path.join(root, name) for root, *names in os.walk(folder) for name in sum(names, []))
-    entries = ((os.path.relpath(path, folder), os.lstat(path).st_size * (not os.path.isdir(path))) for path in paths)
-    lines = (f"{name}\0{size}\n" for name, size in entries if name != MARKER)
+    lines = (f"{os.path.relpath(path, folder)}\0{_state(path)}\n" for path in paths if path != str(folder / MARKER))
     return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
+
+
+def _state(path: str) -> tuple[int, int] | None:
+    """Return size and date of a file, which an edit changes; None for a folder."""
+    stat = os.lstat(path)
+    return None if os.path.isdir(path) else (stat.st_size, stat.st_mtime_ns)
 
 
 def _is_own_archive(file: Path) -> bool:
