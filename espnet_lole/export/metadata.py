@@ -41,7 +41,7 @@ class History:
         """Read the history that an export keeps, or collect it from a training folder."""
         if (folder / HISTORY).is_file():
             return cls(**json.loads((folder / HISTORY).read_text()))
-        return cls(*_read_training_log(folder / "train.log"), _count_hours(folder), _read_error_rates(folder))
+        return cls(*_read_training_log(folder), _count_hours(folder), _read_error_rates(folder))
 
     def write(self, folder: Path) -> None:
         """Write the history into an export."""
@@ -100,9 +100,13 @@ def collect_metadata(system: SystemFolder) -> ModelMetadata:
     )
 
 
-def _read_training_log(log: Path) -> tuple[int | None, dict[str, float]]:
-    """Read the last epoch's number and its figures on the validation set from ESPnet's log."""
-    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+def _read_training_log(folder: Path) -> tuple[int | None, dict[str, float]]:
+    """Read the last epoch's number and its figures on the validation set from ESPnet's logs.
+
+    Its launcher renames the log of an earlier call to ``train.1.log``, ``train.2.log`` and so on.
+    """
+    logs = sorted(folder.glob("train*.log"), key=lambda log: log.stat().st_mtime)
+    lines = [line for log in logs for line in log.read_text(errors="replace").splitlines()]
     epochs = [match for line in lines if (match := re.search(r"(\d+)epoch results: .*\[valid\] (.*)", line))]
     if not epochs:
         return None, {}
