@@ -63,8 +63,8 @@ def _audio(kaldi: KaldiDir, utt: str) -> tuple[object, ...]:
 
 def _same_audio(first: KaldiDir, utt: str, second: KaldiDir, other: str) -> bool:
     """Return whether two utterances of one text, one digest and the same times have the same audio."""
-    entries = first.wav[first.recording(utt)], second.wav[second.recording(other)]
-    return entries[0] == entries[1] or all(map(os.path.isfile, entries)) and filecmp.cmp(*entries, shallow=False)
+    entry, copy = first.wav[first.recording(utt)], second.wav[second.recording(other)]
+    return entry == copy or (os.path.getsize(entry) > 0 and filecmp.cmp(entry, copy, shallow=False))
 
 
 def _content(kaldi: KaldiDir, utt: str) -> tuple[object, ...]:

@@ -21,8 +21,8 @@ _SCRIPTS = {
     "Arabic": "ar fa ps sd ur",
     "Armenian": "hy",
     "Bengali": "as bn",
-    "Cyrillic": "be bg ba mk ru tg uk",
-    "Cyrillic Latin": "az bs hr kk mn sr tk tt uz",
+    "Cyrillic": "ba be bg mk mn ru tg uk",
+    "Cyrillic Latin": "az bs kk sr tk tt uz",
     "Devanagari": "hi mr ne sa",
     "Ethiopic": "am",
     "Georgian": "ka",
@@ -60,8 +60,8 @@ def fits_script(text: str, language: str) -> bool:
 
 
 def in_capitals(text: str) -> bool:
-    """Return whether a text has several letters, all in capitals."""
-    return text.isupper() and sum(map(str.isalpha, text)) > 1
+    """Return whether the letters of a text are capitals: several of them, and no few among letters without case."""
+    return text.isupper() and sum(map(str.isupper, text)) > max(1, sum(map(str.isalpha, text)) / 2)
 
 
 def has_tag(text: str) -> bool:
