@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 
 from espnet_lole.atomic_io import dir_lock, write_text_atomic
-from espnet_lole.data.recipe_needs import DOWNLOAD, kaldi_locale, missing, read_db
+from espnet_lole.data.recipe_needs import DOWNLOAD, kaldi_locale, missing, read_db, variables
 from espnet_lole.data.recipes import Recipe
 
 COMPLETE = ".complete"
@@ -99,10 +99,11 @@ def make_work_folder(recipe: Recipe, work: Path, download: bool) -> Path:
         The recipe's folder in it.
     """
     root, folder = recipe.folder.parents[2], work / "egs2" / recipe.name
-    if download:
+    if download and any(value.startswith("downloads") for value in read_db(recipe, variables(recipe)).values()):
         (recipe.folder / "downloads").mkdir(exist_ok=True)
     assumed = [word for word in recipe.assume if not word.startswith("$")]
-    link_tree(root, work, [f"egs2/{recipe.name}/conf/", *(word for word in assumed if "/" in word)])
+    own = [f"egs2/{recipe.name}/{name}/" for name in ("conf", "local")]  # recipes write to conf, and to local/..
+    link_tree(root, work, [*own, *(word for word in assumed if "/" in word)])
     for name in ("data", "dump", "exp"):
         (folder / name).unlink(missing_ok=True)
     absent = [name for name in assumed if "/" not in name and not shutil.which(name)]
