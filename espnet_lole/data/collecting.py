@@ -197,8 +197,8 @@ def _check_overlap(language: str, sets: Mapping[Source, KaldiDir], places: Mappi
         utts = zip((first, second), shared[0], strict=True)
         pair = " is ".join(format_utterance(sets[source], utt, places[source] or places[first]) for source, utt in utts)
         advice = "remove them from one, or give different utterances different ids"
-        if first.recipe and (folder := places[first][0].parent) == first.recipe.folder / "data":
-            advice += f"; if local/data.sh was stopped, move {folder} away, so that stage 1 runs it"
+        if first.recipe:
+            advice += f"; if local/data.sh was stopped, move {places[first][0].parent} away, so that stage 1 runs it"
         elif first.paths == second.paths:
             advice = f"give it a column split, or a share such as {second.split}: 0.05"
         raise ValueError(

@@ -6,7 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Collection, Mapping, Sequence
 from itertools import count
 from pathlib import Path
@@ -18,7 +18,7 @@ from espnet_lole.data.recipes import Recipe
 COMPLETE = ".complete"
 """File in the work folder of a recipe that has ended well."""
 LOG = "data.sh.log"
-LAST_LINES = 8
+SHOWN_LINES, MAX_LINES = 8, 200
 NO_DOWNLOAD = "no-download-was-asked-for.invalid"
 """Name of a proxy that does not exist, so that a recipe cannot download anything."""
 
@@ -56,7 +56,7 @@ def prepare_recipes(
 def find_prepared(recipe: Recipe, sets: Collection[str], workdir: Path) -> Path | None:
     """Return the recipe's folder whose data are complete: of an earlier run, or of the checkout with all the sets."""
     work = _work_folder(recipe, workdir)
-    if (work / COMPLETE).is_file():
+    if (work / COMPLETE).is_file() and (work / "egs2" / recipe.name / "data").is_dir():
         return work / "egs2" / recipe.name
     folder = recipe.folder
     return folder if all((folder / "data" / name / "wav.scp").is_file() for name in sets) else None
@@ -73,7 +73,7 @@ def run_recipe(recipe: Recipe, workdir: Path, download: bool) -> Path:
     """
     work = _work_folder(recipe, workdir)
     if work.exists():
-        print(f"{work} is of a run that did not end: moved to {_move_aside(work)}", file=sys.stderr)
+        print(f"{work} has no complete data: moved to {_move_aside(work)}", file=sys.stderr)
     folder = make_work_folder(recipe, work, download)
     command = ["bash", "local/data.sh", *recipe.options, *(() if download else recipe.offline)]
     print(f"{folder}: {shlex.join(command)}", file=sys.stderr, flush=True)
@@ -83,7 +83,7 @@ def run_recipe(recipe: Recipe, workdir: Path, download: bool) -> Path:
         hint = ""
         if any(NO_DOWNLOAD in line for line in lines):
             hint = f"\nit wanted to download, which {DOWNLOAD} allows"
-        last = "".join(f"\n  {line}" for line in lines[-LAST_LINES:]) or " without a message"
+        last = "".join(f"\n  {line}" for line in lines[-SHOWN_LINES:]) or " without a message"
         raise OSError(
             f"{recipe.command}: local/data.sh failed with exit status {status}; what it left is in {aside} and will "
             f"not be used; {aside / LOG} ends with:{last}{hint}"
@@ -164,14 +164,14 @@ def _run(command: Sequence[str], folder: Path, work: Path, download: bool) -> tu
     """Run a command, and show and log its output.
 
     Returns:
-        Its exit status, and the lines of its output that are not blank.
+        Its exit status, and the last lines of its output that are not blank.
     """
     env = os.environ | {"PATH": f"{work / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"}
     if not download:
         env |= {f"{kind}_proxy": f"http://{NO_DOWNLOAD}" for kind in ("http", "https", "ftp", "all")}
         env |= {name.upper(): value for name, value in env.items() if name.endswith("_proxy")}
         env |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "no_proxy": "", "NO_PROXY": ""}
-    lines = []
+    lines = deque(maxlen=MAX_LINES)
     with (
         (work / LOG).open("w", encoding="utf-8") as log,
         subprocess.Popen(
@@ -188,8 +188,8 @@ def _run(command: Sequence[str], folder: Path, work: Path, download: bool) -> tu
         for line in process.stdout:
             print(line, end="", file=sys.stderr, flush=True)
             log.write(line)
-            lines += [line.rstrip()] if line.strip() else []
-    return process.returncode, lines
+            lines.extend([line.rstrip()] if line.strip() else [])
+    return process.returncode, list(lines)
 
 
 def _check_sets(recipe: Recipe, sets: Collection[str], folder: Path) -> None:

@@ -206,9 +206,11 @@ def test_what_a_failed_recipe_left_is_moved_aside_and_never_used(
     Path("data/recipes/commonvoice_asr1_--lang_de/egs2").mkdir(parents=True)  # as a run leaves it that is killed
     monkeypatch.setenv("PATH", path)
     collect("corpus.yaml", "data")
-    assert "is of a run that did not end: moved to" in capsys.readouterr().err
+    assert "commonvoice_asr1_--lang_de has no complete data: moved to" in capsys.readouterr().err
     ids = [read_table(f"data/{name}/text").keys() for name in ("train", "dev", "test_de")]
     assert list(map(len, ids)) == [2, 1, 1] and len(set().union(*ids)) == 4
+    Path("data/recipes/commonvoice_asr1_--lang_de/egs2/commonvoice/asr1/data").rename("old")
+    assert collect("corpus.yaml", "data")[0].utterances == 2  # the data were moved away: the recipe runs again
     with pytest.raises(OSError, match="exit status 4; .* ends with: without a message"):
         collect(corpus(de=entry("silent", "train dev test")), "data")
 
