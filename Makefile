@@ -8,7 +8,7 @@ EXP = exp/lole_train_$(1)_raw_lole_mini_seed0
 EXPERTS := --experts $(call EXP,experts)
 STUDENT := --systems student=$(call EXP,student)
 PLOT := PYTHONPATH="$(CURDIR)" $(CURDIR)/$(BIN)/python $(CURDIR)/studies/plot.py
-SCRIPTS := find . \( -name .venv -o -name .git -o -name exp -o -name dump \) -prune -o -type f -name '*.sh' -print0
+SCRIPTS := find . \( -name .venv -o -name .git -o -name exp -o -name dump -o -path '*/asr1/data' \) -prune -o -type f -name '*.sh' -print0
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -6,6 +6,7 @@ set -euo pipefail
 corpus=conf/corpora/lole_mini.yaml # YAML, see conf/corpora/example.yaml, or a manifest
 backbone=                          # Whisper to train, whose languages are checked first
 langs=                             # languages to use, e.g. "de en"; empty: all languages of the corpus
+download=false                     # true: recipes of ESPnet may download their corpora
 nj=2                               # number of parallel jobs
 python=python3                     # Python interpreter
 
@@ -18,4 +19,4 @@ if [ "$(basename "${corpus}")" = lole_mini.yaml ]; then
         --output data/lole_mini --nj "${nj}" ${langs:+--langs ${langs}}
 fi
 "${python}" -m espnet_lole.bin.lole_data collect --corpus "${corpus}" --datadir data --langs "${langs}" \
-    ${backbone:+--backbone "${backbone}"}
+    --download "${download}" ${backbone:+--backbone "${backbone}"}

@@ -23,6 +23,7 @@ def get_parser() -> argparse.ArgumentParser:
     command.add_argument("--datadir", default="data", help="folder to write into")
     command.add_argument("--langs", default="", help='languages to collect, e.g. "de en"; default: all')
     command.add_argument("--backbone", help="Whisper to train: its languages are checked first")
+    command.add_argument("--download", default="false", choices=("false", "true"), help="let ESPnet's recipes download")
 
     command = _add_command(commands, "perturb", "repeat utterances with speed factors, which `format` applies")
     command.add_argument("--factors", required=True, help='speed factors, e.g. "0.9 1.0 1.1"')
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> list[Tally]:
     if args.command == "collect":
         if args.backbone:
             check_backbone(args.backbone, args.corpus, args.langs.split())
-        return collect(args.corpus, args.datadir, args.langs.split())
+        return collect(args.corpus, args.datadir, args.langs.split(), args.download == "true")
     if len(args.src) != len(args.dst):
         raise ValueError(f"expected a --dst for each --src, got {len(args.dst)} for {len(args.src)}; name as many")
     tallies = []

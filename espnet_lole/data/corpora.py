@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from espnet_lole.data.hub import HUB
 from espnet_lole.data.lhotse import read_manifest
 from espnet_lole.data.manifests import Row, is_manifest
 from espnet_lole.data.recipes import OPTIONAL_KEYS, Recipe
@@ -24,7 +23,7 @@ class Source(NamedTuple):
     Attributes:
         language: code of Whisper.
         split: train, dev or test.
-        paths: a Kaldi directory, a manifest, or data of `datasets`; with a recipe, names of the sets that it prepares;
+        paths: a Kaldi directory, a manifest, or data of `datasets`; with a recipe, names of sets in its folder `data`;
             empty for a share of the training set.
         recipe: the recipe of ESPnet that prepares them.
         share: share of the training set that is split off, if there are no paths.
@@ -37,12 +36,6 @@ class Source(NamedTuple):
     recipe: Recipe | None = None
     share: float = 0.0
     audio: str = ""
-
-    def locate(self, root: Path) -> list[Path]:
-        """Return where the data are, after their recipe has prepared them."""
-        if self.recipe:
-            return [self.recipe.prepare(path) for path in self.paths]
-        return [Path(path) if path.startswith(HUB) else root / path for path in self.paths]
 
     @property
     def output(self) -> str:

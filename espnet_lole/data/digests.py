@@ -32,7 +32,7 @@ def digest_set(audio: Path, tables: Mapping[str, Path]) -> dict[str, Any]:
     """
     wavs = read_table(audio)
     with ThreadPoolExecutor(8) as pool:
-        files = dict(zip(wavs, pool.map(_digest_audio, wavs.values()), strict=True))
+        files = dict(zip(wavs, pool.map(digest_audio, wavs.values()), strict=True))
     parts = {"audio": files} | {name: read_table(path) for name, path in tables.items()}
     return {"utterances": len(wavs)} | {name: _digest_json(rows) for name, rows in parts.items()}
 
@@ -92,7 +92,7 @@ def _sort(value: object) -> object:
     return sorted(map(_sort, value), key=repr) if isinstance(value, list) else value
 
 
-def _digest_audio(entry: str) -> str:
+def digest_audio(entry: str) -> str:
     """Compute the digest of an entry of wav.scp: of a file's size, beginning and end; else of the entry itself."""
     try:
         with open(entry, "rb") as file:

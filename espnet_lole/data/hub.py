@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from espnet_lole.atomic_io import atomic_write
 from espnet_lole.data.manifests import COLUMNS, SPLITS, Cells
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def _extract(audio: dict[str, Any], where: str, path: Path, extracted: Path, num
                 f"{where}: expected audio as a file or its bytes, got {', '.join(audio)}; cast it to Audio"
             )
         return str((path if path.is_dir() else path.parent) / name)
-    extracted.mkdir(parents=True, exist_ok=True)
     file = extracted.absolute() / f"{number:07d}-{Path(name or '').name}"
-    file.write_bytes(content)
+    with atomic_write(file) as temporary:
+        temporary.write_bytes(content)
     return str(file)

@@ -39,6 +39,7 @@ class KaldiDir:
         utt2lang: utterance -> language code; empty where the directory has no such file.
         segments: utterance -> segment, or None where each recording is an utterance.
         utt2speed: utterance -> speed factor of speed perturbation; 1 for utterances that are not listed.
+        ids_given: the corpus names its utterances; otherwise ids were made from the names of files.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class KaldiDir:
     utt2lang: dict[str, str] = field(default_factory=dict)
     segments: dict[str, KaldiSegment] | None = None
     utt2speed: dict[str, float] = field(default_factory=dict)
+    ids_given: bool = True
 
     @classmethod
     def read(cls, path: str | Path) -> "KaldiDir":

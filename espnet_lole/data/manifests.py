@@ -103,8 +103,9 @@ def to_kaldi(rows: Sequence[Row], path: Path, folders: Sequence[Path] = ()) -> K
     Raises:
         ValueError: two utterances would get one id.
     """
-    kaldi, lines = KaldiDir(path, segments={} if any(row.start or row.end != -1 for row in rows) else None), {}
-    given = len({row.id for row in rows if row.id}) == len(rows)
+    given, lines = len({row.id for row in rows if row.id}) == len(rows), {}
+    timed = any(row.start or row.end != -1 for row in rows)
+    kaldi = KaldiDir(path, segments={} if timed else None, ids_given=given)
     names = _names_of_files(rows)
     for row in rows:
         recording = names[row.audio]

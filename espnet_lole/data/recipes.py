@@ -1,23 +1,21 @@
-"""Corpora prepared by ESPnet's own recipes: run their local/data.sh in a checkout and import the result."""
+"""ESPnet's recipes in a corpus file: what an entry says of them, and how their data are imported."""
 
 import os
 import re
 import shlex
-import subprocess
-import sys
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from espnet_lole.data.audio import read_audio, split_ark
 from espnet_lole.data.kaldi import KaldiDir
 from espnet_lole.data.reading import duration
 from espnet_lole.data.samples import AudioError
+from espnet_lole.data.texts import remove_tags
 from espnet_lole.languages import lower
 
-OPTIONAL_KEYS = ("max_hours", "lower", "remove")
+OPTIONAL_KEYS = ("offline", "needs", "assume", "max_hours", "lower", "remove")
 BEYOND_LIMIT = "beyond max_hours"
 
 
@@ -28,6 +26,11 @@ class Recipe:
     Attributes:
         name: folder of the recipe in egs2, such as librispeech/asr1.
         options: options of its local/data.sh.
+        offline: options that leave out the download.
+        needs: what local/data.sh or the commands in its wav.scp use: programs, `python:MODULE`, or files after a
+            variable of db.sh, such as `$MLS/mls_french`.
+        assume: what the recipe asks for without using it here: programs, files in the checkout or after a variable of
+            db.sh; a folder ends in a slash. Empty ones stand in where they are missing.
         lower: convert the transcripts to lower case, by the rules of their language.
         remove: regular expression to remove from the transcripts.
         max_hours: limit of the training audio.
@@ -35,6 +38,9 @@ class Recipe:
 
     name: str
     options: tuple[str, ...] = ()
+    offline: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    assume: tuple[str, ...] = ()
     lower: bool = False
     remove: str = ""
     max_hours: float = float("inf")
@@ -53,6 +59,7 @@ class Recipe:
         lower, remove = entry.get("lower", "false"), entry.get("remove", "")
         try:
             name, *options = shlex.split(entry["recipe"])
+            offline = tuple(shlex.split(entry.get("offline", "")))
             re.compile(remove)
             max_hours = float(entry.get("max_hours", "inf"))
         except (re.error, ValueError) as error:
@@ -64,48 +71,32 @@ class Recipe:
             raise ValueError(
                 f"{where}: expected lower to be true or false and max_hours above 0, got {lower} and {max_hours:g}"
             )
-        return cls(name if "/" in name else f"{name}/asr1", tuple(options), lower == "true", remove, max_hours)
+        needs, assume = (tuple(entry.get(key, "").split()) for key in ("needs", "assume"))
+        name = name if "/" in name else f"{name}/asr1"
+        return cls(name, tuple(options), offline, needs, assume, lower == "true", remove, max_hours)
 
-    @cached_property
+    @property
+    def command(self) -> str:
+        """Name and options: recipes with the same command prepare the same sets."""
+        return shlex.join([self.name, *self.options])
+
+    @property
     def folder(self) -> Path:
         """Absolute path of the recipe in the checkout at ESPNET_ROOT.
 
         Raises:
-            FileNotFoundError: there is no checkout, or no such recipe in it.
+            FileNotFoundError: there is no checkout.
         """
         root = os.environ.get("ESPNET_ROOT")
         if not root:
             raise FileNotFoundError(
                 f"expected ESPNET_ROOT to be the path of an ESPnet checkout with egs2/{self.name}; export it"
             )
-        folder = Path(os.path.abspath(root), "egs2", self.name)
-        if not (folder / "local" / "data.sh").is_file():
-            raise FileNotFoundError(f"{folder}/local/data.sh does not exist; correct ESPNET_ROOT or the recipe's name")
-        return folder
-
-    def prepare(self, set_name: str) -> Path:
-        """Return the directory `data/<set_name>` of the recipe, after running local/data.sh if it does not exist.
-
-        Raises:
-            FileNotFoundError: there is no such recipe.
-            OSError: local/data.sh failed, or did not create the directory.
-        """
-        directory = self.folder / "data" / set_name
-        if (directory / "wav.scp").is_file():
-            return directory
-        command = ["bash", "local/data.sh", *self.options]
-        print(f"{self.folder}: {shlex.join(command)}", file=sys.stderr, flush=True)
-        status = subprocess.run(command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=sys.stderr).returncode
-        if status != 0 or not (directory / "wav.scp").is_file():
-            sets = ", ".join(sorted(path.parent.name for path in self.folder.glob("data/*/wav.scp"))) or "none"
-            raise OSError(
-                f"expected {directory} from {shlex.join(command)}, got exit status {status} and the sets: {sets}; "
-                f"read its messages above, set the corpus's location in {self.folder}/db.sh, or correct the set's name"
-            )
-        return directory
+        return Path(os.path.abspath(root), "egs2", self.name)
 
     def clean(self, text: str, language: str) -> str:
-        """Apply `remove` and `lower` to a transcript in a language."""
+        """Remove tags and `remove` from a transcript in a language, and apply `lower`."""
+        text = remove_tags(text)
         text = " ".join(re.sub(self.remove, " ", text).split()) if self.remove else text
         return lower(text, language) if self.lower else text
 

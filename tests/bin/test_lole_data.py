@@ -22,13 +22,15 @@ def _few_languages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_stages_follow_each_other_and_print_what_they_drop(capsys: pytest.CaptureFixture[str]) -> None:
-    soundfile.write("ok.wav", np.zeros(3200), 16000)
     content = "languages:\n"
     for lang in ("de", "no"):
-        Path(lang).mkdir()
-        text = {"a": "eins", "b": "zwei"}
-        KaldiDir(Path(lang), {"a": "ok.wav", "b": "/gone.wav"}, text, {"a": "s", "b": "s"}).write(Path(lang))
-        content += f"  {lang}: {{train: {lang}, dev: {lang}, test: {lang}}}\n"
+        for utts in ("ab", "cd", "ef"):
+            folder = Path(f"{lang}_{utts}")
+            folder.mkdir()
+            soundfile.write(f"{utts[0]}.wav", np.zeros(3200), 16000)
+            wav = {utts[0]: f"{utts[0]}.wav", utts[1]: f"/gone/{utts}.wav"}
+            KaldiDir(folder, wav, {u: f"eins {u}" for u in utts}, dict.fromkeys(utts, "s")).write(folder)
+        content += f"  {lang}: {{train: {lang}_ab, dev: {lang}_cd, test: {lang}_ef}}\n"
     Path("corpus.yaml").write_text(content)
     main(["collect", "--corpus", "corpus.yaml", "--datadir", "data", "--langs", "de no"])
     assert "total |    4   2       0 |    4   2       0 |    4   2       0\n" in capsys.readouterr().out
@@ -37,7 +39,7 @@ def test_stages_follow_each_other_and_print_what_they_drop(capsys: pytest.Captur
     main(["format", "--src", "data/train_sp", "data/dev", "--dst", "dump/org/train", "dump/org/dev", "--nj", "2"])
     out = capsys.readouterr().out
     assert out.count("lang ") == 1 and "no    |    2 0.0   2       2 |    1 0.0   1       1\n" in out
-    assert "dropped from no dev: 1 missing file (no_b); all listed in dump/org/dev/skipped\n" in out
+    assert "dropped from no dev: 1 missing file (no_d); all listed in dump/org/dev/skipped\n" in out
     main(["filter", "--src", "dump/org/train", "dump/org/dev", "--dst", "dump/train", "dump/dev", "--langs", "no"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "lang  | utts min spk dropped | utts min spk dropped" and len(lines) == 4

@@ -1,5 +1,6 @@
 """Sets of `datasets` become rows, and audio that they contain becomes files as it is."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,18 @@ def test_arrays_in_the_place_of_audio_files_are_refused(tmp_path: Path) -> None:
 
 def test_other_folders_are_not_of_datasets(tmp_path: Path) -> None:
     assert not is_dataset(tmp_path) and not is_dataset(tmp_path / "none")
+
+
+def test_audio_that_cannot_be_written_whole_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path).save_to_disk(tmp_path / "saved")
+    write = Path.write_bytes
+
+    def write_half(path: Path, content: bytes) -> None:
+        write(path, content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", write_half)
+        with pytest.raises(OSError, match="cannot write .*0000000-c0.mp3: No space left on device"):
+            read(tmp_path / "saved", "train", tmp_path / "data")
+    assert list((tmp_path / "data").iterdir()) == []
