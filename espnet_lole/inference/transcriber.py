@@ -136,13 +136,13 @@ class PromptTranscriber:
 
 
 class MoLETranscriber:
-    """MoLE: one pass of the shallow layers finds the languages and is the input of the deep layers.
+    """MoLE: the shallow layers find the languages, and are the input of the deep layers unless these get a second pass.
 
     Args:
         mole: the system, in evaluation mode; the fusion of its shallow layers is merged into their weights.
         tokenizer: of its Whisper.
         search: options of the search.
-        routing: how utterances of unknown language are routed.
+        routing: how utterances are routed.
         languages: codes of the languages to choose from; None: all of them.
     """
 
@@ -154,7 +154,7 @@ class MoLETranscriber:
         routing: RoutingConfig,
         languages: Sequence[str] | None = None,
     ) -> None:
-        mole.merge_and_unload()
+        mole.merge(keep_experts=routing.second_pass)
         self.mole, self.tokenizer, self.search, self.routing = mole, tokenizer, search, routing
         self.experts, self.whisper = mole.experts, mole.experts.whisper
         self.languages = tuple(languages or self.experts.languages)
@@ -167,7 +167,10 @@ class MoLETranscriber:
     @torch.no_grad()
     def __call__(self, speech: Tensor, lengths: Tensor, languages: Sequence[str] | None) -> list[Hypothesis]:
         """See ``Transcriber``."""
-        encoded, _, logits = self.mole.frontend(self.whisper.embed_speech(speech, lengths))
+        if self.routing.second_pass and languages is not None:
+            return ExpertTranscriber(self.experts, self.tokenizer, self.search)(speech, lengths, languages)
+        embedded = self.whisper.embed_speech(speech, lengths)
+        shallow, _, logits = self.mole.frontend(embedded)
         choices = self.languages if languages is None else self.experts.languages
         experts = torch.tensor(self.experts.indices(choices), device=speech.device)  # (C,)
         posteriors = logits[:, experts].softmax(-1)  # (B, C)
@@ -175,6 +178,7 @@ class MoLETranscriber:
             decision = route(posteriors, self.routing)
         else:
             decision = route_given(torch.tensor(self.experts.indices(languages), device=speech.device))
+        encoded = embedded if self.routing.second_pass else shallow
         hypotheses = self._decode(encoded, replace(decision, language=experts[decision.language]))
         log_posteriors = posteriors[decision.rows, decision.language].clamp(min=1e-30).log().tolist()
         best: dict[int, tuple[tuple[bool, float], Hypothesis]] = {}
@@ -185,11 +189,11 @@ class MoLETranscriber:
         named = name_posteriors(choices, posteriors)
         return [replace(best[row][1], posteriors=named[row]) for row in range(len(speech))]
 
-    def _decode(self, shallow: Encoded, decision: RoutingDecision) -> list[Hypothesis]:
-        """Run the deep layers and the search once for all N rows of the decision."""
-        index = decision.language
+    def _decode(self, encoded: Encoded, decision: RoutingDecision) -> list[Hypothesis]:
+        """Run the encoder from these states on, and the search, once for all N rows of the decision."""
+        index, encode = decision.language, self.mole.encode_again if self.routing.second_pass else self.mole.encode_deep
         with self.experts.activate(index):
-            encoded = self.mole.encode_deep(shallow.select(decision.rows))
+            encoded = encode(encoded.select(decision.rows))
         with self.experts.activate(beam_rows(index, self.search.beam_size)):
             return search_with_prompts(self, encoded, [self.experts.languages[i] for i in index.tolist()])
 

@@ -53,6 +53,20 @@ def test_mole_without_shared_layers_is_the_experts_when_the_language_is_given(ba
         assert 0 <= ours.confidence <= 1 and expected.confidence is None
 
 
+def test_a_second_pass_decodes_as_the_experts_of_the_languages_that_the_first_finds(batch):
+    once, again = make_mole(2), make_mole(2, second_pass=True)
+    spread(once, batch)
+    spread(again, batch)
+    found, hypotheses = [h.posteriors for h in once(*batch, None)], again(*batch, None)
+    assert [h.posteriors for h in hypotheses] == [pytest.approx(posteriors) for posteriors in found]
+    languages = [h.language for h in hypotheses]
+    assert len(set(languages)) > 1
+    experts = ExpertTranscriber(random_experts(LANGS), TOKENIZER, SEARCH)(*batch, languages)
+    assert [(h.tokens, h.language) for h in hypotheses] == [(h.tokens, h.language) for h in experts]
+    assert again(*batch, languages) == experts
+    assert all(h.score != pytest.approx(e.score) for h, e in zip(once(*batch, languages), experts, strict=True))
+
+
 def test_experts_return_hypotheses_in_the_order_of_the_utterances(batch):
     experts = ExpertTranscriber(make_mole(0).experts, TOKENIZER, SEARCH)
     languages = ["zh", "de", "tr", "de", "zh", "en", "tr", "en"]
