@@ -49,17 +49,19 @@ class Transcriber(Protocol):
 
 @dataclass(frozen=True)
 class ExpertTranscriber:
-    """Language experts; the language of each utterance must be given.
+    """Language experts; the Whisper below them finds the language by its language token, where it is not given.
 
     Attributes:
         experts: all in memory, or read from disk when they are needed; in evaluation mode.
         tokenizer: of the Whisper.
         search: options of the search.
+        fill: how the Whisper's input is padded to 30 s to find the language; None: as the experts' input.
     """
 
     experts: LoRAExperts | ExpertCache
     tokenizer: WhisperTokenizer
     search: SearchConfig
+    fill: str | None = None
 
     @property
     def whisper(self) -> Whisper:
@@ -74,8 +76,10 @@ class ExpertTranscriber:
     @torch.no_grad()
     def __call__(self, speech: Tensor, lengths: Tensor, languages: Sequence[str] | None) -> list[Hypothesis]:
         """See ``Transcriber``."""
+        posteriors: list[dict[str, float] | None] = [None] * len(speech)
         if languages is None:
-            raise ValueError("experts need the language of each utterance: give it, or use MoLE, which finds it")
+            posteriors = self._identify(speech, lengths)
+            languages = [max(row, key=row.get) for row in posteriors]
         decision = route_given(torch.tensor(self.experts.indices(languages), device=speech.device))
         rows, index = decision.rows, decision.language
         with self.experts.activate(index):
@@ -83,7 +87,13 @@ class ExpertTranscriber:
         with self.experts.activate(beam_rows(index, self.search.beam_size)):
             hypotheses = search_with_prompts(self, encoded, [languages[row] for row in rows.tolist()])
         by_row = dict(zip(rows.tolist(), hypotheses, strict=True))
-        return [by_row[row] for row in range(len(languages))]
+        return [replace(by_row[row], posteriors=posteriors[row]) for row in range(len(speech))]
+
+    def _identify(self, speech: Tensor, lengths: Tensor) -> list[dict[str, float]]:
+        """Compute the posteriors of the experts' languages by the Whisper alone."""
+        with self.experts.activate(None):
+            encoded = self.whisper.finish(self.whisper.embed_speech(speech, lengths, self.fill))
+            return language_posteriors(self, encoded, self.experts.languages)
 
 
 @dataclass(frozen=True)
@@ -116,7 +126,7 @@ class PromptTranscriber:
         with self._adapted(len(speech)):
             encoded = self.whisper.encode(speech, lengths)
             if languages is None:
-                posteriors = name_posteriors(self.languages, self._language_posteriors(encoded))
+                posteriors = language_posteriors(self, encoded, self.languages)
                 languages = [max(row, key=row.get) for row in posteriors]
         with self._adapted(len(speech) * self.search.beam_size):
             hypotheses = search_with_prompts(self, encoded, languages)
@@ -125,14 +135,6 @@ class PromptTranscriber:
     def _adapted(self, rows: int) -> AbstractContextManager[None]:
         """Activate the adapter for a batch of so many rows."""
         return nullcontext() if self.adapter is None else self.adapter.activate([0] * rows)
-
-    def _language_posteriors(self, encoded: Encoded) -> Tensor:
-        """Compute probabilities of the language tokens after the start token, shape (B, L)."""
-        if not self.languages:
-            raise ValueError("expected languages to choose from, got none: give --langs")
-        sot = torch.full((len(encoded.states), 1), self.tokenizer.sot, device=encoded.states.device)
-        logits = self.whisper.logits(self.whisper.decode(sot, encoded)[:, 0]).float()  # (B, V)
-        return logits[:, [self.tokenizer.language(lang) for lang in self.languages]].softmax(-1)
 
 
 class MoLETranscriber:
@@ -204,6 +206,19 @@ def search_with_prompts(system: Transcriber, encoded: Encoded, languages: Sequen
     prompts = torch.tensor(prompts, device=encoded.states.device)  # (B, P)
     hypotheses = search(system.whisper, encoded, prompts, system.tokenizer, system.search)
     return [replace(h, language=lang) for h, lang in zip(hypotheses, languages, strict=True)]
+
+
+def language_posteriors(system: Transcriber, encoded: Encoded, languages: Sequence[str]) -> list[dict[str, float]]:
+    """Compute the probability of each language's token after the start token, for each of B utterances.
+
+    Raises:
+        ValueError: there are no languages to choose from.
+    """
+    if not languages:
+        raise ValueError("expected languages to choose from, got none: give --langs")
+    sot = torch.full((len(encoded.states), 1), system.tokenizer.sot, device=encoded.states.device)
+    logits = system.whisper.logits(system.whisper.decode(sot, encoded)[:, 0]).float()  # (B, V)
+    return name_posteriors(languages, logits[:, [system.tokenizer.language(lang) for lang in languages]].softmax(-1))
 
 
 def name_posteriors(languages: Sequence[str], posteriors: Tensor) -> list[dict[str, float]]:
