@@ -161,7 +161,7 @@ def mole(size: Size) -> Outcome:
     """Measure the shallow layers and the classifier of MoLE against the same layers of the backbone."""
     speech, lengths = utterances(size, size.decode_batch)
     system = MoLE(make_experts(size), FusionConfig(max(1, size.layers // 2)), ClassifierConfig())
-    system.to(size.device).merge_and_unload().eval()
+    system.to(size.device).merge().eval()
     backbone = as_whisper(stock(size), size)
 
     @torch.no_grad()

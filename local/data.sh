@@ -9,6 +9,7 @@ langs=                             # languages to use, e.g. "de en"; empty: all 
 download=false                     # true: recipes of ESPnet may download their corpora
 nj=2                               # number of parallel jobs
 python=python3                     # Python interpreter
+clones=downloads                   # for conf/corpora/human.yaml: folder of the clones, see docs/own_corpus.md
 
 # shellcheck disable=SC1091
 . utils/parse_options.sh
@@ -17,6 +18,11 @@ if [ "$(basename "${corpus}")" = lole_mini.yaml ]; then
     # shellcheck disable=SC2086  # a list of languages
     PYTHONPATH="local:${PYTHONPATH:-}" "${python}" -m lole_mini.prepare \
         --output data/lole_mini --nj "${nj}" ${langs:+--langs ${langs}}
+fi
+if [ "$(basename "${corpus}")" = human.yaml ]; then
+    # shellcheck disable=SC2086  # a list of languages
+    PYTHONPATH="local:${PYTHONPATH:-}" "${python}" -m human.prepare \
+        --clones "${clones}" --output data/human.csv ${langs:+--langs ${langs}}
 fi
 "${python}" -m espnet_lole.bin.lole_data collect --corpus "${corpus}" --datadir data --langs "${langs}" \
     --download "${download}" ${backbone:+--backbone "${backbone}"}

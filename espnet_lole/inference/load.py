@@ -26,6 +26,7 @@ from espnet_lole.lole.peft_files import CONFIG as ADAPTER_CONFIG
 from espnet_lole.lole.system import SystemConfig, build_system
 from espnet_lole.systems import SCORED_DECODING, TRAINED_HERE
 from espnet_lole.whisper.checkpoint import load_config, load_whisper
+from espnet_lole.whisper.checkpoint import trained_pad_to as backbone_pad_to
 from espnet_lole.whisper.model import Whisper
 from espnet_lole.whisper.tokenizer import WhisperTokenizer
 
@@ -200,7 +201,8 @@ def load_transcriber(
     adapted = built.student if isinstance(built, LoRAKD) else built
     whisper = adapted.cast_(adapted.whisper.precision).whisper.to(device).eval()
     if system.system == "experts":
-        return ExpertTranscriber(adapted, make_tokenizer(whisper), search)
+        fill = "silence" if backbone_pad_to(load_config(system.backbone)) == "30s" else None
+        return ExpertTranscriber(adapted, make_tokenizer(whisper), search, fill)
     return PromptTranscriber(whisper, make_tokenizer(whisper), adapted, system.languages, search)
 
 

@@ -49,17 +49,19 @@ class Transcriber(Protocol):
 
 @dataclass(frozen=True)
 class ExpertTranscriber:
-    """Language experts; the language of each utterance must be given.
+    """Language experts; the Whisper below them finds the language by its language token, where it is not given.
 
     Attributes:
         experts: all in memory, or read from disk when they are needed; in evaluation mode.
         tokenizer: of the Whisper.
         search: options of the search.
+        fill: how the Whisper's input is padded to 30 s to find the language; None: as the experts' input.
     """
 
     experts: LoRAExperts | ExpertCache
     tokenizer: WhisperTokenizer
     search: SearchConfig
+    fill: str | None = None
 
     @property
     def whisper(self) -> Whisper:
@@ -74,8 +76,10 @@ class ExpertTranscriber:
     @torch.no_grad()
     def __call__(self, speech: Tensor, lengths: Tensor, languages: Sequence[str] | None) -> list[Hypothesis]:
         """See ``Transcriber``."""
+        posteriors: list[dict[str, float] | None] = [None] * len(speech)
         if languages is None:
-            raise ValueError("experts need the language of each utterance: give it, or use MoLE, which finds it")
+            posteriors = self._identify(speech, lengths)
+            languages = [max(row, key=row.get) for row in posteriors]
         decision = route_given(torch.tensor(self.experts.indices(languages), device=speech.device))
         rows, index = decision.rows, decision.language
         with self.experts.activate(index):
@@ -83,7 +87,13 @@ class ExpertTranscriber:
         with self.experts.activate(beam_rows(index, self.search.beam_size)):
             hypotheses = search_with_prompts(self, encoded, [languages[row] for row in rows.tolist()])
         by_row = dict(zip(rows.tolist(), hypotheses, strict=True))
-        return [by_row[row] for row in range(len(languages))]
+        return [replace(by_row[row], posteriors=posteriors[row]) for row in range(len(speech))]
+
+    def _identify(self, speech: Tensor, lengths: Tensor) -> list[dict[str, float]]:
+        """Compute the posteriors of the experts' languages by the Whisper alone."""
+        with self.experts.activate(None):
+            encoded = self.whisper.finish(self.whisper.embed_speech(speech, lengths, self.fill))
+            return language_posteriors(self, encoded, self.experts.languages)
 
 
 @dataclass(frozen=True)
@@ -116,7 +126,7 @@ class PromptTranscriber:
         with self._adapted(len(speech)):
             encoded = self.whisper.encode(speech, lengths)
             if languages is None:
-                posteriors = name_posteriors(self.languages, self._language_posteriors(encoded))
+                posteriors = language_posteriors(self, encoded, self.languages)
                 languages = [max(row, key=row.get) for row in posteriors]
         with self._adapted(len(speech) * self.search.beam_size):
             hypotheses = search_with_prompts(self, encoded, languages)
@@ -126,23 +136,15 @@ class PromptTranscriber:
         """Activate the adapter for a batch of so many rows."""
         return nullcontext() if self.adapter is None else self.adapter.activate([0] * rows)
 
-    def _language_posteriors(self, encoded: Encoded) -> Tensor:
-        """Compute probabilities of the language tokens after the start token, shape (B, L)."""
-        if not self.languages:
-            raise ValueError("expected languages to choose from, got none: give --langs")
-        sot = torch.full((len(encoded.states), 1), self.tokenizer.sot, device=encoded.states.device)
-        logits = self.whisper.logits(self.whisper.decode(sot, encoded)[:, 0]).float()  # (B, V)
-        return logits[:, [self.tokenizer.language(lang) for lang in self.languages]].softmax(-1)
-
 
 class MoLETranscriber:
-    """MoLE: one pass of the shallow layers finds the languages and is the input of the deep layers.
+    """MoLE: the shallow layers find the languages, and are the input of the deep layers unless these get a second pass.
 
     Args:
         mole: the system, in evaluation mode; the fusion of its shallow layers is merged into their weights.
         tokenizer: of its Whisper.
         search: options of the search.
-        routing: how utterances of unknown language are routed.
+        routing: how utterances are routed.
         languages: codes of the languages to choose from; None: all of them.
     """
 
@@ -154,7 +156,7 @@ class MoLETranscriber:
         routing: RoutingConfig,
         languages: Sequence[str] | None = None,
     ) -> None:
-        mole.merge_and_unload()
+        mole.merge(keep_experts=routing.second_pass)
         self.mole, self.tokenizer, self.search, self.routing = mole, tokenizer, search, routing
         self.experts, self.whisper = mole.experts, mole.experts.whisper
         self.languages = tuple(languages or self.experts.languages)
@@ -167,7 +169,10 @@ class MoLETranscriber:
     @torch.no_grad()
     def __call__(self, speech: Tensor, lengths: Tensor, languages: Sequence[str] | None) -> list[Hypothesis]:
         """See ``Transcriber``."""
-        encoded, _, logits = self.mole.frontend(self.whisper.embed_speech(speech, lengths))
+        if self.routing.second_pass and languages is not None:
+            return ExpertTranscriber(self.experts, self.tokenizer, self.search)(speech, lengths, languages)
+        embedded = self.whisper.embed_speech(speech, lengths)
+        shallow, _, logits = self.mole.frontend(embedded)
         choices = self.languages if languages is None else self.experts.languages
         experts = torch.tensor(self.experts.indices(choices), device=speech.device)  # (C,)
         posteriors = logits[:, experts].softmax(-1)  # (B, C)
@@ -175,6 +180,7 @@ class MoLETranscriber:
             decision = route(posteriors, self.routing)
         else:
             decision = route_given(torch.tensor(self.experts.indices(languages), device=speech.device))
+        encoded = embedded if self.routing.second_pass else shallow
         hypotheses = self._decode(encoded, replace(decision, language=experts[decision.language]))
         log_posteriors = posteriors[decision.rows, decision.language].clamp(min=1e-30).log().tolist()
         best: dict[int, tuple[tuple[bool, float], Hypothesis]] = {}
@@ -185,11 +191,11 @@ class MoLETranscriber:
         named = name_posteriors(choices, posteriors)
         return [replace(best[row][1], posteriors=named[row]) for row in range(len(speech))]
 
-    def _decode(self, shallow: Encoded, decision: RoutingDecision) -> list[Hypothesis]:
-        """Run the deep layers and the search once for all N rows of the decision."""
-        index = decision.language
+    def _decode(self, encoded: Encoded, decision: RoutingDecision) -> list[Hypothesis]:
+        """Run the encoder from these states on, and the search, once for all N rows of the decision."""
+        index, encode = decision.language, self.mole.encode_again if self.routing.second_pass else self.mole.encode_deep
         with self.experts.activate(index):
-            encoded = self.mole.encode_deep(shallow.select(decision.rows))
+            encoded = encode(encoded.select(decision.rows))
         with self.experts.activate(beam_rows(index, self.search.beam_size)):
             return search_with_prompts(self, encoded, [self.experts.languages[i] for i in index.tolist()])
 
@@ -200,6 +206,19 @@ def search_with_prompts(system: Transcriber, encoded: Encoded, languages: Sequen
     prompts = torch.tensor(prompts, device=encoded.states.device)  # (B, P)
     hypotheses = search(system.whisper, encoded, prompts, system.tokenizer, system.search)
     return [replace(h, language=lang) for h, lang in zip(hypotheses, languages, strict=True)]
+
+
+def language_posteriors(system: Transcriber, encoded: Encoded, languages: Sequence[str]) -> list[dict[str, float]]:
+    """Compute the probability of each language's token after the start token, for each of B utterances.
+
+    Raises:
+        ValueError: there are no languages to choose from.
+    """
+    if not languages:
+        raise ValueError("expected languages to choose from, got none: give --langs")
+    sot = torch.full((len(encoded.states), 1), system.tokenizer.sot, device=encoded.states.device)
+    logits = system.whisper.logits(system.whisper.decode(sot, encoded)[:, 0]).float()  # (B, V)
+    return name_posteriors(languages, logits[:, [system.tokenizer.language(lang) for lang in languages]].softmax(-1))
 
 
 def name_posteriors(languages: Sequence[str], posteriors: Tensor) -> list[dict[str, float]]:

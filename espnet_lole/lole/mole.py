@@ -79,7 +79,9 @@ class FusionConfig:
 
 
 class FusedLinear(nn.Module):
-    """A linear whose experts are merged by learnable weights: ``y = W0 x + bias + s B^ A^ x`` for every utterance.
+    """A linear whose experts are merged by learnable weights: ``y = W0 x + bias + s B^ A^ x``.
+
+    It is for utterances without an expert; while experts are active, each utterance goes through its own instead.
 
     Args:
         experts: the linear with its experts, frozen.
@@ -94,6 +96,7 @@ class FusedLinear(nn.Module):
         num_experts = len(experts.lora_A)
         start = 0.0 if config.normalize == "softmax" else 1 / num_experts
         self.logits = nn.Parameter(torch.full((num_weights, num_experts), start, device=experts.base.weight.device))
+        self.merged: nn.Linear | None = None
 
     @property
     def weights(self) -> Tensor:
@@ -106,14 +109,19 @@ class FusedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, D_in) to (B, T, D_out)."""
+        if self.experts.active.selection is not None:
+            return self.experts(x)
+        if self.merged is not None:
+            return self.merged(x)
         a, b = self.merge_experts()
         return self.experts.base(x) + self.experts.scale * F.linear(F.linear(x, a), b)
 
     @torch.no_grad()
     def merge(self) -> nn.Linear:
-        """Return one linear with ``W0 + s B^ A^``, in the precision of ``W0``."""
+        """Return the linear with ``W0 + s B^ A^``, in the precision of ``W0``, which is used from now on."""
         a, b = self.merge_experts()
-        return merge_into(self.experts.base, self.experts.scale * b @ a)
+        self.merged = merge_into(self.experts.base, self.experts.scale * b @ a)
+        return self.merged
 
 
 class MoLEFrontend(nn.Module):
@@ -130,7 +138,7 @@ class MoLEFrontend(nn.Module):
 
     def __init__(self, experts: LoRAExperts, fusion: FusionConfig, classifier: ClassifierConfig) -> None:
         super().__init__()
-        self.whisper, self.shared_layers = experts.whisper, fusion.shared_layers
+        self.whisper, self.shared_layers, self._activate = experts.whisper, fusion.shared_layers, experts.activate
         layers = self.whisper.encoder.layers
         if not 0 <= fusion.shared_layers <= len(layers):
             raise ValueError(
@@ -157,7 +165,8 @@ class MoLEFrontend(nn.Module):
         Returns:
             The states after layer L1, the classifier's statistics of them (B, S), and language logits (B, L).
         """
-        shallow = self.whisper.encode_layers(embedded, 0, self.shared_layers)
+        with self._activate(None):
+            shallow = self.whisper.encode_layers(embedded, 0, self.shared_layers)
         return shallow, *self.classifier(shallow)
 
 
@@ -180,24 +189,37 @@ class MoLE(nn.Module):
         """Run the deep layers on the states after layer L1, through the active experts."""
         return self.experts.whisper.finish(shallow, self.frontend.shared_layers)
 
-    def merge_and_unload(self) -> MoLE:
-        """Put the merged updates into the weights of the shallow layers, for decoding."""
+    def encode_again(self, embedded: Encoded) -> Encoded:
+        """Run all layers, the shared ones too, through the active experts (ours)."""
+        return self.experts.whisper.finish(embedded)
+
+    def merge(self, keep_experts: bool = False) -> MoLE:
+        """Put the merged updates into the weights of the shallow layers, for decoding.
+
+        Args:
+            keep_experts: keep the experts of these layers in memory, for ``encode_again``.
+        """
         for name, layer in self.frontend.fused.items():
-            self.experts.whisper.model.set_submodule(name, layer.merge())
+            merged = layer.merge()
+            if not keep_experts:
+                self.experts.whisper.model.set_submodule(name, merged)
         return self
 
 
 @dataclass(frozen=True)
 class RoutingConfig:
-    """How utterances of unknown language are routed.
+    """How utterances are routed.
 
     Attributes:
+        second_pass: encode again, from the first layer, through the whole expert of the language (ours); a given
+            language needs no first pass then. False: the paper's single pass.
         candidates: an uncertain utterance is decoded in this many of its most likely languages, and the best
             hypothesis is chosen (after Kwok et al., 2025); 1 is the paper's argmax.
         threshold: an utterance is uncertain if its most likely language has a posterior below this.
         posterior_weight: the best hypothesis has the largest score + this times the log posterior of its language.
     """
 
+    second_pass: bool = False
     candidates: int = 1
     threshold: float = 0.9
     posterior_weight: float = 1.0

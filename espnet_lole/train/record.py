@@ -87,6 +87,7 @@ def describe(args: argparse.Namespace) -> dict[str, Any]:
         and not name.startswith(("dist_", "wandb_", "train_data", "valid_data"))
         and not name.endswith("_shape_file")
     }
+    described["release of ESPnet"] = described.pop("version", None)  # reads only its own checkpoints
     for part in ("train", "valid"):
         tables = {name: Path(path) for path, name, _ in getattr(args, f"{part}_data_path_and_name_and_type")}
         if "speech" in tables:
@@ -143,7 +144,7 @@ def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """List what differs between two records.
 
     More epochs are no difference, as training goes on to them, unless the weights of the losses depend on their number.
-    Nor is an option that only one of two versions of ESPnet has.
+    Nor is an option that only one of them has.
     """
     scheduled = now.get("kd_conf", {}).get("final_factor", 1.0) != 1.0
     more = {} if scheduled else {"max_epoch": max(before.get("max_epoch", 0), now["max_epoch"])}

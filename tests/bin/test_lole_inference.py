@@ -74,9 +74,15 @@ def test_the_options_of_a_decoding_are_written_beside_it(recipe, test_set, tmp_p
     assert read_decoding_config(tmp_path / "decode_aware" / SCORED_DECODING) == expected
 
 
+def test_experts_identify_the_language_by_the_whisper_below_them(recipe, test_set, tmp_path):
+    decode(test_set, tmp_path / "x", "--model", str(recipe / "exp" / "experts"), "--scenarios", "agnostic")
+    backbone = ["--backbone", str(recipe / "tiny"), "--langs", *CODES, "--scenarios", "agnostic"]
+    decode(test_set, tmp_path / "y", *backbone)
+    found = [(tmp_path / f"{name}_agnostic" / "test" / "lang").read_text() for name in ("x", "y")]
+    assert found[0] == found[1]
+
+
 def test_mistakes_end_with_a_message(recipe, test_set, tmp_path):
-    with pytest.raises(SystemExit, match="error: experts need the language"):
-        decode(test_set, tmp_path / "x", "--model", str(recipe / "exp" / "experts"), "--scenarios", "agnostic")
     with pytest.raises(SystemExit, match="error: expected the folder of a trained system, but nowhere is not there"):
         decode(test_set, tmp_path / "x", "--model", "nowhere")
 

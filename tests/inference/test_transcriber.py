@@ -53,6 +53,20 @@ def test_mole_without_shared_layers_is_the_experts_when_the_language_is_given(ba
         assert 0 <= ours.confidence <= 1 and expected.confidence is None
 
 
+def test_a_second_pass_decodes_as_the_experts_of_the_languages_that_the_first_finds(batch):
+    once, again = make_mole(2), make_mole(2, second_pass=True)
+    spread(once, batch)
+    spread(again, batch)
+    found, hypotheses = [h.posteriors for h in once(*batch, None)], again(*batch, None)
+    assert [h.posteriors for h in hypotheses] == [pytest.approx(posteriors) for posteriors in found]
+    languages = [h.language for h in hypotheses]
+    assert len(set(languages)) > 1
+    experts = ExpertTranscriber(random_experts(LANGS), TOKENIZER, SEARCH)(*batch, languages)
+    assert [(h.tokens, h.language) for h in hypotheses] == [(h.tokens, h.language) for h in experts]
+    assert again(*batch, languages) == experts
+    assert all(h.score != pytest.approx(e.score) for h, e in zip(once(*batch, languages), experts, strict=True))
+
+
 def test_experts_return_hypotheses_in_the_order_of_the_utterances(batch):
     experts = ExpertTranscriber(make_mole(0).experts, TOKENIZER, SEARCH)
     languages = ["zh", "de", "tr", "de", "zh", "en", "tr", "en"]
@@ -125,9 +139,18 @@ def test_a_student_is_its_adapter_alone_with_the_prompt_of_the_likeliest_languag
         assert without.score != pytest.approx(with_adapter.score, abs=1e-3)
 
 
-def test_systems_that_need_languages_refuse_a_batch_without(batch):
-    mole = make_mole(2)
-    with pytest.raises(ValueError, match="experts need the language of each utterance"):
-        ExpertTranscriber(mole.experts, TOKENIZER, SEARCH)(*batch, None)
+@pytest.mark.parametrize("fill", [None, "silence"])
+def test_experts_of_an_unknown_language_are_those_that_the_whisper_below_them_finds(batch, fill):
+    experts = ExpertTranscriber(random_experts(LANGS), TOKENIZER, SEARCH, fill)
+    below = PromptTranscriber(Whisper(tiny_whisper(), "30s" if fill else "none").eval(), TOKENIZER, None, LANGS, SEARCH)
+    found, hypotheses = below(*batch, None), experts(*batch, None)
+    assert [h.posteriors for h in hypotheses] == [pytest.approx(h.posteriors) for h in found]
+    languages = [h.language for h in found]
+    given = experts(*batch, languages)
+    assert [(h.language, h.tokens) for h in hypotheses] == [(h.language, h.tokens) for h in given]
+    assert given[0].posteriors is None
+
+
+def test_a_whisper_without_languages_to_choose_from_finds_none(batch):
     with pytest.raises(ValueError, match="expected languages to choose from, got none"):
         PromptTranscriber(Whisper(tiny_whisper()).eval(), TOKENIZER, None, (), SEARCH)(*batch, None)

@@ -174,6 +174,17 @@ def test_a_training_without_a_record_is_not_taken_for_this_one(data):
             start(data)
 
 
+def test_a_training_does_not_go_on_in_another_release_of_espnet(data):
+    args = LoLETask.parse_args(options(data))
+    args.version = "202511"
+    with training_folder(args):
+        Path(args.output_dir, "checkpoint.pth").touch()
+    args.version = "202611"
+    with pytest.raises(ValueError, match="holds another training: release of ESPnet: 202511, now 202611[.]"):
+        with training_folder(args):
+            pass
+
+
 def test_trained_again_when_asked_the_old_training_is_moved_aside(data):
     for number in (1, 2):
         folder = start(data, "--optim_conf", f"lr={number}", "--resume", "false")
@@ -191,4 +202,6 @@ def test_the_record_of_espnet_s_own_model_has_its_data(data):
     given = {"seed": 0, "train_shape_file": [], "valid_shape_file": [], "valid_data_path_and_name_and_type": []}
     given["train_data_path_and_name_and_type"] = [(f"{data}/train/wav.scp", "speech", "sound")]
     described = describe(argparse.Namespace(**given, ngpu=0))
-    assert described.keys() == {"seed", "train data"} and described["train data"]["utterances"] == 2
+    assert (
+        described.keys() == {"seed", "train data", "release of ESPnet"} and described["train data"]["utterances"] == 2
+    )

@@ -1,0 +1,1 @@
+"""Human speech from public repositories."""
