@@ -13,10 +13,8 @@ import math
 import multiprocessing
 import random
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
-from itertools import chain
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,10 +29,18 @@ from espnet_lole.whisper.model import Whisper
 from espnet_lole.whisper.tokenizer import WhisperTokenizer
 from lole_mini.sentences import LANGUAGES
 from lole_mini.speech import VARIANTS, split_texts, utterances
-from lole_mini.windows import Example, make_windows
 
 CTC_WEIGHT = 0.3
 TEMPORAL_MASK, MEL_MASK = 25, 12  # widest masks of SpecAugment, in frames and mel bins
+
+
+@dataclass(frozen=True)
+class Example:
+    """A training example: mel features (M, F) in float16, token ids (U,) from sot to eot, characters (C,) for CTC."""
+
+    mel: Tensor
+    tokens: Tensor
+    characters: Tensor
 
 
 def nano_config() -> WhisperConfig:
@@ -101,14 +107,9 @@ def mask_features(mel: Tensor, frames: Tensor, rng: random.Random) -> Tensor:
 
 
 def batch_loss(
-    model: Whisper,
-    ctc: nn.Linear,
-    vocabulary: SampledVocabulary,
-    tokenizer: WhisperTokenizer,
-    rng: random.Random,
-    batch: list[Example],
+    model: Whisper, ctc: nn.Linear, vocabulary: SampledVocabulary, batch: list[Example], rng: random.Random
 ) -> tuple[Tensor, Tensor]:
-    """Compute the mean cross-entropy of language, text and timestamps, and the auxiliary CTC loss."""
+    """Compute the mean cross-entropy of language and text tokens, and the auxiliary CTC loss."""
     frames = torch.tensor([e.mel.shape[1] for e in batch])
     mel = pad_sequence([e.mel.T for e in batch], batch_first=True).transpose(1, 2).float()  # (B, M, F)
     tokens = pad_sequence([e.tokens for e in batch], batch_first=True, padding_value=-100)  # (B, U)
@@ -120,8 +121,8 @@ def batch_loss(
     sizes = torch.tensor([len(e.characters) for e in batch])
     helper = F.ctc_loss(log_probs, characters, (frames + 1) // 2, sizes, zero_infinity=True)
     targets = tokens[:, 1:].clone()
-    given = torch.tensor([-100, tokenizer.transcribe, tokenizer.no_timestamps])
-    chosen = ~torch.isin(targets, given)
+    targets[:, 1:3] = -100  # <|transcribe|><|notimestamps|> are always given
+    chosen = targets != -100
     states = model.decode(tokens[:, :-1].clamp(min=0), encoded)[chosen]  # (N, D)
     return vocabulary.loss(states, model.model.proj_out.weight, targets[chosen]), helper
 
@@ -131,13 +132,12 @@ class SampledVocabulary:
 
     Args:
         examples: the corpus.
-        timestamps: ids of timestamps, which the windows of the last epochs have.
         size: V.
         sample: number of tokens to draw from those that never occur.
     """
 
-    def __init__(self, examples: list[Example], timestamps: Tensor, size: int, sample: int = 1024) -> None:
-        self.used = torch.unique(torch.cat([*(e.tokens for e in examples), timestamps]))
+    def __init__(self, examples: list[Example], size: int, sample: int = 1024) -> None:
+        self.used = torch.unique(torch.cat([e.tokens for e in examples]))
         occurs = torch.zeros(size, dtype=torch.bool).index_fill(0, self.used, True)
         self.unused = (~occurs).nonzero()[:, 0]
         self.place = occurs.cumsum(0) - 1  # index of a used token among the used ones
@@ -161,45 +161,33 @@ def train(args: argparse.Namespace) -> None:
     examples, characters = make_examples(args.utterances, tokenizer)
     hours = sum(e.mel.shape[1] for e in examples) / 360_000
     logging.info(f"{len(examples)} utterances, {hours:.1f} h, made in {time.perf_counter() - started:.0f} s")
-    backbone = WhisperForConditionalGeneration
-    model = Whisper(backbone.from_pretrained(args.init) if args.init else backbone(nano_config())).float().train()
-    ctc, size = nn.Linear(192, len(characters) + 1), model.model.config.vocab_size
-    vocabulary = SampledVocabulary(examples, torch.arange(tokenizer.timestamp_begin, size), size)
-    step = partial(batch_loss, model, ctc, vocabulary, tokenizer, rng)
+    model = Whisper(WhisperForConditionalGeneration(nano_config())).train()
+    ctc = nn.Linear(192, len(characters) + 1)
+    vocabulary = SampledVocabulary(examples, model.model.config.vocab_size)
     weights = [p for p in [*model.parameters(), *ctc.parameters()] if p.requires_grad]
-    if not args.init:
-        fit(step, weights, [batches(examples, args.seconds, rng) for _ in range(args.epochs)], args.lr)
-        save(model, args.output)
-    windows = (list(make_windows(examples, tokenizer, rng)) for _ in range(args.window_epochs))
-    fit(step, weights, [batches(epoch, args.seconds, rng) for epoch in windows], args.window_lr)
-    save(model, args.output)
-
-
-def fit(
-    losses_of: Callable[[list[Example]], tuple[Tensor, Tensor]],
-    weights: list[nn.Parameter],
-    epochs: list[list[list[Example]]],
-    lr: float,
-) -> None:
-    """Train the weights on the batches of each epoch, at a rate that rises to ``lr`` and falls to zero."""
-    optimizer = torch.optim.AdamW(weights, lr=lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-    steps, started, losses = sum(map(len, epochs)), time.perf_counter(), []
+    optimizer = torch.optim.AdamW(weights, lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    steps, started, step = args.epochs * len(batches(examples, args.seconds, random.Random(0))), time.perf_counter(), 0
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda n: min(n / 500, 0.5 + 0.5 * math.cos(math.pi * min(n / steps, 1.0)))
     )
-    for batch in chain.from_iterable(epochs):
-        with torch.autocast("cpu", torch.bfloat16):
-            loss, helper = losses_of(batch)
-        ((1 - CTC_WEIGHT) * loss + CTC_WEIGHT * helper).backward()
-        nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-        losses.append((loss.item(), helper.item()))
-        if len(losses) % 25 == 0:
-            left = (time.perf_counter() - started) / len(losses) * (steps - len(losses)) / 60
-            mean = np.mean(losses[-100:], axis=0)
-            logging.info(f"step {len(losses)}/{steps}: loss {mean[0]:.3f}, CTC {mean[1]:.3f}; {left:.0f} min left")
+    for epoch in range(1, args.epochs + 1):
+        losses: list[tuple[float, float]] = []
+        for batch in batches(examples, args.seconds, rng):
+            with torch.autocast("cpu", torch.bfloat16):
+                loss, helper = batch_loss(model, ctc, vocabulary, batch, rng)
+            ((1 - CTC_WEIGHT) * loss + CTC_WEIGHT * helper).backward()
+            nn.utils.clip_grad_norm_(weights, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+            step += 1
+            losses.append((loss.item(), helper.item()))
+            if step % 25 == 0:
+                left = (time.perf_counter() - started) / step * max(steps - step, 0) / 60
+                mean = np.mean(losses[-100:], axis=0)
+                losses_text = f"loss {mean[0]:.3f}, CTC {mean[1]:.3f}"
+                logging.info(f"epoch {epoch}, step {step}/{steps}: {losses_text}; {left:.0f} min left")
+        save(model, args.output)
 
 
 def save(model: Whisper, output: Path) -> None:
@@ -216,11 +204,6 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, required=True, help="folder to save the backbone in")
     parser.add_argument("--utterances", type=int, default=2500, help="utterances per language")
     parser.add_argument("--epochs", type=int, default=7)
-    parser.add_argument(
-        "--window_epochs", type=int, default=2, help="epochs on windows of several sentences and silence"
-    )
-    parser.add_argument("--window_lr", type=float, default=5e-4, help="peak learning rate of these epochs")
-    parser.add_argument("--init", help="backbone to start from: only the epochs on windows are trained")
     parser.add_argument("--seconds", type=float, default=60.0, help="seconds of audio in a batch")
     parser.add_argument("--lr", type=float, default=1.5e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)
