@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from functools import cache
 import regex
 
 from espnet_lole.languages import UNSPACED, lower
+from espnet_lole.whisper.assets import SPELLINGS
 
 DESCRIPTION = (
     "Whisper's `EnglishTextNormalizer` for en, the steps of `BasicTextNormalizer` for the other languages, but vowel "
@@ -47,9 +49,9 @@ def normalize(text: str, lang: str) -> str:
 @cache
 def _english() -> Callable[[str], str]:
     """Build Whisper's English normaliser at its first use: it reads a table of spellings."""
-    from whisper.normalizers import EnglishTextNormalizer
+    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer  # slow
 
-    return EnglishTextNormalizer()
+    return EnglishTextNormalizer(json.loads(SPELLINGS.read_text(encoding="utf-8")))
 
 
 def _normalize(text: str, lang: str) -> str:
