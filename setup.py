@@ -8,6 +8,7 @@ REQUIRES = [
     "transformers>=5.5,<6",  # before, a cache of fixed memory did not count its tokens
     "peft>=0.15",  # before, no function gave the pattern that a linear matches
     "jiwer",
+    "rapidfuzz>=3",
     "tiktoken",
     "soundfile",
     "kaldiio",
