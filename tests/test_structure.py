@@ -13,14 +13,14 @@ ANY_PART = {"config", "atomic_io", "languages", "ownership"}
 MAY_IMPORT = {
     "whisper": {"compat"},
     "lole": {"whisper", "compat", "systems"},
-    "data": set(),
+    "data": {"whisper"},
     "evaluation": {"whisper", "data", "systems"},
     "inference": {"whisper", "lole", "data", "compat", "systems"},
     "export": {"whisper", "lole", "data", "evaluation", "inference", "compat", "systems"},
 }
 """Folder that works without ESPnet -> what it may import of the package, besides itself."""
-WITH_ESPNET = {"espnet_model.py", "estimate.py", "tasks", "train", "bin"}
-"""What may import espnet2: the models, their training, and the commands of the recipe."""
+WITH_ESPNET = {"espnet_model.py", "estimate.py", "tasks", "train", "bin", "evaluation/normalize.py"}
+"""What may import espnet2: the models, their training, the commands of the recipe, and ESPnet's cleaners."""
 
 
 def imports(file: Path) -> set[str]:
@@ -58,9 +58,9 @@ def test_no_modules_import_each_other_in_a_circle():
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
-def test_espnet_is_imported_where_it_trains_alone(file):
+def test_espnet_is_imported_where_it_trains_alone_and_openai_whisper_nowhere(file):
     tops = {name.split(".")[0] for name in imports(file)}
-    assert "espnet" not in tops
+    assert not {"espnet", "whisper"} & tops  # ESPnet's own Whisper needs a fork of the latter
     path = file.relative_to(PACKAGE)
     if "espnet2" in tops:
         assert {path.parts[0], str(path)} & WITH_ESPNET

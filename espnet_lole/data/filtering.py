@@ -94,6 +94,6 @@ def _count_tokens(text: str) -> int:
     size = len(text.encode()) + 1  # the space before it
     if size <= MAX_TOKENS:
         return size
-    from whisper.tokenizer import get_encoding  # slow: imports torch
+    from espnet_lole.whisper.tokenizer import build_encoding  # slow: imports transformers
 
-    return len(get_encoding("multilingual").encode_ordinary(f" {text}"))
+    return len(build_encoding().encode_ordinary(f" {text}"))

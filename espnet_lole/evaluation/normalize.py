@@ -1,20 +1,29 @@
-"""Text normalisation as in Whisper's paper (arXiv 2212.04356, appendix C), with marks and capitals by language."""
+"""Text normalisation: Whisper's (arXiv 2212.04356, appendix C), one that keeps marks, and ESPnet's cleaners."""
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Callable
 from functools import cache
 
 import regex
+from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
 
 from espnet_lole.languages import UNSPACED, lower
+from espnet_lole.whisper.assets import SPELLINGS
 
-DESCRIPTION = (
-    "Whisper's `EnglishTextNormalizer` for en, the steps of `BasicTextNormalizer` for the other languages, but vowel "
-    "signs and other marks are part of their word, and lower case follows the language"
-)
+Normalizer = Callable[[str, str], str]
+"""Normalises a text of a language: words with one space between them."""
+DEFAULT = "whisper_marks"
+DESCRIPTIONS = {
+    "whisper_marks": "Whisper's `EnglishTextNormalizer` for en, the steps of `BasicTextNormalizer` for the other "
+    "languages, but vowel signs and other marks are part of their word, and lower case follows the language",
+    "whisper": "Whisper's `EnglishTextNormalizer` for en, its `BasicTextNormalizer` for the other languages",
+    "none": "none, but one space between words",
+}
+"""Name of a normalisation -> what it does."""
 
 _BRACKETED = (re.compile(r"[<\[][^>\]]*[>\]]"), re.compile(r"\([^)]+?\)"))
 _INVISIBLE = regex.compile(r"\p{Default_Ignorable_Code_Point}")
@@ -25,7 +34,7 @@ _RECOMPOSED = {"\u0e4d\u0e32": "\u0e33", "\u0ecd\u0eb2": "\u0eb3"}
 
 
 def normalize(text: str, lang: str) -> str:
-    """Normalise a reference or a hypothesis.
+    """Normalise a reference or a hypothesis, by the default ``whisper_marks``.
 
     English gets Whisper's ``EnglishTextNormalizer``. Every other language gets the steps of its
     ``BasicTextNormalizer``: no text in brackets, NFKC, a space for every symbol and punctuation character, lower case.
@@ -44,12 +53,49 @@ def normalize(text: str, lang: str) -> str:
     return " ".join((_english()(text) if lang == "en" else _normalize(text, lang)).split())
 
 
-@cache
-def _english() -> Callable[[str], str]:
-    """Build Whisper's English normaliser at its first use: it reads a table of spellings."""
-    from whisper.normalizers import EnglishTextNormalizer
+def find_normalizer(name: str) -> Normalizer:
+    """Return a normalisation.
 
-    return EnglishTextNormalizer()
+    Args:
+        name: one of ``DESCRIPTIONS``, or a cleaner of ESPnet such as ``tacotron``, for references and hypotheses.
+
+    Raises:
+        ValueError: there is none of this name, or ESPnet, or what its cleaner needs, is not installed.
+    """
+    if name == DEFAULT:
+        return normalize
+    clean = {"whisper": _whisper, "none": lambda text, _lang: text}.get(name) or _espnet_cleaner(name)
+    return lambda text, lang: " ".join(clean(text, lang).split())
+
+
+def describe(name: str) -> str:
+    """Describe a normalisation for the files of results."""
+    return DESCRIPTIONS.get(name, f"ESPnet's cleaner `{name}`")
+
+
+def _whisper(text: str, lang: str) -> str:
+    return (_english() if lang == "en" else BasicTextNormalizer())(text)
+
+
+@cache
+def _english() -> EnglishTextNormalizer:
+    """Build Whisper's English normaliser at its first use: it reads a table of spellings."""
+    return EnglishTextNormalizer(json.loads(SPELLINGS.read_text(encoding="utf-8")))
+
+
+def _espnet_cleaner(name: str) -> Normalizer:
+    """Build a cleaner of ESPnet, and try it: some lack their packages."""
+    choices = f"choose from {' '.join(DESCRIPTIONS)}, or a cleaner of ESPnet such as tacotron"
+    try:
+        from espnet2.text.cleaner import TextCleaner
+
+        cleaner = TextCleaner(name)
+        cleaner("a")
+    except ImportError as error:
+        raise ValueError(f"--normalize {name}: ESPnet's cleaners cannot be imported ({error}): {choices}") from error
+    except RuntimeError as error:
+        raise ValueError(f"--normalize {name}: ESPnet says '{error}': install what it needs, or {choices}") from error
+    return lambda text, _lang: cleaner(text)
 
 
 def _normalize(text: str, lang: str) -> str:
@@ -68,6 +114,14 @@ def wer_or_cer(lang: str) -> str:
     return "cer" if lang in UNSPACED else "wer"
 
 
-def remove_spaces(text: str, lang: str, metric: str) -> str:
-    """Remove the spaces from a normalised text for the CER of a language written without them."""
-    return "".join(text.split()) if metric == "cer" and lang in UNSPACED else text
+def units(text: str, lang: str, metric: str) -> list[str]:
+    """Divide a normalised text into what is counted: words, or characters.
+
+    A space between words is a character, but in languages written without spaces there is none.
+
+    Args:
+        text: words with one space between them.
+        lang: its language.
+        metric: ``wer`` or ``cer``.
+    """
+    return text.split() if metric == "wer" else list("".join(text.split()) if lang in UNSPACED else text)

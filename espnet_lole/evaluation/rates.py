@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-import jiwer
+from rapidfuzz.distance import Levenshtein
 
 from espnet_lole.data.kaldi import read_table
-from espnet_lole.evaluation.normalize import normalize, remove_spaces, wer_or_cer
+from espnet_lole.evaluation.normalize import Normalizer, normalize, units, wer_or_cer
 from espnet_lole.languages import check_language
 
 METRICS = ("wer", "cer")
@@ -48,7 +47,12 @@ class Counts:
     @property
     def error_rate(self) -> float:
         """(substitutions + deletions + insertions) / units, in percent; can exceed 100."""
-        return 100 * (self.substitutions + self.deletions + self.insertions) / self.units
+        return 100 * self.errors / self.units
+
+    @property
+    def errors(self) -> int:
+        """Substitutions, deletions and insertions."""
+        return self.substitutions + self.deletions + self.insertions
 
     @property
     def percentages(self) -> tuple[float, ...]:
@@ -63,12 +67,17 @@ class Counts:
 
 @dataclass(frozen=True)
 class Pair:
-    """A normalised reference and hypothesis; ``lang`` is the reference's language."""
+    """A normalised reference and hypothesis; ``lang`` is the reference's language, ``speaker`` that of the audio."""
 
     utt: str
     lang: str
     ref: str
     hyp: str
+    speaker: str = ""
+
+    def units(self, metric: str) -> tuple[list[str], list[str]]:
+        """Return the words (``wer``) or characters (``cer``) of reference and hypothesis."""
+        return units(self.ref, self.lang, metric), units(self.hyp, self.lang, metric)
 
 
 @dataclass
@@ -78,14 +87,14 @@ class SetScore:
     Attributes:
         name: the test set.
         counts: ``wer``, ``cer`` or ``wer_or_cer`` -> language -> counts.
-        alignments: ``wer`` or ``cer`` -> the alignments of all utterances, to read.
+        pairs: its references and hypotheses.
         rtf: real-time factor, if the decoding wrote one.
         confusion: true language -> predicted language -> utterances, if the system predicts it.
     """
 
     name: str
     counts: dict[str, dict[str, Counts]] = field(default_factory=dict)
-    alignments: dict[str, str] = field(default_factory=dict)
+    pairs: list[Pair] = field(default_factory=list)
     rtf: float | None = None
     confusion: dict[str, Counter[str]] = field(default_factory=dict)
 
@@ -95,7 +104,13 @@ class SetScore:
         return list(self.counts["wer"])
 
 
-def make_pairs(refs: Mapping[str, str], hyps: Mapping[str, str], langs: Mapping[str, str], where: Path) -> list[Pair]:
+def make_pairs(
+    refs: Mapping[str, str],
+    hyps: Mapping[str, str],
+    langs: Mapping[str, str],
+    where: Path,
+    normalizer: Normalizer = normalize,
+) -> list[Pair]:
     """Normalise and pair texts.
 
     Args:
@@ -103,6 +118,7 @@ def make_pairs(refs: Mapping[str, str], hyps: Mapping[str, str], langs: Mapping[
         hyps: utterance -> hypothesis.
         langs: utterance -> language of the reference.
         where: file or folder of the hypotheses, for error messages.
+        normalizer: normalises references and hypotheses.
 
     Returns:
         A pair for each reference.
@@ -117,7 +133,8 @@ def make_pairs(refs: Mapping[str, str], hyps: Mapping[str, str], langs: Mapping[
     for lang in {langs[utt] for utt in refs}:
         check_language(lang, where)
     pairs = [
-        Pair(utt, langs[utt], normalize(ref, langs[utt]), normalize(hyps[utt], langs[utt])) for utt, ref in refs.items()
+        Pair(utt, langs[utt], normalizer(ref, langs[utt]), normalizer(hyps[utt], langs[utt]))
+        for utt, ref in refs.items()
     ]
     if not pairs:
         raise ValueError(f"{where}: nothing to score, as there is no reference")
@@ -132,14 +149,6 @@ def _require_all(utts: Collection[str], table: Collection[str], what: str, where
         raise ValueError(f"{where}: {len(missing)} of {len(utts)} utterances have no {what}: {' '.join(missing[:5])}")
 
 
-def align(pairs: Sequence[Pair], metric: str) -> jiwer.WordOutput | jiwer.CharacterOutput:
-    """Align pairs by word (``wer``) or by character (``cer``, where a space between words is a character)."""
-    process = {"wer": jiwer.process_words, "cer": jiwer.process_characters}[metric]
-    return process(
-        *([remove_spaces(getattr(pair, side), pair.lang, metric) for pair in pairs] for side in ("ref", "hyp"))
-    )
-
-
 def count(pairs: Sequence[Pair], metric: str) -> Counts:
     """Count the errors of pairs.
 
@@ -150,23 +159,56 @@ def count(pairs: Sequence[Pair], metric: str) -> Counts:
     Returns:
         Sums over the pairs.
     """
-    output = align(pairs, metric)
+    return sum((_count_pair(*pair.units(metric)) for pair in pairs), Counts())
+
+
+def _count_pair(ref: Sequence[str], hyp: Sequence[str]) -> Counts:
+    """Count the errors of the alignment that ``sclite`` finds: the least weight, 4 a substitution and 3 another error.
+
+    This is the fewest errors but for rare cases in which one more has more correct units.
+    """
+    many = len(ref) + len(hyp) + 1  # more than there can be errors
+    weight, errors = divmod(_distance(ref, hyp, 3 * many + 1, 4 * many + 1), many)  # of this weight, the fewest errors
+    most = -_distance(ref, hyp, 3 * many - 1, 4 * many - 1) % many
+    if errors < most:
+        errors = _errors_of_sclite(ref, hyp)
+    substitutions = weight - 3 * errors
+    deletions = (errors - substitutions + len(ref) - len(hyp)) // 2
     return Counts(
-        sentences=len(output.alignments),
-        units=output.hits + output.substitutions + output.deletions,
-        correct=output.hits,
-        substitutions=output.substitutions,
-        deletions=output.deletions,
-        insertions=output.insertions,
-        sentence_errors=sum(any(chunk.type != "equal" for chunk in chunks) for chunks in output.alignments),
-        empty=sum(not pair.ref for pair in pairs),
+        sentences=1,
+        units=len(ref),
+        correct=len(ref) - substitutions - deletions,
+        substitutions=substitutions,
+        deletions=deletions,
+        insertions=errors - substitutions - deletions,
+        sentence_errors=int(errors > 0),
+        empty=int(not ref),
     )
 
 
-def draw_alignments(pairs: Sequence[Pair], metric: str) -> str:
-    """Draw the alignment of each pair for a person to read: S, D and I stand below the errors."""
-    text = jiwer.visualize_alignment(align(pairs, metric), show_measures=False, skip_correct=False)
-    return re.sub(r"(?m)^=== SENTENCE (\d+) ===$", lambda match: f"=== {pairs[int(match[1]) - 1].utt} ===", text)
+def _distance(ref: Sequence[str], hyp: Sequence[str], gap: int, substitution: int) -> int:
+    return Levenshtein.distance(ref, hyp, weights=(gap, gap, substitution))
+
+
+def _errors_of_sclite(ref: Sequence[str], hyp: Sequence[str]) -> int:
+    """Count the errors of the alignment that ``sclite`` takes of those with the least weight.
+
+    Of equal weights, its ``net_dp.c`` prefers a pair of units to an insertion, and this to a deletion.
+    """
+    above = [(3 * i, i) for i in range(len(hyp) + 1)]  # weight and errors up to each unit of the hypothesis
+    for unit in ref:
+        row = [(above[0][0] + 3, above[0][1] + 1)]
+        for i, other in enumerate(hyp):
+            wrong = unit != other
+            paired, deleted, inserted = above[i][0] + 4 * wrong, above[i + 1][0] + 3, row[i][0] + 3
+            if paired <= deleted and paired <= inserted:
+                row.append((paired, above[i][1] + wrong))
+            elif deleted < inserted:
+                row.append((deleted, above[i + 1][1] + 1))
+            else:
+                row.append((inserted, row[i][1] + 1))
+        above = row
+    return above[-1][1]
 
 
 def read_rtf(path: Path) -> float | None:
@@ -203,33 +245,41 @@ def read_confusion(predicted_path: Path, true_path: Path) -> dict[str, Counter[s
     return confusion
 
 
-def score_set(decode_dir: Path, dumpdir: Path, test_set: str, predicts_language: bool = False) -> SetScore:
+def score_set(
+    decode_dir: Path,
+    dumpdir: Path,
+    test_set: str,
+    predicts_language: bool = False,
+    normalizer: Normalizer = normalize,
+) -> SetScore:
     """Score a test set by word and by character, each language separately.
 
     Args:
         decode_dir: holds ``<test_set>/text`` and, possibly, ``<test_set>/rtf``.
-        dumpdir: holds ``<test_set>/{text,utt2lang}``.
+        dumpdir: holds ``<test_set>/{text,utt2lang}`` and, possibly, ``utt2spk``.
         test_set: name of the set.
         predicts_language: read the predicted languages in ``<decode_dir>/<test_set>/lang``.
+        normalizer: normalises references and hypotheses.
 
     Returns:
-        Counts and alignments of the set.
+        Pairs and counts of the set.
 
     Raises:
         FileNotFoundError: a file does not exist.
         ValueError: a file is incomplete, or a language has no reference to score.
     """
-    refs, langs = (read_table(dumpdir / test_set / name) for name in ("text", "utt2lang"))
-    decoded = decode_dir / test_set
-    pairs = make_pairs(refs, read_table(decoded / "text"), langs, decoded)
-    score = SetScore(test_set, rtf=read_rtf(decoded / "rtf"))
+    data, decoded = dumpdir / test_set, decode_dir / test_set
+    refs, langs = (read_table(data / name) for name in ("text", "utt2lang"))
+    speakers = read_table(data / "utt2spk") if (data / "utt2spk").is_file() else {}
+    pairs = make_pairs(refs, read_table(decoded / "text"), langs, decoded, normalizer)
+    pairs = [replace(pair, speaker=speakers.get(pair.utt, pair.utt)) for pair in pairs]
+    score = SetScore(test_set, pairs=pairs, rtf=read_rtf(decoded / "rtf"))
     if predicts_language:
-        score.confusion = read_confusion(decoded / "lang", dumpdir / test_set / "utt2lang")
+        score.confusion = read_confusion(decoded / "lang", data / "utt2lang")
     groups = {
         lang: [pair for pair in pairs if pair.lang == lang] for lang in dict.fromkeys(pair.lang for pair in pairs)
     }
     for metric in METRICS:
         score.counts[metric] = {lang: count(group, metric) for lang, group in groups.items()}
-        score.alignments[metric] = draw_alignments(pairs, metric)
     score.counts["wer_or_cer"] = {lang: score.counts[wer_or_cer(lang)][lang] for lang in groups}
     return score

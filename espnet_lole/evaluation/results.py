@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 
 from espnet_lole.atomic_io import write_text_atomic
+from espnet_lole.evaluation.normalize import DEFAULT, find_normalizer
 from espnet_lole.evaluation.rates import Counts, SetScore, score_set
 from espnet_lole.evaluation.resources import INFERENCE, TRAINING, read_resources
 from espnet_lole.systems import SCENARIOS, base_system
@@ -49,23 +50,26 @@ class Decoded:
         """System and scenario."""
         return self.system, self.scenario
 
-    def score(self, dumpdir: Path, test_sets: Collection[str]) -> SystemScore:
-        """Score the test sets.
+    def score(self, dumpdir: Path, test_sets: Collection[str], normalization: str = DEFAULT) -> SystemScore:
+        """Score the test sets, with a normalisation of ``find_normalizer``.
 
         Raises:
             FileNotFoundError: a file does not exist.
-            ValueError: a file is not as expected.
+            ValueError: a file is not as expected, or there is no such normalisation.
         """
         predicts_language = self.scenario == "agnostic" and not base_system(self.system).startswith("espnet")
-        return SystemScore(self, [score_set(self.decode_dir, dumpdir, name, predicts_language) for name in test_sets])
+        options = predicts_language, find_normalizer(normalization)
+        sets = [score_set(self.decode_dir, dumpdir, name, *options) for name in test_sets]
+        return SystemScore(self, sets, normalization)
 
 
 @dataclass(frozen=True)
 class SystemScore:
-    """The scores of a decoded system on its test sets."""
+    """The scores of a decoded system on its test sets, whose texts were normalised so."""
 
     decoded: Decoded
     sets: list[SetScore]
+    normalization: str = DEFAULT
 
     @property
     def languages(self) -> list[str]:

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import transformers
-import whisper as openai_whisper
 from transformers import GenerationConfig
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
+from espnet_lole.whisper.assets import VOCABULARY
 from espnet_lole.whisper.model import Whisper
 from espnet_lole.whisper.tokenizer import WhisperTokenizer
 
-VOCABULARY = str(Path(openai_whisper.__file__).parent / "assets" / "multilingual.tiktoken")
 FILES = ("*config.json", "model*.safetensors", "model*.json", "tokenizer.json", "README.md")
 """What older versions wrote into the folder of a Whisper."""
 
@@ -90,14 +89,14 @@ def generation_config(whisper: Whisper, tokenizer: WhisperTokenizer, languages: 
 
 
 def transformers_tokenizer(tokenizer: WhisperTokenizer) -> transformers.WhisperTokenizer:
-    """Build the tokenizer of transformers from the vocabulary that openai-whisper ships."""
-    vocabulary, merges = TikTokenConverter(VOCABULARY).extract_vocab_merges_from_model(VOCABULARY)
-    tasks = ["translate", "transcribe", "startoflm", "startofprev", "nospeech", "notimestamps"]
+    """Build the tokenizer of transformers from the vocabulary of ours."""
+    vocabulary, merges = TikTokenConverter().extract_vocab_merges_from_model(str(VOCABULARY))
+    first_time = tokenizer.timestamp_begin - tokenizer.eot
     converted = transformers.WhisperTokenizer(
         vocab=vocabulary | {"<|endoftext|>": tokenizer.eot},
         merges=merges,
         pad_token="<|endoftext|>",
-        extra_special_tokens=[f"<|{name}|>" for name in ("startoftranscript", *tokenizer.languages, *tasks)],
+        extra_special_tokens=tokenizer.special[1:first_time],
     )
-    converted.add_tokens([f"<|{0.02 * i:.2f}|>" for i in range(1501)])
+    converted.add_tokens(tokenizer.special[first_time:])
     return converted

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import html
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-from whisper.utils import SubtitlesWriter, WriteSRT, WriteVTT
 
 from espnet_lole.inference.subtitles import Cue, cues
 
@@ -79,13 +76,18 @@ class Result:
 
 def srt(segments: Sequence[Segment]) -> str:
     """Format subtitles as SubRip; segments without text are left out."""
-    return _subtitles(WriteSRT(""), _cues(segments))
+    return "".join(
+        f"{i}\n{_time(start, ',')} --> {_time(end, ',')}\n{text.replace('-->', '->')}\n\n"
+        for i, (start, end, text) in enumerate(_cues(segments), 1)
+    )
 
 
 def vtt(segments: Sequence[Segment]) -> str:
     """Format subtitles as WebVTT; segments without text are left out."""
-    escaped = [(start, end, html.escape(text, quote=False)) for start, end, text in _cues(segments)]
-    return _subtitles(WriteVTT(""), escaped)
+    return "WEBVTT\n\n" + "".join(
+        f"{_time(start, '.')} --> {_time(end, '.')}\n{html.escape(text, quote=False)}\n\n"
+        for start, end, text in _cues(segments)
+    )
 
 
 def _cues(segments: Sequence[Segment]) -> list[Cue]:
@@ -93,8 +95,7 @@ def _cues(segments: Sequence[Segment]) -> list[Cue]:
     return [cue for s in segments if s.text.strip() for cue in cues(s.start, s.end, s.text)]
 
 
-def _subtitles(writer: SubtitlesWriter, shown: Sequence[Cue]) -> str:
-    """Format cues, their texts escaped, with a writer of openai-whisper."""
-    file = io.StringIO()
-    writer.write_result({"segments": [{"start": s, "end": e, "text": text} for s, e, text in shown]}, file)
-    return file.getvalue()
+def _time(seconds: float, mark: str) -> str:
+    """Format a time as ``hours:minutes:seconds``, a mark, and milliseconds."""
+    minutes, milliseconds = divmod(round(1000 * seconds), 60_000)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{milliseconds // 1000:02d}{mark}{milliseconds % 1000:03d}"

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import WhisperConfig, WhisperForConditionalGeneration
-from whisper import _ALIGNMENT_HEADS
 
 from espnet_lole.whisper.sizes import Size
 from espnet_lole.whisper.tokenizer import WhisperTokenizer
@@ -36,6 +35,19 @@ _NAMES = (  # part of a name there -> in transformers; the order matters
     ("token_embedding.", "embed_tokens."),
     ("positional_embedding", "embed_positions.weight"),
 )
+_ALIGNMENT_HEADS = {
+    "tiny": "ABzY8bu8Lr0{>%RKn9Fp%m@SkK7Kt=7ytkO",
+    "base": "ABzY8KQ!870{>%RzyTQH3`Q^yNP!>##QT-<FaQ7m",
+    "small": "ABzY8DmU6=0{>%Rpa?J`kvJ6qF(V^F86#Xh7JUGMK}P<N0000",
+    "medium": "ABzY8B0Jh+0{>%R7}kK1fFL7w6%<-Pf*t^=N)Qr&0RR9",
+    "large-v1": "ABzY8r9j$a0{>%R7#4sLmoOs{s)o3~84-RPdcFk!JR<kSfC2yj",
+    "large-v2": "ABzY8zd+h!0{>%R7=D0pU<_bnWW*tkYAhobTNnu$jnkEkXqp)j;w1Tzk)UH3X%SZd&fFZ2fC2yj",
+    "large-v3": "ABzY8gWO1E0{>%R7(9S+Kn!D~%ngiGaR?*L!iJG9p-nab0JQ=-{D1-g00",
+    "large-v3-turbo": "ABzY8j^C+e0{>%RARaKHP%t(lGR*)0g!tONPyhe`",
+}
+"""Name of a multilingual checkpoint -> its heads whose attention follows time, as in openai/whisper: a boolean per head
+of each decoder layer, zipped, in base 85."""
+_OTHER_NAMES = {"large": "large-v3", "turbo": "large-v3-turbo"}
 _HEADS_BY_SIZE = {
     (4, 6, 80): "tiny",
     (6, 8, 80): "base",
@@ -94,7 +106,7 @@ def configure_generation(model: WhisperForConditionalGeneration, name: str) -> N
     generation.suppress_tokens = tokenizer.suppressed
     generation.begin_suppress_tokens = [*tokenizer.encode("", "en"), tokenizer.eot]
     size = config.decoder_layers, config.decoder_attention_heads, config.num_mel_bins
-    names = [name, _HEADS_BY_SIZE.get(size)]
+    names = [_OTHER_NAMES.get(name, name), _HEADS_BY_SIZE.get(size)]
     if known := next((_ALIGNMENT_HEADS[n] for n in names if n in _ALIGNMENT_HEADS), None):
         flags = np.frombuffer(gzip.decompress(base64.b85decode(known)), dtype=bool)
         if flags.size == size[0] * size[1]:

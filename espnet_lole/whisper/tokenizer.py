@@ -1,14 +1,31 @@
-"""Whisper's tokens without a network: openai-whisper carries the vocabulary of every multilingual checkpoint."""
+"""Whisper's tokens without a network: the vocabulary of every multilingual checkpoint is in ``assets``."""
 
 from __future__ import annotations
 
-from functools import cached_property
+import base64
+from functools import cache, cached_property
 
-from whisper.tokenizer import LANGUAGES, get_tokenizer
+import tiktoken
+from transformers.models.whisper.configuration_whisper import NON_SPEECH_TOKENS_MULTI
 
-from espnet_lole.languages import UNSPACED, check_language
+from espnet_lole.languages import UNSPACED, check_language, whisper_languages
+from espnet_lole.whisper.assets import VOCABULARY
 
+_WORDS = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+"""What no token extends beyond, from openai/whisper."""
 _NUM_LANGUAGES = {51865: 99, 51866: 100}
+
+
+@cache
+def build_encoding(num_languages: int = 99) -> tiktoken.Encoding:
+    """Build the encoding of texts and special tokens; a text is encoded without special tokens in it."""
+    lines = VOCABULARY.read_text(encoding="ascii").splitlines()
+    ranks = {base64.b64decode(token): int(rank) for token, rank in map(str.split, lines)}
+    tasks = ("translate", "transcribe", "startoflm", "startofprev", "nospeech", "notimestamps")
+    times = (f"{0.02 * i:.2f}" for i in range(1501))
+    names = ("endoftext", "startoftranscript", *list(whisper_languages())[:num_languages], *tasks, *times)
+    special = {f"<|{name}|>": len(ranks) + i for i, name in enumerate(names)}
+    return tiktoken.Encoding(VOCABULARY.name, pat_str=_WORDS, mergeable_ranks=ranks, special_tokens=special)
 
 
 class WhisperTokenizer:
@@ -28,24 +45,30 @@ class WhisperTokenizer:
                 f"{vocab_size}: English-only checkpoints (*.en) have no language tokens; take one without .en"
             )
         self.vocab_size = vocab_size
-        self._tokenizer = get_tokenizer(True, num_languages=_NUM_LANGUAGES[vocab_size])
-        self.sot: int = self._tokenizer.sot
-        self.eot: int = self._tokenizer.eot
-        self.transcribe: int = self._tokenizer.transcribe
-        self.no_timestamps: int = self._tokenizer.no_timestamps
-        self.timestamp_begin: int = self._tokenizer.timestamp_begin
+        self._encoding = build_encoding(_NUM_LANGUAGES[vocab_size])
+        self.eot, self.sot, self.transcribe, self.no_timestamps = map(
+            self._encoding.encode_single_token,
+            ("<|endoftext|>", "<|startoftranscript|>", "<|transcribe|>", "<|notimestamps|>"),
+        )
+        self.timestamp_begin = self.no_timestamps + 1
 
     @cached_property
     def languages(self) -> dict[str, int]:
         """Language code -> token id."""
-        codes = list(LANGUAGES)[: _NUM_LANGUAGES[self.vocab_size]]
+        codes = list(whisper_languages())[: _NUM_LANGUAGES[self.vocab_size]]
         return {code: self.sot + 1 + i for i, code in enumerate(codes)}
+
+    @cached_property
+    def special(self) -> list[str]:
+        """All special tokens in the order of their ids, from ``<|endoftext|>`` to the last timestamp."""
+        return sorted(self._encoding.special_tokens_set, key=self._encoding.encode_single_token)
 
     @cached_property
     def suppressed(self) -> list[int]:
         """Tokens that OpenAI's decoding never predicts: special ones, and marks that are no speech, such as ``♪``."""
-        special = ("sot", "sot_prev", "sot_lm", "no_speech", "transcribe", "translate")
-        return sorted({*self._tokenizer.non_speech_tokens, *(getattr(self._tokenizer, name) for name in special)})
+        marks = (i for i in NON_SPEECH_TOKENS_MULTI if i < self.eot)
+        tasks = set(range(self.sot + 1 + len(self.languages), self.no_timestamps))
+        return sorted({*marks, self.sot, *tasks})
 
     def language(self, lang: str) -> int:
         """Return the token id of a language.
@@ -65,14 +88,14 @@ class WhisperTokenizer:
 
     def encode(self, text: str, lang: str) -> list[int]:
         """Encode a text, which starts with a space in languages that use them, as in Whisper's training."""
-        return self._tokenizer.encoding.encode_ordinary(text.strip() if lang in UNSPACED else " " + text.strip())
+        return self._encoding.encode_ordinary(text.strip() if lang in UNSPACED else " " + text.strip())
 
     def decode(self, ids: list[int]) -> str:
         """Decode token ids to one line of text without special tokens; a space stands for each line break."""
-        text = self._tokenizer.encoding.decode([i for i in ids if i < self.eot])
+        text = self._encoding.decode([i for i in ids if i < self.eot])
         return " ".join(line for line in map(str.strip, text.splitlines()) if line)
 
     def pieces(self, ids: list[int]) -> list[str]:
         """Return each token as a token file shows it: spaces as ``▁``, incomplete UTF-8 in hexadecimal."""
-        raw = [self._tokenizer.encoding.decode_single_token_bytes(i) for i in ids]
+        raw = [self._encoding.decode_single_token_bytes(i) for i in ids]
         return [piece.decode("utf-8", "backslashreplace").replace(" ", "▁").replace("\n", "\\n") for piece in raw]

@@ -81,7 +81,7 @@ def random_pair(rng: random.Random, lang: str) -> tuple[list[str], list[str]]:
 
 @pytest.mark.parametrize("metric", ["wer", "cer"])
 def test_counts_are_those_of_the_words_that_a_text_was_made_of(metric: str, tmp_path) -> None:
-    rng = random.Random(metric)
+    rng, fewest = random.Random(metric), 0
     for _ in range(EXAMPLES):
         lang = rng.choice(SPACED if metric == "wer" else UNSPACED)
         ref, hyp = random_pair(rng, lang)
@@ -89,12 +89,14 @@ def test_counts_are_those_of_the_words_that_a_text_was_made_of(metric: str, tmp_
         counts = count(make_pairs(*texts, dict.fromkeys("ab", lang), tmp_path), metric)
         units = [side if metric == "wer" else list("".join(side)) for side in (ref, hyp)]
         same = 1 if metric == "wer" else 4
-        errors = counts.substitutions + counts.deletions + counts.insertions
-        assert errors == editdistance.eval(*units), (lang, texts)
+        least = editdistance.eval(*units)  # sclite's weights may give more errors, of which more are no substitutions
+        assert least <= counts.errors and (counts.errors == least or counts.substitutions < least), (lang, texts)
+        fewest += counts.errors == least
         assert counts.units == len(units[0]) + same and counts.sentences == 2 and counts.empty == (not ref)
         assert counts.sentence_errors == (ref != hyp if metric == "wer" else "".join(ref) != "".join(hyp))
-        if ref and metric == "wer":
+        if ref and metric == "wer" and counts.errors == least:
             assert counts.error_rate == pytest.approx(100 * jiwer.wer([" ".join(ref), "eins"], [" ".join(hyp), "eins"]))
+    assert fewest >= 0.95 * EXAMPLES
 
 
 def test_english_is_whispers_for_any_text() -> None:

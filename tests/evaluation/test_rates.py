@@ -11,7 +11,8 @@ import editdistance
 import jiwer
 import pytest
 
-from espnet_lole.evaluation.rates import Counts, Pair, count, draw_alignments, make_pairs, read_confusion, read_rtf
+from espnet_lole.evaluation.rates import Counts, Pair, count, make_pairs, read_confusion, read_rtf
+from espnet_lole.evaluation.sclite import draw_alignments
 
 
 def pairs(refs: Sequence[str], hyps: Sequence[str], lang: str = "de") -> list[Pair]:
@@ -55,12 +56,18 @@ def test_counts_by_hand() -> None:
         ("a a b b", "a b", 0, 2, 0),
         ("the cat is on the mat", "a cat on the red mat", 1, 1, 1),
         ("one two", "three four five", 2, 0, 1),
+        ("a a b", "b c c", 3, 0, 0),  # three substitutions weigh as much as two deletions and two insertions
+        ("b b a b c", "a c d b", 0, 3, 2),  # and so do these, but sclite comes to more errors
+        ("a a a c b", "c b d d c", 0, 3, 3),
+        ("b c b b a a b", "a d a c d d b c", 3, 2, 3),  # neither the fewest nor the most errors of the least weight
+        ("a a a b b", "b b c d d", 0, 3, 3),  # the least weight has more errors than five substitutions
+        ("a a c a b c b b a", "b b b a a d a d d", 3, 3, 3),
     ],
 )
 def test_errors_are_divided_as_by_sclite(
     ref: str, hyp: str, substitutions: int, deletions: int, insertions: int
 ) -> None:
-    """Counted by hand, from alignments of least cost with the weights of sclite: 4 a substitution, 3 an insertion."""
+    """As sclite 2.10 prints them, which weights a substitution 4 and another error 3."""
     counts = count(pairs([ref], [hyp]), "wer")
     assert (counts.substitutions, counts.deletions, counts.insertions) == (substitutions, deletions, insertions)
 

@@ -12,7 +12,7 @@ def test_subtitles_have_a_cue_for_each_segment_with_text():
         "1\n00:00:00,000 --> 00:00:01,500\na < b & c\n\n2\n01:01:01,062 --> 01:01:02,000\n1 -> 2\n\n"
     )
     assert vtt(SEGMENTS) == (
-        "WEBVTT\n\n00:00.000 --> 00:01.500\na &lt; b &amp; c\n\n01:01:01.062 --> 01:01:02.000\n1 --&gt; 2\n\n"
+        "WEBVTT\n\n00:00:00.000 --> 00:00:01.500\na &lt; b &amp; c\n\n01:01:01.062 --> 01:01:02.000\n1 --&gt; 2\n\n"
     )
 
 

@@ -1,4 +1,8 @@
+import random
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from whisper.tokenizer import get_tokenizer
 
 from espnet_lole.whisper.tokenizer import WhisperTokenizer
@@ -15,8 +19,33 @@ def test_special_tokens_are_openais(size):
     tokenizer, oracle = WhisperTokenizer(size), get_tokenizer(True, num_languages=size - 51766)
     for name in ("sot", "eot", "transcribe", "no_timestamps", "timestamp_begin"):
         assert getattr(tokenizer, name) == getattr(oracle, name)
+    assert {token: tokenizer.eot + i for i, token in enumerate(tokenizer.special)} == oracle.special_tokens
+    special = [oracle.sot, oracle.sot_prev, oracle.sot_lm, oracle.no_speech, oracle.transcribe, oracle.translate]
+    assert tokenizer.suppressed == sorted({*oracle.non_speech_tokens, *special})
     codes = dict(zip(oracle.all_language_codes, oracle.all_language_tokens, strict=True))
     assert tokenizer.languages == codes and len(codes) == size - 51766
+
+
+@pytest.mark.parametrize("size", [51865, 51866])
+def test_every_token_is_openais(size):
+    """The bytes of each token, and random tokens to text."""
+    tokenizer, oracle = WhisperTokenizer(size), get_tokenizer(True, num_languages=size - 51766)
+    ids = list(range(size))
+    raw = [oracle.encoding.decode_single_token_bytes(i) for i in ids]
+    assert tokenizer.pieces(ids) == [
+        piece.decode("utf-8", "backslashreplace").replace(" ", "▁").replace("\n", "\\n") for piece in raw
+    ]
+    for number in range(100):
+        some = random.Random(number).choices(ids, k=30)
+        text = oracle.encoding.decode([i for i in some if i < oracle.eot])
+        assert tokenizer.decode(some) == " ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+@given(st.text() | st.lists(st.sampled_from(["<|de|>", "<|0.00|>", " '", "'ll", "१२", "Straße", "好"])).map("".join))
+def test_any_text_is_encoded_as_openai_does(text):
+    oracle = get_tokenizer(True).encoding
+    for lang, start in (("de", " "), ("zh", "")):
+        assert WhisperTokenizer(51865).encode(text, lang) == oracle.encode_ordinary(start + text.strip())
 
 
 @pytest.mark.parametrize(("lang", "text"), [("de", "siebzehn Äpfel"), ("zh", "二十四摄氏度"), ("ru", "три рубля")])

@@ -43,6 +43,9 @@ resume=true          # false: train again; earlier trainings are moved to <exper
 inference_config=conf/decode.yaml # configuration of the decoding
 inference_args=      # more decoding options, e.g. "--batch_seconds 60"
 
+# Scoring
+normalize=whisper_marks # normalisation of the texts: whisper_marks, whisper, none, or a cleaner of ESPnet
+
 command="./$(basename "$0")$(printf ' %q' "$@")"
 # shellcheck disable=SC1091
 . utils/parse_options.sh
@@ -212,7 +215,7 @@ if run_stage 12 "Decoding: ${systems} with ${inference_config}"; then
     for job in "${running[@]}"; do wait "${job}"; done
 fi
 
-if run_stage 13 "Scoring: ${expdir}/RESULTS.md and ${expdir}/results.csv"; then
+if run_stage 13 "Scoring, texts normalised by ${normalize}: tables in ${expdir} and in each experiment"; then
     find_test_sets "${raw}" "${train_set}"
     decoded=()
     for system in ${systems}; do
@@ -222,7 +225,7 @@ if run_stage 13 "Scoring: ${expdir}/RESULTS.md and ${expdir}/results.csv"; then
         done
     done
     "${python}" -m espnet_lole.bin.lole_score --expdir "${expdir}" --dumpdir "${raw}" --test_sets "${test_sets}" \
-        --seed "${seed}" --command "${command}" "${decoded[@]}"
+        --normalize "${normalize}" --seed "${seed}" --command "${command}" "${decoded[@]}"
 fi
 
 if run_stage 14 "Packing: ${trained[*]}"; then
