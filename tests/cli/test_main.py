@@ -44,7 +44,7 @@ def test_usage_errors_exit_with_2(capsys):
         ("transcribe nowhere.wav --model {mole}", "missing file: nowhere.wav"),
         ("transcribe a.wav b.wav --model {mole} --output srt", "--output_dir"),
         ("transcribe a.wav x/a.wav --model {mole} --output_dir out", "--output_dir"),
-        ("transcribe {audio} --model {experts} --vad_threshold 0", "language"),
+        ("transcribe {audio} --model {experts} --vad_threshold 0 --lang tr", "there is no expert for 'tr'"),
         (
             "transcribe {audio} --model {mole} --vad_threshold 2",
             "a threshold of vad from 0 to below 1, got 2.0",
