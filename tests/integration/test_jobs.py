@@ -79,6 +79,11 @@ def test_a_job_finds_the_package_and_its_environment_with_nothing_but_path(tmp_p
     assert folder == str(ROOT / "espnet_lole") and int(threads) >= 1
 
 
+def test_srun_gets_the_cores_of_its_job():
+    done = source("path.sh", 'echo "${SRUN_CPUS_PER_TASK}"', SLURM_CPUS_PER_TASK="8")
+    assert done.stdout == "8\n"
+
+
 def run_local(folder: Path, *words: str, **env: str) -> int:
     return subprocess.run([RUN_LOCAL, *words], cwd=folder, env=os.environ | env, timeout=60).returncode
 

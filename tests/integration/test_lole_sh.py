@@ -19,7 +19,7 @@ if [ "$2" = espnet2.bin.launch ]; then
     "${@:2}" > "${log}"; exit
 fi
 if [ "$2" = espnet_lole.bin.lole_train ]; then echo "1/1epoch started"; fi
-case "$*" in *one_broken*"--share 2/"*) echo "ValueError: broken"; exit 1 ;; *one_broken*) exec echo "KeyError: x" ;; esac
+case "$*" in *one_broken*"--share 2/"*) echo "ValueError: broken"; exit 1 ;; *one_broken*) exec echo "Error: x" ;; esac
 case "$*" in *wait*) sleep 60 ;; *broken*) echo "ValueError: broken"; exit 1 ;; esac
 """
 SET = {"wav.scp": "a a.wav\n", "text": "a ja\n", "utt2lang": "a de\nb tr\n", "utt2num_samples": "a 16000\n"}

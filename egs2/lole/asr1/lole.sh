@@ -137,6 +137,7 @@ decode() { # the test sets with system $1, in jobs that share their batches
     fail "--skip_train, --gpu_inference and --resume take true or false"
 [[ ${ngpu}-${num_nodes}-${inference_nj} =~ ^[0-9]+-[1-9][0-9]*-[1-9][0-9]*$ ]] ||
     fail "--ngpu takes a number, --num_nodes and --inference_nj take one from 1"
+[ "${num_nodes}" -eq 1 ] || [ "${cmd_backend}" != ssh ] || fail "cmd_backend ssh has one node: use slurm, or --num_nodes 1"
 [ "${ngpu}" -eq 0 ] || ! nodes_are_processes ||
     fail "--num_nodes with GPUs needs the nodes of a cluster (cmd_backend=slurm): --ngpu uses all GPUs of this machine"
 [ "${stage}" -le "${stop_stage}" ] ||
