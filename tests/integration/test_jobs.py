@@ -84,6 +84,32 @@ def test_srun_gets_the_cores_of_its_job():
     assert done.stdout == "8\n"
 
 
+ENDS = {
+    "ValueError: broken": [
+        "ValueError: broken",
+        "slurmstepd: error: *** STEP 7.0 ON node1 CANCELLED AT 2026-01-31T12:00:00 ***",
+        "srun: error: node1: task 0: Exited with exit code 1",
+        "[E] gloo/transport/tcp/pair.cc RuntimeError: Connection closed by peer",
+    ],
+    "sbatch: error: invalid partition specified: gpu": ["sbatch: error: invalid partition specified: gpu"],
+    "slurmstepd: error: *** JOB 7 ON node1 CANCELLED AT 2026-01-31T12:00:00 DUE TO TIME LIMIT ***": [
+        "1epoch started",
+        "slurmstepd: error: *** JOB 7 ON node1 CANCELLED AT 2026-01-31T12:00:00 DUE TO TIME LIMIT ***",
+    ],
+    "it ended with status 9": ["1epoch started"],
+}
+"""What is said -> the lines of a log."""
+
+
+@pytest.mark.parametrize("said", ENDS)
+def test_the_reason_is_found_in_the_log_of_the_job_that_failed(tmp_path, said):
+    (tmp_path / "1").write_text("Error: a warning\n# Finished at noon with status 0\n")
+    (tmp_path / "2").write_text("\n".join([*ENDS[said], "# Finished at noon with status 1\n"]))
+    done = source("utils/jobs.sh", f"fail_job decoding 9 {tmp_path}/none {tmp_path}/1 {tmp_path}/2")
+    error, log = done.stderr.splitlines()
+    assert done.returncode == 1 and error == f"error: decoding failed: {said}" and log.endswith(f"{tmp_path}/2")
+
+
 def run_local(folder: Path, *words: str, **env: str) -> int:
     return subprocess.run([RUN_LOCAL, *words], cwd=folder, env=os.environ | env, timeout=60).returncode
 

@@ -120,6 +120,7 @@ decode() { # the test sets with system $1, in jobs that share their batches
     [ "$1" != zero_shot ] || model="--backbone ${backbone} --langs ${known}"
     [ "${gpu_inference}" = false ] || { cmd=${cuda_cmd} && inference_ngpu=1; }
     log "$1: ${out}_<scenario>/<test set>, log in ${logs}.*.log"
+    make_folder "${exp}"
     make_folder "${out}_logdir"
     # shellcheck disable=SC2046,SC2086  # lists and options
     ${cmd} --gpu "${inference_ngpu}" JOB=1:"${inference_nj}" "${logs}.JOB.log" \

@@ -25,9 +25,9 @@ fail_job() { # job $1, which ended with status $2: stop with the last error in i
     local log lines message='' logs=("${@:3}")
     for log in "${@:3}"; do
         tail -n 3 "${log}" 2>/dev/null | grep -qE '^# .*\b(code|status) 0\b' && continue # another job's, which ended well
-        # not the lines of gloo and of srun: they are of processes that lost their connection to the failed one
+        # not the lines of gloo and srun on processes that ended because another one had failed
         lines=$(grep -ahE '^([a-z]+: )?error: |Error: .|Signal [0-9]+ .SIG(KILL|ABRT|SEGV|BUS)' "${log}" 2>/dev/null |
-            grep -avE 'gloo/transport|^srun: error: .*: tasks? ' || true)
+            grep -avE 'gloo/transport|^srun: error: .*: tasks? |CANCELLED AT [0-9T:-]+ \*\*\*' || true)
         [ -z "${lines}" ] || { message=${lines##*$'\n'} && logs=("${log}"); }
     done
     message=$(sed 's/^error: *//; s/^ *//' <<<"${message}")
