@@ -96,9 +96,9 @@ launch() { # train into folder $1 with module $2 and the options after it, throu
     show_progress "$!" "$1"
     wait "$!" || {
         status=$?
-        if ! grep -qs 'epoch started' "$1/train.log"; then # a refused start; its log is in launch.log, too
-            restore_log "$1"
-            [ ! -e "$1/train.log" ] || logs=("$1/launch.log")
+        if [ -e "$1/train.1.log" ] && ! grep -qs 'epoch started' "$1/train.log"; then
+            restore_log "$1" # the start was refused, and its log is in launch.log, too
+            logs=("$1/launch.log")
         fi
         fail_job training "${status}" "${logs[@]}"
     }
