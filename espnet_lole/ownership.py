@@ -20,8 +20,8 @@ def check_output(folder: str | Path, inputs: Iterable[str | Path] = (), known: C
         folder: to make or to replace. It must be new, empty, or made by this package and not changed since.
         inputs: files and folders that are read, of which none may be the folder, lie in it, or contain it. Names of
             which there is no file, such as those of the hub, are ignored.
-        known: patterns of names; a folder without a marker may be replaced if it holds only such files, because older
-            versions of this package made it.
+        known: patterns of names, those of folders with a slash at the end; a folder without a marker may be replaced if
+            it holds only these, because older versions of this package made it.
 
     Raises:
         ValueError: it is not so; nothing was changed.
@@ -60,7 +60,13 @@ def is_own(folder: Path, known: Collection[str] = ()) -> bool:
     marker = folder / MARKER
     if marker.is_file():
         return marker.read_text(encoding="utf-8").strip() == _digest(folder)
-    return all(file.is_file() and any(fnmatch.fnmatch(file.name, x) for x in known) for file in folder.iterdir())
+    return all(any(_fits(file, pattern) for pattern in known) for file in folder.iterdir())
+
+
+def _fits(path: Path, pattern: str) -> bool:
+    """Return whether a file fits a pattern, or a folder one that ends in a slash."""
+    kind = path.is_dir() if pattern.endswith("/") else path.is_file()
+    return kind and fnmatch.fnmatch(path.name, pattern.rstrip("/"))
 
 
 def mark(folder: Path) -> None:

@@ -29,7 +29,7 @@ RECIPE = ROOT / "egs2" / "lole" / "asr1"
 PLACES = ("*.md", "docs/*.md", "benchmarks/*.md", "benchmarks/gpu/*.md", "models/*/*.md")
 DOCUMENTS = [file for places in PLACES for file in ROOT.glob(places)]
 DOCUMENTS += [RECIPE / "README.md"]
-MADE_BY_READERS = ("conf/corpora/mine", "conf/slurm.conf")
+MADE_BY_READERS = ("conf/corpora/mine",)
 
 
 def name(file: Path) -> str:

@@ -142,10 +142,14 @@ def test_a_training_goes_only_where_a_training_is(tmp_path):
     check_experiment(tmp_path / "new")
     (tmp_path / "launched").mkdir()
     (tmp_path / "launched" / "train.log").write_text("")
+    (tmp_path / "launched" / "q").mkdir()  # of slurm.pl
     check_experiment(tmp_path / "launched")
     (tmp_path / "launched" / "3epoch.pth").write_text("another's")
     with pytest.raises(ValueError, match="launched exists, and holds files"):
         check_experiment(tmp_path / "launched")
+    (tmp_path / "notes" / "launch.log").mkdir(parents=True)
+    with pytest.raises(ValueError, match="notes exists, and holds files"):
+        check_experiment(tmp_path / "notes")
 
 
 def test_leftovers_of_a_killed_writer_are_removed_but_not_a_users_folder_of_that_name(tmp_path):

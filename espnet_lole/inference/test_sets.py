@@ -1,4 +1,4 @@
-"""Transcribe formatted test sets and write the hypotheses."""
+"""Read formatted test sets and transcribe them, all or one job's share."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ import soundfile
 import torch
 from torch import Tensor
 
-from espnet_lole.atomic_io import write_text_atomic
 from espnet_lole.data.kaldi import read_table
-from espnet_lole.inference.batching import Audio, transcribe
-from espnet_lole.inference.longform import join
+from espnet_lole.inference.batching import Audio, make_batches, transcribe
+from espnet_lole.inference.pieces import Decoded, Piece, share_batches
 from espnet_lole.inference.results import Hypothesis
 from espnet_lole.inference.transcriber import Transcriber
-from espnet_lole.whisper.features import SAMPLE_RATE
-from espnet_lole.whisper.tokenizer import WhisperTokenizer
+from espnet_lole.whisper.features import MIN_SAMPLES, SAMPLE_RATE
 
 
 def read_test_set(folder: Path) -> list[Audio]:
@@ -40,43 +38,50 @@ def read_test_set(folder: Path) -> list[Audio]:
 
 
 def transcribe_sets(
-    transcriber: Transcriber, folders: Sequence[Path], output: Path, scenario: str, batch_seconds: float
-) -> float:
-    """Transcribe test sets together and write ``<output>/<set>/{text,token,token_int,score,lang,lang_confidence,rtf}``.
+    transcriber: Transcriber,
+    folders: Sequence[Path],
+    scenario: str,
+    batch_seconds: float,
+    job: int = 1,
+    jobs: int = 1,
+) -> Decoded:
+    """Transcribe test sets together, or the share of them that is one job's.
 
-    Audio over 30 s is split at silences, and its pieces' texts are joined. Audio under 25 ms gets a warning and an
-    empty hypothesis, which scoring counts as deletions.
+    Audio over 30 s is split at silences into pieces. Audio under 25 ms gets a warning and an empty hypothesis, which
+    scoring counts as deletions. Each piece is in the same batch whatever the number of jobs.
 
     Args:
         transcriber: the system.
         folders: formatted test sets.
-        output: folder of the decoding.
         scenario: ``aware``: the language is given, or ``agnostic``: it is not.
         batch_seconds: audio of a batch, padding included.
-
-    Returns:
-        The real-time factor: seconds of work per second of audio.
+        job: number of this job, from 1.
+        jobs: number of jobs.
     """
     utterances = [(folder.name, utterance) for folder in folders for utterance in read_test_set(folder)]
     if scenario == "agnostic":
         utterances = [(name, replace(utterance, language=None)) for name, utterance in utterances]
-    pieces = [utterance.pieces() for _, utterance in utterances]
-    seconds = sum(piece.num_samples for of_utterance in pieces for piece in of_utterance) / SAMPLE_RATE
+    short = [(name, utterance) for name, utterance in utterances if utterance.num_samples < MIN_SAMPLES]
+    audio = [(name, piece) for name, utterance in utterances for piece in utterance.pieces()]
+    lengths = [transcriber.whisper.input_samples(piece.num_samples) for _, piece in audio]
+    share = [audio[i] for i in share_batches(make_batches(lengths, batch_seconds), lengths, jobs)[job - 1]]
+    seconds = sum(piece.num_samples for _, piece in share) / SAMPLE_RATE
     started = time.perf_counter()
-    decoded = transcribe(transcriber, pieces, batch_seconds, _log_progress(seconds))
-    rtf = (time.perf_counter() - started) / max(seconds, 1e-9)
-    rows: dict[str, list[tuple[str, Hypothesis]]] = {folder.name: [] for folder in folders}
-    for (name, utterance), hypotheses, of_utterance in zip(utterances, decoded, pieces, strict=True):
-        rows[name].append((utterance.id, _join(utterance, hypotheses, of_utterance)))
-    for name, of_set in rows.items():
-        _write(output / name, sorted(of_set, key=lambda row: row[0]), transcriber.tokenizer, rtf)
-    return rtf
+    hypotheses = transcribe(transcriber, [[piece] for _, piece in share], batch_seconds, _log_progress(seconds))
+    took = time.perf_counter() - started
+    pieces = [_piece(name, piece, decoded) for (name, piece), (decoded,) in zip(share, hypotheses, strict=True)]
+    if job == 1:
+        pieces += [_piece(name, utterance, _empty(utterance)) for name, utterance in short]
+    total, vocab_size = len(audio) + len(short), transcriber.tokenizer.vocab_size
+    return Decoded([folder.name for folder in folders], pieces, total, took, vocab_size)
 
 
-def _join(utterance: Audio, hypotheses: Sequence[Hypothesis], pieces: Sequence[Audio]) -> Hypothesis:
-    """Join the hypotheses of an utterance's pieces; warn if it has none."""
-    if pieces:
-        return join(hypotheses, [piece.num_samples for piece in pieces])
+def _piece(test_set: str, audio: Audio, hypothesis: Hypothesis) -> Piece:
+    return Piece(test_set, audio.id, audio.start, audio.stop, hypothesis)
+
+
+def _empty(utterance: Audio) -> Hypothesis:
+    """Return the hypothesis of audio under 25 ms, with a warning."""
     logging.warning(f"{utterance.id} has {utterance.num_samples} samples, less than 25 ms: its hypothesis is empty")
     return Hypothesis([], 0.0, language=utterance.language or "-")
 
@@ -100,18 +105,3 @@ def _log_progress(total: float, every: float = 10.0) -> Callable[[float], None]:
 def _read(wav: str, start: int, stop: int) -> Tensor:
     """Read samples of an audio file, shape (S,)."""
     return torch.from_numpy(soundfile.read(wav, stop - start, start, dtype="float32")[0])
-
-
-def _write(folder: Path, rows: Sequence[tuple[str, Hypothesis]], tokenizer: WhisperTokenizer, rtf: float) -> None:
-    """Write the files of a test set."""
-    files = {
-        "text": [f"{utt} {tokenizer.decode(h.tokens)}" for utt, h in rows],
-        "token": [f"{utt} {' '.join(tokenizer.pieces(h.tokens))}" for utt, h in rows],
-        "token_int": [f"{utt} {' '.join(map(str, h.tokens))}" for utt, h in rows],
-        "score": [f"{utt} {h.score:.6f}" for utt, h in rows],
-        "lang": [f"{utt} {h.language}" for utt, h in rows],
-        "lang_confidence": [f"{utt} {h.confidence:.6f}" for utt, h in rows if h.confidence is not None],
-        "rtf": [f"{rtf:.6f}"],
-    }
-    for name, lines in files.items():
-        write_text_atomic(folder / name, "".join(line.rstrip() + "\n" for line in lines))

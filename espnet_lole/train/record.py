@@ -24,7 +24,8 @@ from espnet_lole.ownership import check_output
 from espnet_lole.whisper.checkpoint import weight_files
 
 ADAPTER = (WEIGHTS, CONFIG)
-LOGS = ("train.log", "launch.log")
+LOGS = ("train.log", "launch.log", "q")
+"""Logs of a training that runs; in `q` a cluster's scripts wait for its end."""
 MACHINE = """
     activation_checkpointing allow_variable_data_keys config create_graph_in_tensorboard cudnn_benchmark
     cudnn_deterministic cudnn_enabled ddp_comm_hook detect_anomaly dry_run gradient_as_bucket_view local_rank
@@ -36,7 +37,7 @@ MACHINE = """
 FILES = "backbone experts init_expert init_mole".split()
 """Options that name files, whose content counts and not their path."""
 MAX_SHOWN = 4
-LAUNCHED = ("train.log*", "train.*.log", "launch.log", ".dist_init_*")
+LAUNCHED = ("train.log*", "train.*.log", "launch.log", "q/", ".dist_init_*")
 """What ESPnet's launcher writes into the folder of a training before it starts."""
 
 

@@ -6,6 +6,7 @@ import pytest
 import soundfile
 from conftest import tiny_whisper
 
+from espnet_lole.inference.pieces import write_sets
 from espnet_lole.inference.results import Hypothesis
 from espnet_lole.inference.test_sets import read_test_set, transcribe_sets
 from espnet_lole.whisper.model import Whisper
@@ -45,7 +46,7 @@ def test_set(tmp_path) -> Path:
 
 def test_long_audio_is_split_and_joined_and_short_audio_is_warned_of(test_set, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        transcribe_sets(LevelMeter(), [test_set], tmp_path / "out", "aware", 60.0)
+        write_sets(tmp_path / "out", [transcribe_sets(LevelMeter(), [test_set], "aware", 60.0)])
     out = tmp_path / "out" / "test_de"
     assert (out / "text").read_text() == "long level25 level50\nshort level75\ntiny\n"
     assert (out / "lang").read_text() == "long de\nshort de\ntiny de\n"
@@ -56,7 +57,7 @@ def test_long_audio_is_split_and_joined_and_short_audio_is_warned_of(test_set, t
 
 
 def test_the_language_is_not_given_in_the_agnostic_scenario(test_set, tmp_path):
-    transcribe_sets(LevelMeter(), [test_set], tmp_path / "out", "agnostic", 60.0)
+    write_sets(tmp_path / "out", [transcribe_sets(LevelMeter(), [test_set], "agnostic", 60.0)])
     out = tmp_path / "out" / "test_de"
     assert (out / "lang").read_text() == "long en\nshort en\ntiny -\n"
     assert (out / "lang_confidence").read_text() == "long 0.750000\nshort 0.750000\n"
@@ -67,9 +68,9 @@ def test_a_file_is_read_at_its_samples(test_set):
     assert long.read(19 * RATE, 23 * RATE).tolist() == [0.25] * RATE + [0.0] * 2 * RATE + [0.5] * RATE
 
 
-def test_a_set_without_lengths_is_refused(test_set, tmp_path):
+def test_a_set_without_lengths_is_refused(test_set):
     (test_set / "utt2num_samples").write_text("long 1\n")
     with pytest.raises(
         ValueError, match=r"lacks 2 utterances of wav.scp, \['short', 'tiny'\] among them: run stage 3 again"
     ):
-        transcribe_sets(LevelMeter(), [test_set], tmp_path / "out", "aware", 60.0)
+        transcribe_sets(LevelMeter(), [test_set], "aware", 60.0)

@@ -19,6 +19,7 @@ if [ "$2" = espnet2.bin.launch ]; then
     "${@:2}" > "${log}"; exit
 fi
 if [ "$2" = espnet_lole.bin.lole_train ]; then echo "1/1epoch started"; fi
+case "$*" in *one_broken*"--share 2/"*) echo "ValueError: broken"; exit 1 ;; *one_broken*) exec echo "Error: x" ;; esac
 case "$*" in *wait*) sleep 60 ;; *broken*) echo "ValueError: broken"; exit 1 ;; esac
 """
 SET = {"wav.scp": "a a.wav\n", "text": "a ja\n", "utt2lang": "a de\nb tr\n", "utt2num_samples": "a 16000\n"}
@@ -40,14 +41,14 @@ class Script:
             for table, content in SET.items():
                 (folder / "dump" / "raw" / name / table).write_text(content)
 
-    def start(self, *options: str, script: str = "run.sh") -> subprocess.Popen[str]:
+    def start(self, *options: str, script: str = "run.sh", **env: str) -> subprocess.Popen[str]:
         command = [f"./{script}", "--python", "./python", *options]
-        env = os.environ | {"LOLE_ROOT": str(ROOT)}
+        env = os.environ | {"LOLE_ROOT": str(ROOT)} | env
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         return subprocess.Popen(command, cwd=self.folder, env=env, start_new_session=True, **pipes)
 
-    def run(self, *options: str, script: str = "run.sh", fails: bool = False) -> str:
-        with self.start(*options, script=script) as process:
+    def run(self, *options: str, script: str = "run.sh", fails: bool = False, **env: str) -> str:
+        with self.start(*options, script=script, **env) as process:
             printed = process.communicate(timeout=60)[0]
         assert (process.returncode != 0) == fails, printed
         return printed
@@ -106,7 +107,7 @@ def test_corpus_and_backbone_are_enough_for_the_configurations_of_the_paper(scri
 
 
 def test_a_system_is_decoded_in_its_scenarios_on_the_test_sets_of_the_languages(script):
-    script.run("--stage", "12", "--stop_stage", "12", "--inference_args", "--beam_size 5", "--inference_nj", "2")
+    script.run("--stage", "12", "--stop_stage", "12", "--inference_args", "--beam_size 5")
     calls = {call.split()[3]: call for call in script.calls("espnet_lole.bin.lole_inference")}
     assert "--langs de tr " in calls["../../../models/whisper-nano"]
     assert "--scenarios aware --test_dirs" in calls["exp/lole_train_experts_raw_lole_mini_seed0"]
@@ -115,6 +116,40 @@ def test_a_system_is_decoded_in_its_scenarios_on_the_test_sets_of_the_languages(
         "--test_dirs dump/raw/test_de dump/raw/test_tr --output_dir" in c for c in calls.values()
     )
     assert all("/decode_beam_size5 --config conf/mini/decode.yaml --beam_size 5" in call for call in calls.values())
+    assert all(call.endswith("--share 1/1") for call in calls.values()) and not script.calls(
+        "espnet_lole.bin.lole_join"
+    )
+
+
+def test_several_jobs_decode_a_system_and_are_joined(script):
+    script.run("--stage", "12", "--stop_stage", "12", "--systems", "mole", "--inference_nj", "3")
+    calls = script.calls("espnet_lole.bin.lole_inference")
+    assert sorted(call.split("--share ")[1] for call in calls) == ["1/3", "2/3", "3/3"]
+    (call,) = script.calls("espnet_lole.bin.lole_join")
+    out = "exp/lole_train_mole_raw_lole_mini_seed0/decode"
+    assert call.endswith(f"--output_dir {out} --jobs 3 --scenarios aware agnostic")
+    assert (script.folder / f"{out}_logdir" / "lole_inference.3.log").is_file()
+
+
+def test_the_error_of_a_failed_job_is_shown_with_its_log_and_nothing_is_joined(script):
+    options = ["--systems", "experts", "--inference_nj", "3", "--inference_args", "--one_broken 1"]
+    printed = script.run("--stage", "12", "--stop_stage", "12", *options, fails=True)
+    error, log = printed.splitlines()[-2:]
+    assert error == "error: decoding failed: ValueError: broken" and log.endswith("_logdir/lole_inference.2.log")
+    assert not script.calls("espnet_lole.bin.lole_join")
+
+
+def test_nodes_are_processes_of_this_machine_or_nodes_of_a_cluster(script):
+    (script.folder / "slurm.pl").write_text("#!/bin/sh\n")
+    (script.folder / "slurm.pl").chmod(0o755)
+    path = f"{script.folder}:{os.environ['PATH']}"
+    for env in ({}, {"cmd_backend": "slurm", "PATH": path}):
+        script.run(*TRAIN, "--systems", "experts", "--num_nodes", "2", **env)
+    local, slurm = script.calls("espnet2.bin.launch")
+    assert "--cmd utils/run_local.sh " in local and " --num_nodes 1 " in local and "--dist_backend gloo" in local
+    assert "./python -m torch.distributed.run --standalone --nproc_per_node 2 -m espnet_lole.bin.lole_train" in local
+    assert "--cmd slurm.pl " in slurm and " --num_nodes 2 " in slurm
+    assert "-- ./python -m espnet_lole.bin.lole_train" in slurm and "gloo" not in slurm  # the launcher adds it
 
 
 def test_scoring_gets_every_decoding(script):
@@ -164,8 +199,9 @@ MISTAKES = {
     "--systems student_nonsense": "train_student_nonsense.yaml is missing or empty",
     "--systems espnet": "trained and decoded by run_baselines.sh",
     "--asr_tag one": "--asr_tag names one experiment",
-    "--nproc 2 --ngpu 1": "--nproc is for training without GPUs",
-    "--nproc none": "take a number from 1",
+    "--num_nodes 2 --ngpu 1": "--num_nodes with GPUs needs the nodes of a cluster (cmd_backend=slurm)",
+    "--num_nodes none": "--ngpu takes a number, --num_nodes and --inference_nj take one from 1",
+    "--inference_nj 0": "--inference_nj take one from 1",
     "--gpu_inference True": "take true or false",
     "--resume no": "take true or false",
     "--nonsense 1": "unknown option --nonsense",

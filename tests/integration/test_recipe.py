@@ -86,8 +86,9 @@ def test_a_training_and_a_decoding_are_reported_as_what_they_are(recipe):
     recipe.run("--stage", "11", *options, "--max_epoch 1")
     printed = recipe.run("--stage", "11", *options, "--max_epoch 1 --optim_conf lr=0.5", fails=True)
     assert "exp_again/lole_tiny_experts_raw_lole_mini_seed0 holds another training: optim_conf.lr: " in printed
-    recipe.run(*TRAIN, *options, "--max_epoch 1 --optim_conf lr=0.5", "--resume", "false")
     experiment = recipe.experiment("experts", "exp_again")
+    assert "1/1epoch started" in (experiment / "train.log").read_text() and not (experiment / "train.1.log").exists()
+    recipe.run(*TRAIN, *options, "--max_epoch 1 --optim_conf lr=0.5", "--resume", "false")
     for folder in (experiment, experiment.with_name(f"{experiment.name}.1")):
         assert recipe.adapters(folder).keys() == {"de", "tr"}
     recipe.run("--stage", "12", "--stop_stage", "12", *options, "")
@@ -147,7 +148,7 @@ def kill_second_process(recipe: Recipe, tag: str, ended: threading.Event) -> Non
 
 
 def test_two_processes_train_as_one_and_resume_when_one_was_killed(recipe):
-    two = [*TRAIN, "--nproc", "2"]
+    two = [*TRAIN, "--num_nodes", "2"]
     experts = [*two, "--systems", "experts", "--asr_tag", "two", "--asr_args", "--max_epoch 8"]
     ended = threading.Event()
     threading.Thread(target=kill_second_process, args=(recipe, "two", ended), daemon=True).start()

@@ -9,10 +9,9 @@ stop_stage=13        # last stage to run; 14 packs the trained systems
 skip_stages=         # stages to leave out, e.g. "2 3"
 skip_train=false     # true: train nothing; decode and score what is trained
 ngpu=0               # number of GPUs per node; 0: train on the CPU
-num_nodes=1          # number of nodes
-nproc=1              # number of training processes on this machine without GPUs; they share its threads
+num_nodes=1          # number of nodes; with cmd_backend=local: of training processes, which share the threads
 nj=4                 # number of parallel jobs in data preparation
-inference_nj=1       # number of systems that are decoded at the same time
+inference_nj=1       # number of parallel jobs in decoding
 gpu_inference=false  # true: decode on a GPU
 dumpdir=dump         # folder of the formatted data
 expdir=exp           # folder of the experiments
@@ -112,28 +111,36 @@ train() { # system $1
         --valid_data_path_and_name_and_type "${raw}/${valid_set}/utt2lang,lang,text" ${asr_args}
 }
 
-decode() { # the test sets with system $1, all in one process
-    local exp out known cmd=${decode_cmd} inference_ngpu=0 model
+decode() { # the test sets with system $1, in jobs that share their batches
+    local exp out known cmd=${decode_cmd} inference_ngpu=0 model logs
     exp=$(experiment "$1" "${asr_tag}")
     known=$(languages "${raw}/${train_set}")
     out=${exp}/${inference_tag} model="--model ${exp}"
+    logs=${out}_logdir/lole_inference
     [ "$1" != zero_shot ] || model="--backbone ${backbone} --langs ${known}"
     [ "${gpu_inference}" = false ] || { cmd=${cuda_cmd} && inference_ngpu=1; }
-    log "$1: ${out}_<scenario>/<test set>, log in ${out}.log"
+    log "$1: ${out}_<scenario>/<test set>, log in ${logs}.*.log"
     make_folder "${exp}"
+    make_folder "${out}_logdir"
     # shellcheck disable=SC2046,SC2086  # lists and options
-    ${cmd} --gpu "${inference_ngpu}" "${out}.log" \
+    ${cmd} --gpu "${inference_ngpu}" JOB=1:"${inference_nj}" "${logs}.JOB.log" \
         "${python}" -m espnet_lole.bin.lole_inference ${model} --ngpu "${inference_ngpu}" \
         --scenarios $(scenarios "$1") --test_dirs $(printf "${raw}/%s " ${test_sets}) --output_dir "${out}" \
-        --config "${inference_config}" ${inference_args} || fail_job decoding "$?" "${out}.log"
+        --config "${inference_config}" ${inference_args} --share JOB/"${inference_nj}" ||
+        fail_job decoding "$?" "${out}_logdir/q/lole_inference.log" $(seq -f "${logs}.%g.log" "${inference_nj}")
+    # shellcheck disable=SC2046  # a list
+    [ "${inference_nj}" -eq 1 ] || "${python}" -m espnet_lole.bin.lole_join --output_dir "${out}" \
+        --jobs "${inference_nj}" --scenarios $(scenarios "$1")
 }
 
 [ -n "${corpus}" ] && [ -n "${backbone}" ] || fail "--corpus and --backbone are required; run.sh gives the demo's"
 [[ ${skip_train}-${gpu_inference}-${resume} =~ ^(true|false)-(true|false)-(true|false)$ ]] ||
     fail "--skip_train, --gpu_inference and --resume take true or false"
-[[ ${nproc}-${inference_nj} =~ ^[1-9][0-9]*-[1-9][0-9]*$ ]] || fail "--nproc and --inference_nj take a number from 1"
-[ "${nproc}" -eq 1 ] || [ "${ngpu}-${num_nodes}" = 0-1 ] ||
-    fail "--nproc is for training without GPUs: use --ngpu and --num_nodes"
+[[ ${ngpu}-${num_nodes}-${inference_nj} =~ ^[0-9]+-[1-9][0-9]*-[1-9][0-9]*$ ]] ||
+    fail "--ngpu takes a number, --num_nodes and --inference_nj take one from 1"
+[ "${num_nodes}" -eq 1 ] || [ "${cmd_backend}" != ssh ] || fail "cmd_backend ssh has one node: use slurm, or --num_nodes 1"
+[ "${ngpu}" -eq 0 ] || ! nodes_are_processes ||
+    fail "--num_nodes with GPUs needs the nodes of a cluster (cmd_backend=slurm): --ngpu uses all GPUs of this machine"
 [ "${stage}" -le "${stop_stage}" ] ||
     fail "stage ${stage} is after --stop_stage ${stop_stage}: give --stop_stage ${stage} too"
 trained=() # the systems that are trained here
@@ -203,16 +210,10 @@ fi
 
 if run_stage 12 "Decoding: ${systems} with ${inference_config}"; then
     find_test_sets "${raw}" "${train_set}"
-    running=()
     for system in ${systems}; do
         start decode "${system}"
-        running+=("$!")
-        if [ "${#running[@]}" -eq "${inference_nj}" ]; then
-            wait "${running[0]}"
-            running=("${running[@]:1}")
-        fi
+        wait "$!"
     done
-    for job in "${running[@]}"; do wait "${job}"; done
 fi
 
 if run_stage 13 "Scoring, texts normalised by ${normalize}: tables in ${expdir} and in each experiment"; then

@@ -55,13 +55,14 @@ decode_espnet() { # by ESPnet's asr_inference
     local out=${espnet_exp}/${inference_tag} cmd=${decode_cmd} inference_ngpu=0
     [ "${gpu_inference}" = false ] || { cmd=${cuda_cmd} && inference_ngpu=1; }
     log "espnet: ${out}_agnostic/<test set>, log in ${out}.log"
+    # shellcheck disable=SC2086  # a command and its options
     start ${cmd} --gpu "${inference_ngpu}" "${out}.log" \
         "${python}" -m espnet_lole.bin.lole_espnet --ngpu "${inference_ngpu}" --config "${espnet_inference_config}" \
         --asr_model_file "${espnet_exp}/valid.acc.ave.pth" --test_dirs "${raw}"/test_* --output_dir "${out}_agnostic"
     wait "$!" || fail_job decoding "$?" "${out}.log"
 }
 
-raw=${dumpdir}/raw train_set=train valid_set=dev num_nodes=1 nproc=1
+raw=${dumpdir}/raw train_set=train valid_set=dev num_nodes=1
 inference_tag=$(basename "${inference_config}" .yaml)
 espnet_exp=${expdir}/lole_$(basename "${asr_config}" .yaml)_espnet_raw_$(basename "${corpus%.*}")_seed${seed}
 others=${baselines/espnet/}
