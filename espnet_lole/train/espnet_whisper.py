@@ -40,4 +40,4 @@ def register_backbone(config: Mapping[str, Any]) -> None:
     from whisper import _ALIGNMENT_HEADS, _MODELS
 
     _MODELS[file.stem] = f"file:///{hashlib.sha256(file.read_bytes()).hexdigest()}/{file.name}"
-    _ALIGNMENT_HEADS.setdefault(file.stem, None)  # of word times, which ESPnet does not use
+    _ALIGNMENT_HEADS[file.stem] = None  # of word times, which ESPnet does not use; OpenAI's are of other sizes
