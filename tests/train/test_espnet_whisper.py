@@ -2,12 +2,11 @@
 
 import pytest
 import torch
+import whisper
 from conftest import openai_model, tiny_whisper
 
 from espnet_lole.train.espnet_whisper import backbone_file, register_backbone
 from espnet_lole.whisper.openai import write_checkpoint
-
-whisper = pytest.importorskip("whisper", reason="openai-whisper is not installed")
 
 
 @pytest.mark.parametrize("name", ["whisper-mine", "tiny"])
