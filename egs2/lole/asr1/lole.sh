@@ -62,6 +62,7 @@ run_stage() { # is stage $1 to be run? Prints its title $2
 base_system() { # the system that $1 is a variant of: multilingual_r64 -> multilingual
     case $1 in
     zero_shot) echo zero_shot ;;
+    espnet_whisper | espnet_whisper_*) echo espnet_whisper ;;
     *) echo "${1%%_*}" ;;
     esac
 }
@@ -148,8 +149,8 @@ for system in ${systems}; do
     case $(base_system "${system}") in
     experts | mole | student | multilingual | full) trained+=("${system}") ;;
     zero_shot) continue ;;
-    espnet)
-        [ "${stage}" -eq 13 ] || fail "system espnet is trained and decoded by run_baselines.sh"
+    espnet | espnet_whisper)
+        [ "${stage}" -eq 13 ] || fail "system ${system} is trained and decoded by run_baselines.sh"
         continue
         ;;
     *) fail "unknown system ${system}: choose from zero_shot experts mole student multilingual full, or a variant" ;;
