@@ -23,12 +23,12 @@ seed=0               # random seed of the training
 resume=true          # false: train again; earlier trainings are moved to <experiment>.1, .2 ...
 
 # shellcheck disable=SC1091
-. utils/parse_options.sh
+. lole_utils/parse_options.sh
 # shellcheck disable=SC1091
 . ./path.sh
 # shellcheck disable=SC1091
 . ./cmd.sh
-. utils/jobs.sh
+. lole_utils/jobs.sh
 
 recipe() { # run.sh, from stage $1 to stage $1, on the systems $2
     [ -n "${2// /}" ] || return 0
