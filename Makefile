@@ -1,6 +1,6 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env env-tests demo pictures test test-slow lint format bench bench-gpu backbone study-l1 study-kd study-rank study-memory study-lowres clean
+.PHONY: help env env-tests env-espnet-whisper demo pictures test test-slow lint format bench bench-gpu backbone study-l1 study-kd study-rank study-memory study-lowres clean
 
 BIN := .venv/bin
 RECIPE := egs2/lole/asr1
@@ -8,16 +8,19 @@ EXP = exp/lole_train_$(1)_raw_lole_mini_seed0
 EXPERTS := --experts $(call EXP,experts)
 STUDENT := --systems student=$(call EXP,student)
 PLOT := PYTHONPATH="$(CURDIR)" $(CURDIR)/$(BIN)/python $(CURDIR)/studies/plot.py
-SCRIPTS := find . \( -name .venv -o -name .git -o -name exp -o -name dump -o -path '*/asr1/data' \) -prune -o -type f -name '*.sh' -print0
+SCRIPTS := find . \( -name '.venv*' -o -name .git -o -name exp -o -name dump -o -path '*/asr1/data' \) -prune -o -type f -name '*.sh' -print0
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env:  ## install everything into .venv (PYTHON=... chooses the Python)
 	@tools/setup_env.sh
 
 env-tests:  ## add to it what only tests need: gradio, faster-whisper, a browser's driver
 	@tools/setup_env.sh --tests
+
+env-espnet-whisper:  ## make .venv-espnet-whisper over .venv, for the baseline espnet_whisper
+	@tools/setup_env.sh --espnet-whisper
 
 demo: env  ## run the recipe on the embedded corpus and backbone
 	cd $(RECIPE) && PATH="$(CURDIR)/$(BIN):$$PATH" ./run.sh

@@ -8,7 +8,6 @@ SYSTEMS = ("zero_shot", "experts", "mole", "student", "multilingual", "full", "e
 SCENARIOS = {system: ("aware", "agnostic") for system in SYSTEMS} | {
     "experts": ("aware",),
     "espnet": ("agnostic",),
-    "espnet_whisper": ("agnostic",),
 }
 """System -> scenarios it can decode: the language is given (aware) or predicted (agnostic)."""
 

@@ -58,10 +58,11 @@ def test_no_modules_import_each_other_in_a_circle():
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
-def test_espnet_is_imported_where_it_trains_alone_and_openai_whisper_nowhere(file):
+def test_espnet_is_imported_where_it_trains_alone_and_openai_whisper_for_espnets_own_alone(file):
     tops = {name.split(".")[0] for name in imports(file)}
-    assert not {"espnet", "whisper"} & tops  # ESPnet's own Whisper needs a fork of the latter
     path = file.relative_to(PACKAGE)
+    assert "espnet" not in tops
+    assert "whisper" not in tops or str(path) == "train/espnet_whisper.py"  # ESPnet's own Whisper needs a fork of it
     if "espnet2" in tops:
         assert {path.parts[0], str(path)} & WITH_ESPNET
 

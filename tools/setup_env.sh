@@ -4,6 +4,7 @@
 #
 #   tools/setup_env.sh               takes the first Python that fits: python3, python3.13, python3.12, python3.11, python3.10
 #   tools/setup_env.sh --tests       adds what only tests need: gradio, faster-whisper, a browser's driver
+#   tools/setup_env.sh --espnet-whisper  makes .venv-espnet-whisper over .venv, which runs ESPnet's own Whisper
 #   PYTHON=/my/python tools/setup_env.sh
 
 set -euo pipefail
@@ -14,6 +15,8 @@ extras=full,mini,test
 base=${venv}/.complete
 stamps=("${base}") # the last is that of what is asked for
 unfinished=${venv}/.installing
+layer=.venv-espnet-whisper # its packages hide those of .venv
+layered=false
 need_gb=8
 
 say() { echo "env: $*"; }
@@ -22,7 +25,8 @@ die() { echo "env: error: $*" >&2; exit 1; }
 case "${1:-}" in
 "") ;;
 --tests) extras+=,web,formats stamps+=("${base}-tests") ;;
-*) die "expected no option or --tests, got '$1'." ;;
+--espnet-whisper) layered=true ;;
+*) die "expected no option, --tests or --espnet-whisper, got '$1'." ;;
 esac
 
 # A changed requirement, or a folder that was moved, makes the stamp differ.
@@ -98,8 +102,35 @@ install() {
     echo "${wanted}" | tee "${stamps[@]}" >/dev/null
 }
 
+# What ESPnet's own Whisper needs besides .venv: the Whisper of its tools/installers/install_whisper.sh, which is
+# openai-whisper 20230308, loralib, and before Python 3.12, whose ESPnet is 202511, a transformers before 5.
+install_layer() {
+    local packages=(openai-whisper==20230308 ffmpeg-python==0.2.0 future==1.0.0 loralib==0.1.2) site
+    wanted+=" with $("${venv}/bin/python" -V)"
+    if [ "$(cat "${layer}/.complete" 2>/dev/null || true)" = "${wanted}" ]; then
+        say "${layer} is up to date"
+        return
+    fi
+    if "${venv}/bin/python" -c 'import sys; sys.exit(sys.version_info >= (3, 12))'; then
+        packages+=(transformers==4.57.6 tokenizers==0.22.2 huggingface-hub==0.36.2)
+    fi
+    uv=$(command -v uv || echo "${venv}/bin/uv")
+    find_python
+    follow_pip
+    say "making ${layer} over ${venv}"
+    "${uv}" venv --quiet --clear --python "${venv}/bin/python" "${layer}"
+    # the whisper of 2023 is built with pkg_resources, which setuptools has dropped since
+    "${uv}" pip install -p "${layer}/bin/python" --no-deps -b <(echo 'setuptools<81') "${packages[@]}"
+    site=$("${venv}/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    echo "import site; site.addsitedir('${site}')" \
+        >"$("${layer}/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
+    echo "${wanted}" >"${layer}/.complete"
+    say "environment is complete: ${PWD}/${layer}"
+}
+
 if [ "$(cat "${stamps[-1]}" 2>/dev/null || true)" = "${wanted}" ]; then
     say "environment is up to date"
+    ! "${layered}" || install_layer
     exit 0
 fi
 have=$(cat "${base}" 2>/dev/null || true)
@@ -114,3 +145,4 @@ make_venv
 follow_pip
 install
 say "environment is complete: ${PWD}/${venv}"
+! "${layered}" || install_layer

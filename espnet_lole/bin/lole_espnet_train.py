@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train ESPnet's own model by its ``asr_train``, in a folder that holds no other training."""
+"""Train one of ESPnet's own models by its ``asr_train``, in a folder that holds no other training."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from espnet2.tasks.asr import ASRTask
 
+from espnet_lole.train.espnet_whisper import register_backbone
 from espnet_lole.train.record import training_folder
 
 
@@ -22,6 +23,7 @@ class RecordedASRTask(ASRTask):
             BlockingIOError: another process trains there.
             ValueError: the folder holds another training.
         """
+        register_backbone(vars(args))
         with training_folder(args):
             super().main_worker(args)
 

@@ -69,8 +69,7 @@ class Decoded:
             FileNotFoundError: a file does not exist.
             ValueError: a file is not as expected, or there is no such normalisation.
         """
-        predicts_language = self.scenario == "agnostic" and not base_system(self.system).startswith("espnet")
-        options = predicts_language, find_normalizer(normalization)
+        options = self.scenario == "agnostic", find_normalizer(normalization)
         sets = [score_set(self.decode_dir, dumpdir, name, *options) for name in test_sets]
         return SystemScore(self, sets, [s for s in sets if s.name != valid_set] or sets, normalization)
 

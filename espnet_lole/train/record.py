@@ -21,6 +21,7 @@ from espnet_lole.evaluation.resources import RESOURCES
 from espnet_lole.lole.mole_weights import MOLE_WEIGHTS
 from espnet_lole.lole.peft_files import CONFIG, WEIGHTS
 from espnet_lole.ownership import check_output
+from espnet_lole.train.espnet_whisper import backbone_file
 from espnet_lole.whisper.checkpoint import weight_files
 
 ADAPTER = (WEIGHTS, CONFIG)
@@ -104,8 +105,9 @@ def describe(args: argparse.Namespace) -> dict[str, Any]:
 
 def _weights(args: argparse.Namespace) -> dict[str, dict[str, Path]]:
     """Return option -> the files of weights that it names, each with a label."""
-    if "backbone" not in vars(args):  # ESPnet's own model
-        return {}
+    if "backbone" not in vars(args):  # one of ESPnet's own models
+        file = backbone_file(vars(args))
+        return {"backbone": {file.name: file}} if file else {}
     found: dict[str, dict[str, Path]] = {name: {} for name in FILES}
     found["backbone"] = {file.name: file for file in weight_files(args.backbone)}
     if args.experts and args.system in ("mole", "student"):

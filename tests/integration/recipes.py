@@ -29,6 +29,7 @@ CONFIGS = {
     "train_multilingual_r64": RANK_4,
     "train_full": SMALL,
     "train_espnet": SMALL,
+    "train_espnet_whisper": SMALL,
 }
 """Configuration of conf/mini -> keys to change; `train` is written to `tiny.yaml`, `train_mole` to `tiny_mole.yaml`."""
 

@@ -329,3 +329,75 @@ def test_a_mistake_is_explained(script, options):
     printed = script.run(*options.split(), fails=True)
     assert MISTAKES[options] in printed and printed.splitlines()[-1].startswith("error: ")
     assert not (script.folder / "calls").exists()
+
+
+def baselines(script: Script, *options: str, fails: bool = False) -> str:
+    return script.run("--whisper_python", "./python", *options, script="run_baselines.sh", fails=fails)
+
+
+def value(call: str, option: str) -> str:
+    """Return the last value of an option."""
+    return call.split(f"{option} ")[-1].split()[0]
+
+
+def test_espnets_conformer_gets_tags_and_sentencepiece(script):
+    baselines(script, "--baselines", "espnet", "--nbpe", "60", "--stop_stage", "12")
+    (prepared,) = script.calls("espnet_lole.bin.lole_espnet_data")
+    assert value(prepared, "--nbpe") == "60" and "--dst dump/espnet/train dump/espnet/dev" in prepared
+    (call,) = script.calls("espnet_lole.bin.lole_espnet_train")
+    assert value(call, "--bpemodel") == f"{value(prepared, '--token_dir')}/bpe.model"
+    assert value(call, "--token_list") == "dump/token_list/bpe_unigram60/tokens.txt"
+    assert "dump/espnet/train/text,text,text" in call and "dump/raw" not in call
+    (decoding,) = script.calls("espnet_lole.bin.lole_espnet")
+    assert "--scenarios agnostic" in decoding and value(decoding, "--asr_model_file").startswith(
+        value(call, "--output_dir")
+    )
+
+
+def test_espnets_conformer_can_have_characters_and_perturbed_speed(script):
+    (script.folder / "dump" / "raw" / "train_sp").mkdir()
+    options = ["--token_type", "char", "--speed_perturb_factors", "0.9 1.0 1.1", "--stop_stage", "11"]
+    baselines(script, "--baselines", "espnet", *options)
+    (call,) = script.calls("espnet_lole.bin.lole_espnet_train")
+    assert value(call, "--token_type") == "char" and "--bpemodel" not in call
+    assert "dump/espnet/train_sp/text,text,text" in call and "_espnet_raw_lole_mini_sp_seed0" in call
+
+
+def test_espnets_whisper_gets_the_backbone_prompts_and_an_interpreter_of_its_own(script):
+    (script.folder / "other").symlink_to("python")
+    options = ["--baselines", "multilingual espnet_whisper", "--whisper_python", "./other", "--stop_stage", "12"]
+    baselines(script, *options, "--backbone", "some/medium.pt")
+    (prepared,) = script.calls("espnet_lole.bin.lole_espnet_data")
+    assert value(prepared, "--backbone") == "some/medium.pt" and value(prepared, "--pt").endswith("/medium.pt")
+    (call,) = script.calls("espnet_lole.bin.lole_espnet_train")
+    folder = value(prepared, "--pt").removesuffix("/medium.pt")
+    for part in ("encoder", "decoder"):
+        assert f"--{part}_conf whisper_model=medium --{part}_conf download_dir={folder}" in call
+    for part, name in (("train", "train"), ("valid", "dev")):
+        assert f"--{part}_data_path_and_name_and_type {folder}/{name}/prompt,prompt,text" in call
+    assert value(call, "--token_list") == value(script.calls("espnet2.bin.whisper_export_vocabulary")[0], "--output")
+    (decoding,) = script.calls("espnet_lole.bin.lole_espnet")
+    assert "--scenarios agnostic aware" in decoding
+    assert len(script.calls("espnet_lole.bin.lole_train")) == len(script.calls("espnet_lole.bin.lole_inference")) == 1
+
+
+def test_all_baselines_are_scored_with_the_systems(script):
+    baselines(script, "--stage", "13")
+    (call,) = script.calls("espnet_lole.bin.lole_score")
+    decoded = [text.split(":exp/")[0] for text in call.split("--decoded ")[1:]]
+    assert decoded[-3:] == ["espnet:agnostic", "espnet_whisper:aware", "espnet_whisper:agnostic"]
+    assert "experts:aware" in decoded and "full:agnostic" in decoded
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--token_type", "phn"], "--token_type takes bpe or char"),
+        (["--nbpe", "many"], "--nbpe takes a whole number"),
+        (["--baselines", "espnet_large"], "conf/mini/train_espnet_large.yaml is missing"),
+        (["--baselines", "espnet_whisper", "--whisper_python", "false"], "run 'make env-espnet-whisper'"),
+    ],
+)
+def test_a_mistake_in_the_baselines_is_explained(script, options, message):
+    printed = baselines(script, *options, fails=True)
+    assert printed.startswith("error: ") and message in printed and not (script.folder / "calls").exists()

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from recipes import ROOT, Recipe
 from safetensors.torch import load_file
 
@@ -25,6 +26,7 @@ from espnet_lole.lole.peft_files import WEIGHTS
 from espnet_lole.train.checkpoints import is_intact
 
 pytestmark = pytest.mark.slow
+WHISPER_PYTHON = ROOT / ".venv-espnet-whisper" / "bin" / "python"
 BOTH = ("aware", "agnostic")
 TRAIN = ["--stage", "11", "--stop_stage", "11"]
 TRAIN_EXPERTS = [*TRAIN, "--systems", "experts"]
@@ -185,10 +187,18 @@ def test_a_language_is_added_later(recipe):
     assert "|mole|agnostic|" in table and "test_tr" in table
 
 
+BASELINES = ["--systems", "", "--expdir", "exp_base", "--asr_config", "tiny.yaml", "--backbone", "tiny", "--nbpe", "60"]
+
+
+def check_resources(experiment: Path, scenario: str) -> None:
+    resources = json.loads((experiment / "resources.json").read_text())
+    assert resources["trained_parameters"] > 0 and resources["steps"] > 0 and resources["seconds"] > 0
+    assert json.loads((experiment / f"decode_tiny_{scenario}" / "resources.json").read_text())["parameters"] > 0
+
+
 def test_baselines_are_systems_like_the_others(recipe):
     baselines = ["multilingual", "multilingual_r64", "full", "espnet"]
-    options = ["--baselines", " ".join(baselines), "--systems", "", "--expdir", "exp_base", "--asr_config", "tiny.yaml"]
-    recipe.run(*options, script="run_baselines.sh")
+    recipe.run(*BASELINES, "--baselines", " ".join(baselines), script="run_baselines.sh")
     tuned = load_file(recipe.experiment("full", "exp_base") / "whisper" / "model.safetensors")
     before = load_file(recipe.folder / "tiny" / "model.safetensors")
     assert sum(not torch.equal(before[name], tuned[name]) for name in tuned) > 0.9 * len(tuned)
@@ -198,10 +208,32 @@ def test_baselines_are_systems_like_the_others(recipe):
     text = (recipe.folder / "exp_base" / "RESULTS.md").read_text()
     assert all(f"|{system}|agnostic|" in text for system in baselines) and "|espnet|aware|" not in text
     for system in baselines:
-        folder = recipe.experiment(system, "exp_base")
-        resources = json.loads((folder / "resources.json").read_text())
-        assert resources["trained_parameters"] > 0 and resources["steps"] > 0 and resources["seconds"] > 0
-        assert json.loads((folder / "decode_tiny_agnostic" / "resources.json").read_text())["parameters"] > 0
+        check_resources(recipe.experiment(system, "exp_base"), "agnostic")
+    config = yaml.safe_load((recipe.experiment("espnet", "exp_base") / "config.yaml").read_text())
+    assert len(config["token_list"]) == 60 and config["token_list"][2:4] == ["[de]", "[tr]"]
+
+
+@pytest.mark.skipif(not WHISPER_PYTHON.exists(), reason="make env-espnet-whisper was not run")
+def test_espnets_own_whisper_trains_its_lora_on_the_backbone(recipe):
+    """Stock asr_train trains the LoRA alone: without it, all weights are the backbone's."""
+    options = ["--baselines", "espnet_whisper", "--whisper_python", str(WHISPER_PYTHON)]
+    recipe.run(*BASELINES, *options, script="run_baselines.sh")
+    experiment = recipe.experiment("espnet_whisper", "exp_base")
+    backbone = torch.load(recipe.folder / "dump" / "espnet_whisper" / "tiny.pt")["model_state_dict"]
+    trained = torch.load(experiment / "valid.acc.ave.pth")
+    lora = {name: weight for name, weight in trained.items() if ".lora_" in name}
+    assert len(lora) == 2 * 4 * (3 + 2 * 2) and all(weight.any() for weight in lora.values())
+    for name, weight in backbone.items():
+        part, _, rest = name.partition(".")
+        key = f"{part}.{part}s.{rest}"
+        a, b = (lora.get(f"{key.removesuffix('weight')}lora_{factor}") for factor in "AB")
+        update = 0 if a is None else 2 * b @ a  # loralib saves the merged weight; alpha is twice the rank
+        torch.testing.assert_close(trained[key], weight + update)
+    resources = json.loads((experiment / "resources.json").read_text())
+    assert resources["trained_parameters"] == sum(weight.numel() for weight in lora.values())
+    for scenario in BOTH:
+        check_resources(experiment, scenario)
+        assert f"|espnet_whisper|{scenario}|" in (recipe.folder / "exp_base" / "RESULTS.md").read_text()
 
 
 def test_a_system_that_is_not_trained_is_named(recipe):

@@ -21,7 +21,7 @@ from espnet_lole.whisper.checkpoint import (
     precision_dtype,
 )
 from espnet_lole.whisper.model import Whisper
-from espnet_lole.whisper.openai import configure_generation
+from espnet_lole.whisper.openai import configure_generation, write_checkpoint
 
 
 def save_openai(file: Path, mels: int = 80, vocab: int = 51865) -> openai_whisper.Whisper:
@@ -55,6 +55,18 @@ def test_openais_file_its_folder_and_its_own_model_compute_the_same(tmp_path, me
     assert from_file.model.proj_out.weight is from_file.decoder.embed_tokens.weight
     read, saved = load_config(str(tmp_path / "tiny.pt")).to_dict(), from_folder.model.config.to_dict()
     assert {name for name in read if read[name] != saved[name]} <= {"architectures", "dtype", "_name_or_path"}
+
+
+def test_a_written_pt_file_is_that_of_openais_own_model(tmp_path):
+    model = save_openai(tmp_path / "tiny.pt")
+    write_checkpoint(load_whisper(str(tmp_path / "tiny.pt")).model, tmp_path / "again.pt")
+    before, again = (torch.load(tmp_path / name, weights_only=True) for name in ("tiny.pt", "again.pt"))
+    assert again["dims"] == before["dims"]
+    model.load_state_dict(again["model_state_dict"])
+    assert all(
+        torch.equal(again["model_state_dict"][name], value.float())
+        for name, value in before["model_state_dict"].items()
+    )
 
 
 def test_other_files_are_refused(tmp_path):

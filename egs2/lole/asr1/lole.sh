@@ -72,6 +72,7 @@ run_stage() { # is stage $1 to be run? Prints its title $2
 base_system() { # the system that $1 is a variant of: multilingual_r64 -> multilingual
     case $1 in
     zero_shot) echo zero_shot ;;
+    espnet_whisper | espnet_whisper_*) echo espnet_whisper ;;
     *) echo "${1%%_*}" ;;
     esac
 }

@@ -13,8 +13,8 @@ for system in ${systems}; do
     case $(base_system "${system}") in
     experts | mole | student | multilingual | full) trained+=("${system}") ;;
     zero_shot) continue ;;
-    espnet)
-        [ "${stage}" -eq 13 ] || fail "system espnet is trained and decoded by run_baselines.sh"
+    espnet | espnet_whisper)
+        [ "${stage}" -eq 13 ] || fail "system ${system} is trained and decoded by run_baselines.sh"
         continue
         ;;
     *) fail "unknown system ${system}: choose from zero_shot experts mole student multilingual full, or a variant" ;;
