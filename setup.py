@@ -38,13 +38,22 @@ EXTRAS = {
     "formats": ["ctranslate2", "faster-whisper", "playwright"],  # the other sides' own code, for the slow tests
 }
 
+RECIPE = [  # espnet_lole/recipe is a link to egs2/lole/asr1; `lole recipe` copies from there
+    "recipe/*.sh",
+    "recipe/lole_utils/*",
+    "recipe/conf/**/*",
+    "recipe/local/**/*.sh",
+    "recipe/local/**/*.py",
+    "recipe/models/*/*",
+]
+
 setup(
     name="espnet_lole",
     version="0.1.0",
     description="LoRA language experts on a frozen Whisper: multilingual speech recognition for ESPnet",
     license="Apache-2.0",
     packages=find_packages(include=["espnet_lole", "espnet_lole.*"]),
-    package_data={"espnet_lole.whisper.assets": ["*"]},
+    package_data={"espnet_lole": RECIPE, "espnet_lole.whisper.assets": ["*"]},
     entry_points={"console_scripts": ["lole = espnet_lole.cli.main:main"]},
     python_requires=">=3.10",
     install_requires=REQUIRES,

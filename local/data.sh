@@ -12,9 +12,11 @@ python=python3                     # Python interpreter
 clones=downloads                   # for conf/corpora/human.yaml: folder of the clones, see docs/own_corpus.md
 
 # shellcheck disable=SC1091
-. utils/parse_options.sh
+. lole_utils/parse_options.sh
 
 if [ "$(basename "${corpus}")" = lole_mini.yaml ]; then
+    "${python}" -c "import babel, espeakng_loader, num2words, scipy" ||
+        refuse "the corpus lole_mini is synthesized with more packages: pip install 'espnet_lole[mini]', or --corpus"
     # shellcheck disable=SC2086  # a list of languages
     PYTHONPATH="local:${PYTHONPATH:-}" "${python}" -m lole_mini.prepare \
         --output data/lole_mini --nj "${nj}" ${langs:+--langs ${langs}}

@@ -88,7 +88,7 @@ def test_messages_in_troubleshooting_are_those_of_the_code():
         *ROOT.glob("espnet_lole/**/*.py"),
         *ROOT.glob("examples/*.py"),
         *RECIPE.glob("*.sh"),
-        *RECIPE.glob("utils/*.sh"),
+        *RECIPE.glob("lole_utils/*.sh"),
     ]
     code = re.sub(r'"\s+f?"', "", " ".join(file.read_text() for file in files))  # strings that go over several lines
     rows = [line for line in (ROOT / "docs" / "troubleshooting.md").read_text().splitlines() if line.startswith("| `")]

@@ -29,6 +29,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--decoded", action="append", required=True, help="system:scenario:decode_dir; repeat for each system"
     )
     parser.add_argument("--test_sets", required=True, help="names of the test sets, separated by spaces")
+    parser.add_argument("--valid_set", help="one of them that has its own figures, but does not count in averages")
     parser.add_argument(
         "--normalize",
         default=DEFAULT,
@@ -58,7 +59,7 @@ def score(args: argparse.Namespace, command: str) -> str:
         check_output_file(report, overwrite=report.is_file() and _is_report(report))
     for d in decoded:
         check_decoding(d.decode_dir, args.dumpdir, test_sets)
-    scores = [d.score(args.dumpdir, test_sets, args.normalize) for d in decoded]
+    scores = [d.score(args.dumpdir, test_sets, args.normalize, args.valid_set) for d in decoded]
     rows = [csv_rows(s, args.seed) for s in scores]
     for s, new in zip(scores, rows, strict=True):
         _write_sets(s)

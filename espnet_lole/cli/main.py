@@ -7,15 +7,17 @@ import os
 import sys
 from collections.abc import Sequence
 
-from espnet_lole.cli import add_expert, export, info, plan, score, transcribe
+from espnet_lole.cli import add_expert, export, info, plan, recipe, score, transcribe, upload
 
 COMMANDS = {
     "transcribe": transcribe,
     "info": info,
     "export": export,
+    "upload": upload,
     "add-expert": add_expert,
     "score": score,
     "plan": plan,
+    "recipe": recipe,
 }
 """Modules of the commands: docstring is the help, ``add_arguments`` takes a parser, ``run`` the parsed arguments."""
 

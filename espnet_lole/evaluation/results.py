@@ -50,8 +50,20 @@ class Decoded:
         """System and scenario."""
         return self.system, self.scenario
 
-    def score(self, dumpdir: Path, test_sets: Collection[str], normalization: str = DEFAULT) -> SystemScore:
-        """Score the test sets, with a normalisation of ``find_normalizer``.
+    def score(
+        self,
+        dumpdir: Path,
+        test_sets: Collection[str],
+        normalization: str = DEFAULT,
+        valid_set: str | None = None,
+    ) -> SystemScore:
+        """Score the test sets.
+
+        Args:
+            dumpdir: holds ``<test_set>/{text,utt2lang}``.
+            test_sets: names of the sets.
+            normalization: one of ``find_normalizer``.
+            valid_set: the one of them, if any, that does not count in averages.
 
         Raises:
             FileNotFoundError: a file does not exist.
@@ -59,21 +71,29 @@ class Decoded:
         """
         options = self.scenario == "agnostic", find_normalizer(normalization)
         sets = [score_set(self.decode_dir, dumpdir, name, *options) for name in test_sets]
-        return SystemScore(self, sets, normalization)
+        return SystemScore(self, sets, [s for s in sets if s.name != valid_set] or sets, normalization)
 
 
 @dataclass(frozen=True)
 class SystemScore:
-    """The scores of a decoded system on its test sets, whose texts were normalised so."""
+    """The scores of a decoded system on its test sets.
+
+    Attributes:
+        decoded: the system.
+        sets: the scores of all sets.
+        averaged: those that count in averages: not the validation set, unless it is the only one.
+        normalization: how the texts were normalised.
+    """
 
     decoded: Decoded
     sets: list[SetScore]
+    averaged: list[SetScore]
     normalization: str = DEFAULT
 
     @property
     def languages(self) -> list[str]:
         """Languages in the order of the test sets."""
-        return list(dict.fromkeys(lang for s in self.sets for lang in s.languages))
+        return list(dict.fromkeys(lang for s in self.averaged for lang in s.languages))
 
     @property
     def empty(self) -> int:
@@ -83,7 +103,7 @@ class SystemScore:
     def error_rates(self, metric: str) -> dict[str, float]:
         """Return language -> error rate over all test sets, in percent."""
         counts: dict[str, Counts] = {}
-        for s in self.sets:
+        for s in self.averaged:
             for lang, of_set in s.counts[metric].items():
                 counts[lang] = counts.get(lang, Counts()) + of_set
         return {lang: total.error_rate for lang, total in counts.items()}
@@ -91,7 +111,7 @@ class SystemScore:
     def lid_accuracy(self) -> dict[str, float]:
         """Return language -> percent of its utterances for which it was predicted; empty in the aware scenario."""
         correct, total = Counter[str](), Counter[str]()
-        for s in self.sets:
+        for s in self.averaged:
             for lang, predicted in s.confusion.items():
                 correct[lang] += predicted[lang]
                 total[lang] += predicted.total()
@@ -127,14 +147,14 @@ def _set_figures(score: SetScore) -> Iterator[tuple[str, str, str, float]]:
 
 def _overall_figures(score: SystemScore) -> Iterator[tuple[str, str, str, float]]:
     """Yield set, language, metric and value over all test sets; ``rtf`` only if every set has one."""
-    by_language = {metric: score.error_rates(metric) for metric in score.sets[0].counts}
+    by_language = {metric: score.error_rates(metric) for metric in score.averaged[0].counts}
     by_language["lid_accuracy"] = score.lid_accuracy()
     for metric, values in by_language.items():
         yield from (("all", lang, metric, value) for lang, value in values.items())
         if values:
             yield "all", "average", metric, fmean(values.values())
-    rtfs = [s.rtf for s in score.sets if s.rtf is not None]
-    if len(rtfs) == len(score.sets):
+    rtfs = [s.rtf for s in score.averaged if s.rtf is not None]
+    if len(rtfs) == len(score.averaged):
         yield "all", "average", "rtf", fmean(rtfs)
     yield from (("all", "average", name, value) for name, value in score.resources().items())
 

@@ -12,7 +12,7 @@ import yaml
 from espnet_lole.atomic_io import atomic_folder, atomic_write
 from espnet_lole.export.metadata import collect_metadata
 from espnet_lole.export.model_card import model_card
-from espnet_lole.inference.load import MOLE_WEIGHTS, SystemFolder
+from espnet_lole.inference.load import MOLE_WEIGHTS, WHISPER_FOLDERS, SystemFolder
 from espnet_lole.lole.kd import STUDENT
 from espnet_lole.ownership import check_output_file
 from espnet_lole.systems import SCORED_DECODING
@@ -33,20 +33,19 @@ def save_bundle(system: SystemFolder, folder: Path, licence: str, data: str) -> 
 
     Raises:
         FileNotFoundError: the backbone is neither here nor on the hub.
-        ValueError: the system is a whole Whisper, which is such a folder already; or the folder holds other files, or
-            overlaps the system.
+        ValueError: the system is a Whisper that was not trained here, which is such a folder already; or the folder
+            holds other files, or overlaps the system.
         OSError: a part cannot be read or written.
     """
-    adapters = system.adapter_folders()
-    if not adapters:
+    if system.system == "zero_shot":
         raise ValueError(f"{system.backbone} is a whole Whisper, which needs no export: use it as it is")
     require_backbone(system)
     metadata = collect_metadata(system)
     with atomic_folder(folder, system.sources()) as made:
-        backbone = _copy_backbone(system.backbone, made)
+        backbone = _copy_backbone(system.backbone, made, WHISPER_FOLDERS[0] if system.system == "full" else "backbone")
         conf = {"system": system.system, "langs": list(system.languages), "backbone": backbone}
-        names = system.languages if system.system in ("experts", "mole") else (STUDENT,)
-        for name, adapter in zip(names, adapters.values(), strict=True):
+        for name, adapter in system.adapter_folders().items():
+            name = name if system.system in ("experts", "mole") else STUDENT
             shutil.copytree(adapter, made / "adapters" / name)
         if system.system == "mole":
             conf["experts"] = "adapters"
@@ -68,7 +67,7 @@ def pack_bundle(system: SystemFolder, archive: Path, licence: str, data: str) ->
         data: as for ``save_bundle``.
 
     Raises:
-        ValueError: the archive has another ending, another file has its name, or the system is a whole Whisper.
+        ValueError: the archive has another ending, another file has its name, or the system is not trained here.
         OSError: a part cannot be read or written.
     """
     if archive.suffix != ".zip":
@@ -102,15 +101,15 @@ def require_backbone(system: SystemFolder) -> None:
         ) from error
 
 
-def _copy_backbone(backbone: str, folder: Path) -> str:
-    """Copy a backbone that is a folder or a file, and return its name in the copy; a name on the hub stays."""
+def _copy_backbone(backbone: str, folder: Path, name: str) -> str:
+    """Copy a backbone that is a folder (to ``name``) or a file, and return its place; a name on the hub stays."""
     source = Path(backbone)
     if source.is_file():
         shutil.copyfile(source, folder / source.name)
         return source.name
     if not source.is_dir():
         return backbone
-    (folder / "backbone").mkdir()
+    (folder / name).mkdir()
     for file in (file for pattern in BACKBONE_FILES for file in source.glob(pattern)):
-        shutil.copyfile(file, folder / "backbone" / file.name)
-    return "backbone"
+        shutil.copyfile(file, folder / name / file.name)
+    return name

@@ -13,6 +13,7 @@ DESCRIPTIONS = {
     "mole": "LoRA MoLE: language experts on a frozen Whisper, shared shallow layers, and a language classifier.",
     "student": "One LoRA adapter for all languages on a frozen Whisper, distilled from language experts.",
     "multilingual": "One LoRA adapter for all languages on a frozen Whisper.",
+    "full": "A Whisper, of which all weights were fine-tuned on all languages.",
 }
 SCENARIOS = {
     "aware": "language given",
@@ -51,7 +52,7 @@ def model_card(metadata: ModelMetadata, name: str, licence: str, data: str, libr
         "license": licence,
         "library_name": library,
         "pipeline_tag": "automatic-speech-recognition",
-        "tags": ["whisper", "lora", "espnet", metadata.system],
+        "tags": ["whisper", *(["lora"] if metadata.ranks else []), "espnet", metadata.system],
     } | ({} if local else {"base_model": metadata.backbone})
     topics = metadata.describe() | {"backbone": Path(metadata.backbone).name if local else metadata.backbone}
     system = "\n".join(f"- {topic}: {text}" for topic, text in topics.items())

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
@@ -71,7 +72,7 @@ def load_whisper(
 
     Raises:
         FileNotFoundError: it is neither here nor on the hub.
-        ValueError: it is no Whisper, or ``pad_to`` or the precision is unknown.
+        ValueError: it is no Whisper, its weights are damaged, or ``pad_to`` or the precision is unknown.
     """
     config = load_config(name)
     if config.model_type != "whisper":
@@ -115,6 +116,8 @@ def _read_model(name: str) -> WhisperForConditionalGeneration:
         model = WhisperForConditionalGeneration.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
     except OSError as error:  # pickled weights, which could run code, are not looked for
         raise FileNotFoundError(f"expected the weights of a Whisper as safetensors in {name}: {error}") from error
+    except SafetensorError as error:
+        raise ValueError(f"the weights of the Whisper {name} are damaged ({error}): copy or load them again") from error
     with suppress(OSError):  # transformers drops Whisper's own keys from a file with the mark _from_model_config
         model.generation_config = GenerationConfig.from_pretrained(name, _from_model_config=False)
     return model

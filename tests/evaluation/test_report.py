@@ -56,9 +56,9 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run(*decoded: str, seed: int = 0, sets: str = "test_de test_mix", normalize: str | None = None) -> None:
+def run(*decoded: str, seed: int = 0, sets: str = "test_de test_mix", **more: str | None) -> None:
     options = [option for text in decoded for option in ("--decoded", text)]
-    options += ["--normalize", normalize] if normalize else []
+    options += [word for name, given in more.items() if given for word in (f"--{name}", given)]
     main(["--expdir", "exp", "--dumpdir", "dump/raw", "--test_sets", sets, "--seed", str(seed), *options])
 
 
@@ -129,6 +129,15 @@ def test_every_system_predicts_the_language_in_the_agnostic_scenario(
     run(f"{system}:agnostic:exp/lole_zero/decode_greedy")
     assert "LID accuracy" in capsys.readouterr().out
     assert value(system, "all", "de", "lid_accuracy") == 75.0
+
+
+def test_a_validation_set_has_its_own_figures_and_is_in_no_average(work: Path) -> None:
+    run(ZERO)
+    of_set = [row for row in rows() if row["set"] == "test_mix"]
+    run(ZERO, valid_set="test_mix")
+    assert of_set and [row for row in rows() if row["set"] == "test_mix"] == of_set
+    assert value("zero_shot", "all", "de", "wer") == value("zero_shot", "test_de", "de", "wer")
+    assert {row["language"] for row in rows() if row["set"] == "all"} == {"de", "average"}
 
 
 def test_a_trained_system_keeps_the_options_that_it_was_scored_with(work: Path) -> None:

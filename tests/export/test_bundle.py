@@ -40,6 +40,20 @@ def test_a_bundle_decodes_alike_wherever_it_is(tmp_path, system, lang):
     assert Speech2Text.from_pretrained(tmp_path / "there").search.beam_size == 3
 
 
+def test_a_whisper_of_which_all_weights_were_trained_is_a_bundle_too(tmp_path):
+    made = make_recipe(tmp_path / "made")
+    experiment = made / "exp" / "full"
+    shutil.copytree(made / "tiny", experiment / "whisper")
+    (experiment / "config.yaml").write_text(
+        yaml.safe_dump({"system": "full", "backbone": "tiny", "langs": ["de", "fr"]})
+    )
+    before = transcribe(experiment)
+    assert main(["export", str(experiment), str(tmp_path / "full")]) == 0
+    shutil.rmtree(made)
+    assert transcribe(tmp_path / "full") == before
+    assert "fine-tuned on all languages" in (tmp_path / "full" / "README.md").read_text()
+
+
 @pytest.mark.parametrize("form", ["folder", "merged", "ctranslate2"])
 def test_an_experiment_that_was_moved_away_from_its_backbone_is_not_exported_without_it(recipe, tmp_path, capsys, form):
     if form == "ctranslate2":

@@ -40,7 +40,7 @@ class Recipe:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         source = ROOT / "egs2" / "lole" / "asr1"
-        shutil.copytree(source, folder, ignore=shutil.ignore_patterns("data", "dump", "exp"))
+        shutil.copytree(source, folder, ignore=shutil.ignore_patterns("data", "dump", "exp", "models"))
         tiny_whisper().save_pretrained(folder / "tiny")
         for name, changes in CONFIGS.items():
             conf = yaml.safe_load((ROOT / "conf" / "mini" / f"{name}.yaml").read_text()) | changes

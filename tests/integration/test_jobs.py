@@ -11,7 +11,7 @@ import pytest
 from recipes import ROOT
 
 RECIPE = ROOT / "egs2" / "lole" / "asr1"
-RUN_LOCAL = RECIPE / "utils" / "run_local.sh"
+RUN_LOCAL = RECIPE / "lole_utils" / "run_local.sh"
 SCRIPTS = {"stdout": "stdout.pl", "sge": "queue.pl", "pbs": "pbs.pl", "slurm": "slurm.pl", "ssh": "ssh.pl"}
 CONFIGS = {"slurm": "sbatch", "queue": "qsub", "pbs": "qsub"}
 
@@ -105,7 +105,7 @@ ENDS = {
 def test_the_reason_is_found_in_the_log_of_the_job_that_failed(tmp_path, said):
     (tmp_path / "1").write_text("Error: a warning\n# Finished at noon with status 0\n")
     (tmp_path / "2").write_text("\n".join([*ENDS[said], "# Finished at noon with status 1\n"]))
-    done = source("utils/jobs.sh", f"fail_job decoding 9 {tmp_path}/none {tmp_path}/1 {tmp_path}/2")
+    done = source("lole_utils/jobs.sh", f"fail_job decoding 9 {tmp_path}/none {tmp_path}/1 {tmp_path}/2")
     error, log = done.stderr.splitlines()
     assert done.returncode == 1 and error == f"error: decoding failed: {said}" and log.endswith(f"{tmp_path}/2")
 

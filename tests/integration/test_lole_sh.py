@@ -24,6 +24,22 @@ case "$*" in *wait*) sleep 60 ;; *broken*) echo "ValueError: broken"; exit 1 ;; 
 """
 SET = {"wav.scp": "a a.wav\n", "text": "a ja\n", "utt2lang": "a de\nb tr\n", "utt2num_samples": "a 16000\n"}
 TRAIN = ("--stage", "11", "--stop_stage", "11")
+OPTIONS_OF_ASR_SH = """
+    stage stop_stage skip_stages skip_data_prep skip_train skip_eval skip_packing skip_upload_hf eval_valid_set ngpu
+    num_nodes nj inference_nj gpu_inference dumpdir expdir python use_lightning local_data_opts
+    post_process_local_data_opts auxiliary_data_tags speed_perturb_factors feats_type audio_format
+    multi_columns_input_wav_scp multi_columns_output_wav_scp fs min_wav_duration max_wav_duration token_type nbpe
+    bpemode oov blank sos_eos bpe_input_sentence_size bpe_nlsyms bpe_char_cover hugging_face_model_name_or_path
+    use_ngram ngram_exp ngram_num use_lm lm_tag lm_exp lm_stats_dir lm_config lm_args use_word_lm num_splits_lm
+    word_vocab_size
+    use_prompt use_lang_prompt use_nlp_prompt asr_task asr_tag asr_exp asr_stats_dir asr_config asr_args
+    pretrained_model ignore_init_mismatch feats_normalize num_splits_asr num_ref num_inf sot_asr hf_repo use_k2
+    k2_ctc_decoding use_nbest_rescoring num_paths nll_batch_size k2_config use_streaming use_maskctc batch_size
+    inference_tag inference_config inference_args inference_lm inference_ngram inference_asr_model download_model
+    train_set valid_set test_sets bpe_train_text lm_train_text lm_dev_text lm_test_text nlsyms_txt cleaner hyp_cleaner
+    g2p lang score_opts local_score_opts asr_speech_fold_length asr_text_fold_length lm_fold_length
+    """.split()
+"""Of ESPnet's master in June 2026."""
 
 
 class Script:
@@ -57,6 +73,10 @@ class Script:
         """Return the command lines of a module, one for each call."""
         lines = (self.folder / "calls").read_text().splitlines()
         return [line for line in lines if line.startswith(f"-m {module} ")]
+
+
+def stages(printed: str) -> list[int]:
+    return [int(number) for number in re.findall(r"Stage (\d+):", printed)]
 
 
 @pytest.fixture
@@ -109,7 +129,7 @@ def test_corpus_and_backbone_are_enough_for_the_configurations_of_the_paper(scri
 def test_a_system_is_decoded_in_its_scenarios_on_the_test_sets_of_the_languages(script):
     script.run("--stage", "12", "--stop_stage", "12", "--inference_args", "--beam_size 5")
     calls = {call.split()[3]: call for call in script.calls("espnet_lole.bin.lole_inference")}
-    assert "--langs de tr " in calls["../../../models/whisper-nano"]
+    assert "--langs de tr " in calls["models/whisper-nano"]
     assert "--scenarios aware --test_dirs" in calls["exp/lole_train_experts_raw_lole_mini_seed0"]
     assert "--scenarios aware agnostic --test_dirs" in calls["exp/lole_train_mole_raw_lole_mini_seed0"]
     assert len(calls) == 4 and all(
@@ -146,7 +166,7 @@ def test_nodes_are_processes_of_this_machine_or_nodes_of_a_cluster(script):
     for env in ({}, {"cmd_backend": "slurm", "PATH": path}):
         script.run(*TRAIN, "--systems", "experts", "--num_nodes", "2", **env)
     local, slurm = script.calls("espnet2.bin.launch")
-    assert "--cmd utils/run_local.sh " in local and " --num_nodes 1 " in local and "--dist_backend gloo" in local
+    assert "--cmd lole_utils/run_local.sh " in local and " --num_nodes 1 " in local and "--dist_backend gloo" in local
     assert "./python -m torch.distributed.run --standalone --nproc_per_node 2 -m espnet_lole.bin.lole_train" in local
     assert "--cmd slurm.pl " in slurm and " --num_nodes 2 " in slurm
     assert "-- ./python -m espnet_lole.bin.lole_train" in slurm and "gloo" not in slurm  # the launcher adds it
@@ -161,7 +181,80 @@ def test_scoring_gets_every_decoding(script):
 
 def test_stages_can_be_left_out(script):
     printed = script.run("--stage", "4", "--skip_stages", "4 12", "--skip_train", "true")
-    assert [line.split()[2] for line in printed.splitlines() if "Stage" in line] == ["5:", "10:", "13:"]
+    assert stages(printed) == [13]
+    assert stages(script.run("--skip_data_prep", "true", "--skip_eval", "true", "--systems", "zero_shot")) == [10, 11]
+    printed = script.run("--stage", "10", "--skip_stages", "11", "--skip_packing", "false", "--systems", "mole student")
+    assert stages(printed) == [10, 12, 13, 14]
+    archives = [call.split()[4:] for call in script.calls("espnet_lole.cli.main")]
+    folder = "exp/lole_train_{0}_raw_lole_mini_seed0/lole_train_{0}_raw_lole_mini_seed0.zip --format pack"
+    assert archives == [folder.format(system).split() for system in ("mole", "student")]
+
+
+def test_what_is_not_trained_is_not_prepared(script):
+    options = ["--stage", "2", "--stop_stage", "5", "--skip_train", "true", "--test_sets", "test_de test_de test_fr"]
+    script.run(*options)
+    script.run(*options, "--eval_valid_set", "true")
+    first, second, third = script.calls("espnet_lole.bin.lole_data")
+    assert first.endswith("--src data/test_de data/test_fr --dst dump/raw/test_de dump/raw/test_fr")
+    assert "--src data/dev data/test_de data/test_fr --dst dump/raw/org/dev dump/raw/test_de" in second
+    assert " filter " in third and "--src dump/raw/org/dev --dst dump/raw/dev " in third
+
+
+@pytest.mark.parametrize("options", [("--eval_valid_set", "yes"), ("--test_sets", "test_de dev test_tr test_de")])
+def test_the_validation_set_is_decoded_and_scored_on_request(script, options):
+    script.run("--stage", "12", "--systems", "mole", *options)
+    (decoded,) = script.calls("espnet_lole.bin.lole_inference")
+    (scored,) = script.calls("espnet_lole.bin.lole_score")
+    assert " --test_dirs dump/raw/test_de dump/raw/test_tr dump/raw/dev --output_dir" in decoded
+    assert "--test_sets test_de test_tr dev --valid_set dev " in " ".join(scored.split())
+
+
+@pytest.mark.parametrize("value", ["true", "True", "TRUE", "1", "yes"])
+def test_booleans_are_written_in_many_ways(script, value):
+    script.run("--stage", "12", "--stop_stage", "12", "--systems", "mole", "--gpu_inference", value)
+    script.run(*TRAIN, "--systems", "experts", "--resume", {"true": "false", "1": "0", "yes": "no"}.get(value, "False"))
+    assert " --ngpu 1 --scenarios" in (script.folder / "calls").read_text()
+    assert " --resume false " in (script.folder / "calls").read_text()
+
+
+def test_every_option_of_asr_sh_is_known_or_answered(script):
+    source = (script.folder / "lole.sh").read_text().partition("parse_options.sh")[0]
+    own = set(re.findall(r"^([a-z_]+)=.*#", source, re.MULTILINE))
+    table = (script.folder / "lole_utils" / "options_of_asr_sh.txt").read_text().splitlines()
+    answered = [name for line in table if line[0] != "#" for name in line.split("|")[0].split()]
+    assert len(set(answered)) == len(answered) and not own & set(answered)
+    assert set(OPTIONS_OF_ASR_SH) == (own | set(answered)) & set(OPTIONS_OF_ASR_SH)
+    assert set(answered) - set(OPTIONS_OF_ASR_SH) == {"config"}  # of Kaldi's parse_options.sh
+
+
+def test_an_option_of_asr_sh_that_asks_for_nothing_is_accepted(script):
+    options = "--use_lm false --token_type whisper_multilingual --feats_type raw --fs 16k --lang noinfo --cleaner none"
+    script.run("--stage", "5", "--stop_stage", "5", *options.split(), "--lm_config", "", "--feats_normalize", "")
+
+
+def test_experiment_and_decoding_get_their_names_from_options(script):
+    options = [
+        "--systems",
+        "student",
+        "--asr_exp",
+        "elsewhere/mine",
+        "--asr_tag",
+        "not_used",
+        "--inference_tag",
+        "fast",
+    ]
+    script.run("--stage", "11", *options)
+    calls = (script.folder / "calls").read_text()
+    assert "--output_dir elsewhere/mine " in calls and "--model elsewhere/mine " in calls
+    assert "--output_dir elsewhere/mine/fast --config" in calls
+    assert "student:agnostic:elsewhere/mine/fast_agnostic" in calls
+
+
+def test_one_system_is_exported_then_uploaded(script):
+    script.run("--stage", "15", "--skip_upload_hf", "0", "--systems", "zero_shot mole", "--hf_repo", "me/mine")
+    commands = [call.removeprefix("-m espnet_lole.cli.main ") for call in script.calls("espnet_lole.cli.main")]
+    exported = "export exp/lole_train_mole_raw_lole_mini_seed0 exp/hf/me/mine"
+    assert commands == [exported, "upload exp/hf/me/mine me/mine"]
 
 
 def test_speed_perturbation_makes_a_training_set_of_its_own(script):
@@ -198,18 +291,33 @@ MISTAKES = {
     "--systems nonsense": "unknown system nonsense: choose from",
     "--systems student_nonsense": "train_student_nonsense.yaml is missing or empty",
     "--systems espnet": "trained and decoded by run_baselines.sh",
-    "--asr_tag one": "--asr_tag names one experiment",
+    "--asr_tag one": "--asr_tag and --asr_exp name one experiment",
     "--num_nodes 2 --ngpu 1": "--num_nodes with GPUs needs the nodes of a cluster (cmd_backend=slurm)",
-    "--num_nodes none": "--ngpu takes a number, --num_nodes and --inference_nj take one from 1",
-    "--inference_nj 0": "--inference_nj take one from 1",
-    "--gpu_inference True": "take true or false",
-    "--resume no": "take true or false",
+    "--num_nodes none": "--num_nodes takes a whole number, got 'none'",
+    "--inference_nj 0": "--inference_nj take a number from 1",
+    "--gpu_inference maybe": "--gpu_inference takes true or false, got 'maybe'",
+    "--stage 4.5": "--stage takes a whole number, got '4.5'",
     "--nonsense 1": "unknown option --nonsense",
     "--command 1": "unknown option --command",
     "--stage": "option --stage needs a value",
     "-stage 11": "'-stage' is no option: options begin with two dashes",
-    "--stage 14": "stage 14 is after --stop_stage 13",
-    "--stage 15 --stop_stage 15": "nothing is uploaded from here",
+    "-s": "'-s' is no option",
+    "stage 11": "'stage' is no option",
+    "--ngpu 0 all": "'all' is no option",
+    "--stage=11": "an option and its value are two words, as in --stage 11, got '--stage=11'",
+    "--stage 14 --stop_stage 13": "stage 14 is after --stop_stage 13",
+    "--stage 14": "stages 14 and 15 need --skip_packing false and --skip_upload_hf false",
+    "--skip_upload_hf false": "stage 15 uploads to --hf_repo <user>/<model>, got ''",
+    "--skip_upload_hf false --hf_repo mine": "stage 15 uploads to --hf_repo <user>/<model>, got 'mine'",
+    "--skip_upload_hf false --hf_repo me/mine": "give one of experts mole student as --systems",
+    "--asr_exp exp/one": "--asr_tag and --asr_exp name one experiment",
+    "--use_lm true": "--use_lm true is an option of ESPnet's asr.sh alone: no language model is used",
+    "--token_type bpe": "the vocabulary is Whisper's own",
+    "--nbpe 5000": "only the baseline espnet of run_baselines.sh makes another",
+    "--pretrained_model a.pth": "the pretrained Whisper is --backbone",
+    "--audio_format flac.ark": "--audio_format takes flac or wav, not flac.ark",
+    "--valid_set train": "--train_set and --valid_set are both train",
+    "--test_sets train": "the training set train is one of --test_sets",
     "--stage 11 --dumpdir nowhere": "nowhere/raw/train/utt2num_samples is missing or empty: run stages 1 to 4",
     "--stage 12 --langs ja": "no test set of ja in dump/raw",
     "--stage 3": "data/train/utt2lang is missing or empty",
@@ -285,7 +393,7 @@ def test_all_baselines_are_scored_with_the_systems(script):
     ("options", "message"),
     [
         (["--token_type", "phn"], "--token_type takes bpe or char"),
-        (["--nbpe", "many"], "--nbpe takes a number from 1"),
+        (["--nbpe", "many"], "--nbpe takes a whole number"),
         (["--baselines", "espnet_large"], "conf/mini/train_espnet_large.yaml is missing"),
         (["--baselines", "espnet_whisper", "--whisper_python", "false"], "run 'make env-espnet-whisper'"),
     ],

@@ -70,7 +70,7 @@ def test_checkpoints_hold_only_what_is_trained(recipe):
 
 
 def test_packing_writes_one_file_per_trained_system(recipe):
-    recipe.run("--stage", "14", "--stop_stage", "14", "--systems", "zero_shot experts mole")
+    recipe.run("--stage", "14", "--skip_packing", "false", "--systems", "zero_shot experts mole")
     for system in ("experts", "mole"):
         folder = recipe.experiment(system)
         assert "config.yaml" in zipfile.ZipFile(folder / f"{folder.name}.zip").namelist()

@@ -96,7 +96,7 @@ def test_killed_at_a_write_the_same_command_ends_with_the_same_files(recipe, par
     ("sent", "message"), [("KILL", "most often memory ran out"), ("SEGV", "ended by signal 11 (SEGV)")]
 )
 def test_a_command_that_is_killed_has_the_reason_in_its_log(tmp_path, sent, message):
-    run_local = ROOT / "egs2" / "lole" / "asr1" / "utils" / "run_local.sh"
+    run_local = ROOT / "egs2" / "lole" / "asr1" / "lole_utils" / "run_local.sh"
     done = subprocess.run([run_local, tmp_path / "log", "bash", "-c", f"kill -{sent} $$"])
     assert done.returncode == 128 + signal.Signals[f"SIG{sent}"]
     assert re.search(f"^error: .*{re.escape(message)}", (tmp_path / "log").read_text(), re.MULTILINE)

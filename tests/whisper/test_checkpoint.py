@@ -112,6 +112,14 @@ def test_weights_in_a_pickle_are_not_read(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+def test_damaged_weights_are_named(tmp_path):
+    tiny_whisper().save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=f"the weights of the Whisper {tmp_path} are damaged"):
+        load_whisper(str(tmp_path))
+
+
 def test_code_in_the_folder_of_the_weights_is_not_run(tmp_path):
     tiny_whisper().save_pretrained(tmp_path)
     config = (tmp_path / "config.json").read_text()

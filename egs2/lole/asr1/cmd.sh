@@ -6,7 +6,7 @@ cmd_backend=${cmd_backend:-local} # local, stdout, sge, pbs, slurm, ssh or jhu, 
 
 # train_cmd is for what needs no GPU, cuda_cmd for trainings, and decode_cmd for decodings without a GPU
 case "${cmd_backend}" in
-local) export train_cmd="utils/run_local.sh" cuda_cmd="utils/run_local.sh" decode_cmd="utils/run_local.sh" ;;
+local) export train_cmd="lole_utils/run_local.sh" cuda_cmd="lole_utils/run_local.sh" decode_cmd="lole_utils/run_local.sh" ;;
 stdout) export train_cmd="stdout.pl" cuda_cmd="stdout.pl" decode_cmd="stdout.pl" ;;
 sge) export train_cmd="queue.pl" cuda_cmd="queue.pl" decode_cmd="queue.pl" ;;
 pbs) export train_cmd="pbs.pl" cuda_cmd="pbs.pl" decode_cmd="pbs.pl" ;;

@@ -4,7 +4,7 @@ set -euo pipefail
 
 exec ./lole.sh \
     --corpus conf/corpora/lole_mini.yaml \
-    --backbone ../../../models/whisper-nano \
+    --backbone models/whisper-nano \
     --asr_config conf/mini/train.yaml \
     --inference_config conf/mini/decode.yaml \
     "$@"

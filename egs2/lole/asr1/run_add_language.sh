@@ -21,10 +21,10 @@ seed=0               # random seed of the training
 
 command="./$(basename "$0")$(printf ' %q' "$@")"
 # shellcheck disable=SC1091
-. utils/parse_options.sh
+. lole_utils/parse_options.sh
 # shellcheck disable=SC1091
 . ./path.sh
-. utils/jobs.sh
+. lole_utils/jobs.sh
 
 [ -n "${lang}" ] && [ -n "${corpus}" ] && [ -n "${experts}" ] && [ -n "${mole}" ] ||
     fail "--lang, --corpus, --experts and --mole are required: see $0 --help"

@@ -19,7 +19,7 @@ whisper_inference_config=conf/decode_espnet_whisper.yaml # asr_inference of espn
 
 # As in lole.sh
 corpus=conf/corpora/lole_mini.yaml     # YAML file of the corpus
-backbone=../../../models/whisper-nano  # Whisper: a name on the hub, a transformers folder, or a .pt file of OpenAI
+backbone=models/whisper-nano  # Whisper: a name on the hub, a transformers folder, or a .pt file of OpenAI
 speed_perturb_factors=                 # e.g. "0.9 1.0 1.1", made in stages 2 to 4; empty: none
 asr_config=conf/mini/train.yaml        # shared configuration; that of ESPnet's asr_train is <this>_espnet.yaml
 inference_config=conf/mini/decode.yaml # configuration of the decoding
@@ -32,12 +32,12 @@ seed=0               # random seed of the training
 resume=true          # false: train again; earlier trainings are moved to <experiment>.1, .2 ...
 
 # shellcheck disable=SC1091
-. utils/parse_options.sh
+. lole_utils/parse_options.sh
 # shellcheck disable=SC1091
 . ./path.sh
 # shellcheck disable=SC1091
 . ./cmd.sh
-. utils/jobs.sh
+. lole_utils/jobs.sh
 
 run_stage() { # is stage $1 to be run?
     [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ]
@@ -120,7 +120,7 @@ token_dir=${dumpdir}/token_list/${token_type}$([ "${token_type}" = char ] || ech
 whisper_tokens=${dumpdir}/token_list/whisper_multilingual/tokens.txt
 backbone_name=$(basename "${backbone%.pt}")
 if [ -z "${whisper_python}" ]; then
-    whisper_python=${LOLE_ROOT}/.venv-espnet-whisper/bin/python
+    whisper_python=${LOLE_ROOT:-.}/.venv-espnet-whisper/bin/python
     [ -x "${whisper_python}" ] || whisper_python=${python}
 fi
 others='' own=() # trained by lole.sh, and by ESPnet
