@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
+from espnet_lole.atomic_io import atomic_write
 from espnet_lole.whisper.sizes import Size
 from espnet_lole.whisper.tokenizer import WhisperTokenizer
 
@@ -94,6 +95,34 @@ def read_model(file: Path) -> WhisperForConditionalGeneration:
     return model
 
 
+def write_checkpoint(model: WhisperForConditionalGeneration, file: Path) -> None:
+    """Write a model as a ``.pt`` file of openai/whisper, in the precision of its tensors.
+
+    Raises:
+        OSError: it cannot be written, e.g. because the disk is full.
+    """
+    c = model.config
+    dims = {
+        "n_mels": c.num_mel_bins,
+        "n_audio_ctx": c.max_source_positions,
+        "n_audio_state": c.d_model,
+        "n_audio_head": c.encoder_attention_heads,
+        "n_audio_layer": c.encoder_layers,
+        "n_vocab": c.vocab_size,
+        "n_text_ctx": c.max_target_positions,
+        "n_text_state": c.d_model,
+        "n_text_head": c.decoder_attention_heads,
+        "n_text_layer": c.decoder_layers,
+    }
+    state = {
+        rename_back(name.removeprefix("model.")): value
+        for name, value in model.state_dict().items()
+        if name != "proj_out.weight"  # the token embedding
+    }
+    with atomic_write(file) as temporary:
+        torch.save({"dims": dims, "model_state_dict": state}, temporary)
+
+
 def configure_generation(model: WhisperForConditionalGeneration, name: str) -> None:
     """Set the generation configuration that OpenAI's code gives a checkpoint: suppressed tokens, heads of word times.
 
@@ -117,6 +146,13 @@ def rename(name: str) -> str:
     """Return the name in ``transformers`` of a tensor of openai/whisper."""
     for part, replacement in _NAMES:
         name = name.replace(part, replacement)
+    return name
+
+
+def rename_back(name: str) -> str:
+    """Return the name in openai/whisper of a tensor of ``transformers``, without its prefix ``model.``."""
+    for part, replacement in reversed(_NAMES):
+        name = name.replace(replacement, part)
     return name
 
 
