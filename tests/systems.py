@@ -38,7 +38,7 @@ def make_recipe(folder: Path) -> Path:
     for layer in mole.frontend.fused.values():
         torch.nn.init.normal_(layer.logits)
     torch.nn.init.normal_(mole.frontend.classifier.mlp[-1].weight)
-    parts = {"fusion_conf": fusion, "classifier_conf": classifier, "lid_weight": 1.0}
+    parts = {"fusion_conf": fusion, "classifier_conf": classifier, "system_conf": {"lid_weight": 1.0}}
     _write_config(folder, "mole", prepared | parts | {"best_model_criterion": [["valid", "loss", "min"]]})
     save_trained(mole, folder / "exp" / "mole" / MOLE_WEIGHTS)
 
