@@ -18,7 +18,9 @@ from espnet_lole import Speech2Text
 from espnet_lole.cli.main import main
 from espnet_lole.export.espnet import published_name
 from espnet_lole.export.merged import merge_system
+from espnet_lole.export.transformers import save_whisper_model
 from espnet_lole.inference.load import find_system
+from espnet_lole.whisper.model import Whisper
 from espnet_lole.whisper.sizes import SIZES
 from espnet_lole.whisper.tokenizer import WhisperTokenizer
 
@@ -110,6 +112,21 @@ def test_several_experts_are_no_model_of_espnet(recipe, tmp_path, capsys, system
     command = ["export", str(recipe / "exp" / system), str(tmp_path / "out"), "--format", "espnet", *options]
     assert main(command) == 1 and not (tmp_path / "out").exists()
     assert reason in capsys.readouterr().err
+
+
+def test_one_expert_and_a_whole_whisper_are_models_of_espnet(recipe, tmp_path):
+    full = tmp_path / "full"
+    save_whisper_model(Whisper(tiny_whisper(seed=3)), full / "whisper", ["de", "tr"])
+    (full / "config.yaml").write_text(yaml.safe_dump({"system": "full", "backbone": "x", "langs": ["tr", "de"]}))
+    for source, options in ((recipe / "exp" / "experts", ["--lang", "fr"]), (full, [])):
+        out = tmp_path / f"out_{source.name}"
+        assert main(["export", str(source), str(out), "--format", "espnet", *options]) == 0
+        merged, metadata = merge_system(find_system(source), *options[1:] or [None])
+        weights = torch.load(out / "valid.acc.best.pth")
+        assert torch.equal(weights["decoder.decoders.blocks.1.mlp.0.weight"], merged.decoder.layers[1].fc1.weight)
+        (known,) = {"fr", "de"} & set(metadata.languages)  # ESPnet's whisper_language knows no Turkish
+        assert yaml.safe_load((out / "config.yaml").read_text())["preprocessor_conf"]["whisper_language"] == known
+        assert f'lang_prompt_token="<|{metadata.languages[0]}|> <|transcribe|>"' in (out / "README.md").read_text()
 
 
 def test_a_whisper_of_128_mel_bins_is_none_of_espnet(tmp_path, capsys):
