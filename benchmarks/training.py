@@ -17,13 +17,11 @@ from espnet_lole.espnet_model import ESPnetExpertsModel
 from espnet_lole.lole.experts import ExpertConfig
 from espnet_lole.lole.mole import FusionConfig
 from espnet_lole.lole.system import SystemConfig, build_system
-from espnet_lole.tasks.lole import MODELS, LoLETask
+from espnet_lole.tasks.lole import LoLETask, system_choices
 from espnet_lole.whisper.checkpoint import precision_dtype
 
 SYSTEMS = ("experts", "mole", "student", "multilingual")
-OPTIONS = Namespace(
-    langs=LANGS, lid_weight=0.5, grad_clip=1.0, optim="adamw", optim_conf={"lr": 1e-4}, fusion_lr_factor=1.0
-)
+OPTIONS = Namespace(grad_clip=1.0, optim="adamw", optim_conf={"lr": 1e-4}, fusion_lr_factor=1.0)
 """Options of ``lole_train`` that a step depends on."""
 
 
@@ -58,14 +56,16 @@ def our_step(model: nn.Module, data: dict) -> Work:
 
 def experts_step(size: Size, languages: int = len(LANGS), rank: int | None = None, **shape: float) -> Work:
     """A step of an expert for each language."""
-    model = ESPnetExpertsModel(make_experts(size, languages, rank)).to(size.device).train()
+    experts = make_experts(size, languages, rank)
+    model = ESPnetExpertsModel(experts, experts.languages).to(size.device).train()
     return our_step(model, make_batch(size, languages, **shape))
 
 
 def system_step(size: Size, system: str, **options: object) -> Work:
     """A step of any system, with the options of its configuration."""
     config = SystemConfig(system, "", LANGS, expert_conf=ExpertConfig(size.rank, 2.0 * size.rank), **options)
-    model = MODELS[system](build_system(config, as_whisper(stock(size), size), empty_rank=size.rank), OPTIONS)
+    built = build_system(config, as_whisper(stock(size), size), empty_rank=size.rank)
+    model = system_choices.get_class(system)(built, LANGS)
     return our_step(model.to(size.device).train(), make_batch(size))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import torch
 from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch import Tensor
-from torch.nn import functional as F
 
 from espnet_lole.atomic_io import atomic_folder
 from espnet_lole.export.transformers import FILES, save_whisper_model
@@ -22,50 +20,15 @@ from espnet_lole.lole.kd import STUDENT, LoRAKD, js_divergence
 from espnet_lole.lole.mole import MoLE
 from espnet_lole.lole.mole_weights import MOLE_WEIGHTS, save_trained
 from espnet_lole.lole.replay import StatisticsMemory
-from espnet_lole.lole.system import check_fingerprints
+from espnet_lole.train.checkpoints import check_state
 from espnet_lole.train.distributed_mean import distributed_means
+from espnet_lole.train.sums import Sums, sum_by_language, sum_with_language
+from espnet_lole.train.targets import Targets, make_targets
 from espnet_lole.whisper.checkpoint import fingerprint
 from espnet_lole.whisper.features import length_mask
 from espnet_lole.whisper.loss import token_cross_entropy
 from espnet_lole.whisper.model import FILLS, Encoded, Whisper
 from espnet_lole.whisper.tokenizer import WhisperTokenizer
-
-IGNORE = -1
-"""Marks padded text (ESPnet's collate function)."""
-Sums = dict[str, tuple[Tensor, Tensor]]
-"""Name of a loss or an accuracy -> the sum of its values in a batch, and their number."""
-
-
-@dataclass(frozen=True)
-class Targets:
-    """What the decoder reads and predicts.
-
-    Attributes:
-        tokens: prompt, text and padding, shape (B, U).
-        index: positions with a label in the flattened tokens, shape (N,).
-        labels: token to predict at each of them, shape (N,).
-        num_text: labels of text and end; those after them, if any, are the B utterances' language tokens.
-        lengths: tokens of each utterance without padding, shape (B,).
-        language: index of each utterance's language, shape (B,).
-        experts: the same as a list, so that no later step waits for the GPU.
-    """
-
-    tokens: Tensor
-    index: Tensor
-    labels: Tensor
-    num_text: int
-    lengths: Tensor
-    language: Tensor
-    experts: list[int]
-
-    def select(self, states: Tensor) -> Tensor:
-        """Return the decoder's states (B, U, D) at the positions with a label, shape (N, D)."""
-        return states.flatten(0, 1)[self.index]
-
-    def with_language(self, language_tokens: Tensor) -> Targets:
-        """Append each utterance's language token (B,) to the labels, predicted after the start of the prompt."""
-        starts = torch.arange(len(self.tokens), device=self.tokens.device) * self.tokens.shape[1]
-        return replace(self, index=torch.cat([self.index, starts]), labels=torch.cat([self.labels, language_tokens]))
 
 
 class AbsLoLEModel(AbsESPnetModel):
@@ -107,15 +70,41 @@ class AbsLoLEModel(AbsESPnetModel):
             The loss, the figures for the log, and the batch's weight (see ``DistributedMeans``).
         """
         # 1. Prompt, text and labels
-        targets = self.make_targets(text, text_lengths, lang[:, 0])
+        targets = make_targets(self.prompts, self.tokenizer.eot, text, text_lengths, lang[:, 0])
         # 2. Features and convolutions
         fill = self.next_fill()
         embedded = self.whisper.embed_speech(speech, speech_lengths, fill)
         as_decoded = self.whisper.embed_speech(speech, speech_lengths) if fill else embedded
-        # 3. Layers and losses
-        means = distributed_means(self.compute_losses(embedded, targets, as_decoded), len(lang))
+        # 3. Encoder, decoder, and the sum of each loss
+        sums = self.compute_losses(embedded, targets, as_decoded)
+        # 4. Means over the batches of all processes, and the loss of the system
+        means = distributed_means(sums, len(lang))
         loss, stats = self.total_loss(means.losses), self.log(means.stats)
         return force_gatherable((loss, stats, means.weight), loss.device)
+
+    def encode(self, speech: Tensor, speech_lengths: Tensor, lang: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Run the encoder, as the models of ESPnet do.
+
+        Args:
+            speech: samples at 16 kHz, shape (B, S).
+            speech_lengths: shape (B,).
+            lang: index of each utterance's language, shape (B, 1); experts need it, MoLE's classifier can find it.
+
+        Returns:
+            States of the encoder, shape (B, T, D), and their number for each utterance, shape (B,).
+        """
+        # 1. Features and convolutions
+        embedded = self.whisper.embed_speech(speech, speech_lengths)
+        # 2. Encoder layers
+        encoded = self.run_encoder(embedded, None if lang is None else lang[:, 0])
+        # 3. Lengths
+        if encoded.mask is None:
+            return encoded.states, torch.full_like(speech_lengths, encoded.states.shape[1])
+        return encoded.states, encoded.mask.sum(1)
+
+    def run_encoder(self, embedded: Encoded, language: Tensor | None) -> Encoded:
+        """Run the encoder's layers, given the index of each utterance's language, shape (B,), or None."""
+        return self.whisper.finish(embedded)
 
     @abstractmethod
     def compute_losses(self, embedded: Encoded, targets: Targets, teacher_input: Encoded) -> Sums:
@@ -142,32 +131,6 @@ class AbsLoLEModel(AbsESPnetModel):
     def log(self, means: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the figures for the log: the means of ``compute_losses``, and the total loss unless they have one."""
         return {"loss": self.total_loss(means), **means}
-
-    def make_targets(self, text: Tensor, lengths: Tensor, language: Tensor) -> Targets:
-        """Put the prompts before the texts: the decoder reads prompt and text, and predicts text and end."""
-        prompts, eot = self.prompts[language], self.tokenizer.eot  # (B, 4)
-        tokens = torch.cat([prompts, text.masked_fill(text == IGNORE, eot)], dim=1)
-        labels = F.pad(text, (0, 1), value=IGNORE).scatter(1, lengths[:, None], eot)  # (B, U + 1)
-        labels = F.pad(labels, (prompts.shape[1] - 1, 0), value=IGNORE).flatten()
-        index = (labels != IGNORE).nonzero()[:, 0]
-        lengths = lengths + prompts.shape[1]
-        return Targets(tokens, index, labels[index], len(index), lengths, language, language.tolist())
-
-    def token_losses(self, logits: Tensor, targets: Targets) -> Sums:
-        """Sum cross-entropy and accuracies of a system that predicts text, end and language token.
-
-        Args:
-            logits: at each label, shape (N + B, V).
-            targets: with the language.
-        """
-        loss, correct = token_cross_entropy(logits, targets.labels)
-        num_text = targets.num_text
-        predicted = logits[num_text:, self.prompts[:, 1]].argmax(1)  # the likeliest of the trained languages, (B,)
-        return {
-            "loss_asr": (loss.sum(), loss.new_tensor(len(loss))),
-            "acc": (correct[:num_text].sum(), loss.new_tensor(num_text)),
-            "lid_acc": ((predicted == targets.language).float().sum(), loss.new_tensor(len(predicted))),
-        }
 
     def start_epoch(self, epoch: int, max_epoch: int) -> None:
         """Prepare for an epoch, counted from 1 to ``max_epoch``."""
@@ -198,20 +161,7 @@ class AbsLoLEModel(AbsESPnetModel):
         Raises:
             ValueError: the checkpoint is of another backbone, of other experts, or of a system of another shape.
         """
-        expected = self.state_dict()
-        trained_on, present = (  # ESPnet converts all buffers to the precision of the training
-            {part: int(torch.as_tensor(state.get(f"{part}_fingerprint", -1)).float()) for part in self.fingerprints}
-            for state in (state_dict, expected)
-        )
-        check_fingerprints(trained_on, present, "the checkpoint")
-        shapes = {name: value.shape for name, value in expected.items()}
-        actual = {name: value.shape for name, value in state_dict.items()}
-        if wrong := sorted(n for n in shapes | actual if shapes.get(n) != actual.get(n)):
-            raise ValueError(
-                f"expected a checkpoint for the languages {' '.join(self.languages)} and this configuration, got "
-                f"another in {len(wrong)} tensors, e.g. {wrong[0]}: {actual.get(wrong[0])} instead of "
-                f"{shapes.get(wrong[0])}"
-            )
+        check_state(state_dict, self.state_dict(), self.fingerprints, self.languages)
         return super().load_state_dict(state_dict, strict=False, assign=assign)
 
 
@@ -223,17 +173,32 @@ class ESPnetExpertsModel(AbsLoLEModel):
 
     Args:
         experts: on their Whisper.
+        languages: codes of the trained languages, in the order of their index.
     """
 
-    def __init__(self, experts: LoRAExperts) -> None:
-        super().__init__(experts.whisper, experts.languages)
+    def __init__(self, experts: LoRAExperts, languages: Sequence[str]) -> None:
+        super().__init__(experts.whisper, languages)
         self.experts = experts
+
+    def run_encoder(self, embedded: Encoded, language: Tensor | None) -> Encoded:
+        """Run the encoder through the experts of the languages.
+
+        Raises:
+            ValueError: the languages are not given.
+        """
+        if language is None:
+            raise ValueError("experts need the language of each utterance: give lang, their index, shape (B, 1)")
+        with self.experts.activate(language):
+            return self.whisper.finish(embedded)
 
     def compute_losses(self, embedded: Encoded, targets: Targets, teacher_input: Encoded) -> Sums:
         """Sum the cross-entropy and the correct tokens of each language."""
+        # 1. Encoder and decoder, through the expert of each utterance
         with self.experts.activate(targets.experts):
             states = self.whisper.decode(targets.tokens, self.whisper.finish(embedded))
+        # 2. Cross-entropy of the labels
         loss, correct = token_cross_entropy(self.whisper.logits(targets.select(states)), targets.labels)
+        # 3. Sums of each language, and of all for the log
         owner = targets.language[targets.index // targets.tokens.shape[1]]  # (N,)
         losses, counts = sum_by_language(loss, owner, len(self.languages))
         accuracies, _ = sum_by_language(correct, owner, len(self.languages))
@@ -260,11 +225,12 @@ class ESPnetMoLEModel(AbsLoLEModel):
 
     Args:
         mole: on prepared experts.
+        languages: codes of the trained languages, in the order of their index.
         lid_weight: lambda.
     """
 
-    def __init__(self, mole: MoLE, lid_weight: float) -> None:
-        super().__init__(mole.experts.whisper, mole.experts.languages, mole.fingerprints)
+    def __init__(self, mole: MoLE, languages: Sequence[str], lid_weight: float = 1.0) -> None:
+        super().__init__(mole.experts.whisper, languages, mole.fingerprints)
         self.mole, self.lid_weight, self.memory = mole, lid_weight, StatisticsMemory()
 
     def start_epoch(self, epoch: int, max_epoch: int) -> None:
@@ -272,12 +238,21 @@ class ESPnetMoLEModel(AbsLoLEModel):
         super().start_epoch(epoch, max_epoch)
         self.memory.clear()
 
+    def run_encoder(self, embedded: Encoded, language: Tensor | None) -> Encoded:
+        """Run the shared layers, then the deep ones through the experts of the given or identified languages."""
+        shallow, _, language_logits = self.mole.frontend(embedded)
+        with self.mole.experts.activate(language_logits.argmax(1) if language is None else language):
+            return self.mole.encode_deep(shallow)
+
     def compute_losses(self, embedded: Encoded, targets: Targets, teacher_input: Encoded) -> Sums:
         """Sum the cross-entropies of text and language, and the accuracies."""
         language = targets.language
+        # 1. Shared layers and language classifier
         shallow, statistics, language_logits = self.mole.frontend(embedded)
+        # 2. Deep layers and decoder, through the expert of the true language
         with self.mole.experts.activate(targets.experts):
             states = self.whisper.decode(targets.tokens, self.mole.encode_deep(shallow))
+        # 3. Losses of text and language
         loss, correct = token_cross_entropy(self.whisper.logits(targets.select(states)), targets.labels)
         lid_correct = (language_logits.argmax(1) == language).float()
         tokens, utterances = loss.new_tensor(len(loss)), loss.new_tensor(len(language))
@@ -337,17 +312,25 @@ class ESPnetStudentModel(AbsLoLEModel):
         progress = (epoch - 1) / max(max_epoch - 1, 1)
         self.kd_factor = 1.0 + progress * (self.kd.config.final_factor - 1.0)
 
+    def run_encoder(self, embedded: Encoded, language: Tensor | None) -> Encoded:
+        """Run the encoder through the student, whatever the languages."""
+        with self.kd.student.activate([0] * len(embedded.states)):
+            return self.whisper.finish(embedded)
+
     def compute_losses(self, embedded: Encoded, targets: Targets, teacher_input: Encoded) -> Sums:
         """Sum the cross-entropy of the student, and its distances from the teacher."""
         kd, num_text = self.kd, targets.num_text
+        # 1. Student: text, end and language token
         targets = targets.with_language(self.prompts[targets.language, 1])
         student = kd.run_student(embedded, targets.tokens)
         logits = self.whisper.logits(targets.select(student.last))
-        sums = self.token_losses(logits, targets)
+        sums = sum_with_language(logits, targets, self.prompts[:, 1])
         if kd.teacher is None:
             return sums
+        # 2. Teacher: the expert of each utterance
         teacher = kd.run_teacher(teacher_input, targets.tokens, targets.experts)
-        if kd.with_logits:  # the teacher does not predict the language
+        # 3. Distances of the outputs, without the language, which the teacher does not predict, and of the layers
+        if kd.with_logits:
             teacher_logits = self.whisper.logits(targets.select(teacher.last)[:num_text])
             divergence = js_divergence(logits[:num_text], teacher_logits, kd.config.temperature)
             sums["loss_logits"] = divergence.sum(), divergence.new_tensor(num_text)
@@ -403,7 +386,7 @@ class ESPnetFullModel(AbsLoLEModel):
         """Sum the cross-entropy and the accuracies."""
         targets = targets.with_language(self.prompts[targets.language, 1])
         states = self.whisper.decode(targets.tokens, self.whisper.finish(embedded))
-        return self.token_losses(self.whisper.logits(targets.select(states)), targets)
+        return sum_with_language(self.whisper.logits(targets.select(states)), targets, self.prompts[:, 1])
 
     def total_loss(self, losses: Mapping[str, Tensor]) -> Tensor:
         """Return ``L = L_ASR``."""
@@ -413,9 +396,3 @@ class ESPnetFullModel(AbsLoLEModel):
         """Write ``whisper/``, a Whisper of ``transformers``."""
         with atomic_folder(folder / "whisper", known=FILES) as made:
             save_whisper_model(self.whisper, made, self.languages)
-
-
-def sum_by_language(values: Tensor, owner: Tensor, num_languages: int) -> tuple[Tensor, Tensor]:
-    """Sum and count values (N,) for each language, both (L,), given the index of each value's language, shape (N,)."""
-    zeros = values.new_zeros(num_languages)
-    return zeros.index_add(0, owner, values), zeros.index_add(0, owner, torch.ones_like(values))

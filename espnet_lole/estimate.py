@@ -15,10 +15,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from espnet_lole.espnet_model import AbsLoLEModel, Targets
+from espnet_lole.espnet_model import AbsLoLEModel
 from espnet_lole.lole.system import SystemConfig, build_system
-from espnet_lole.tasks.lole import MODELS
+from espnet_lole.tasks.lole import build_choice, system_choices
 from espnet_lole.train.distributed_mean import distributed_means
+from espnet_lole.train.targets import Targets
 from espnet_lole.whisper.checkpoint import empty_whisper
 from espnet_lole.whisper.features import HOP, MAX_SAMPLES, SAMPLE_RATE
 from espnet_lole.whisper.model import Encoded
@@ -137,7 +138,7 @@ def build_empty(args: argparse.Namespace, expert_rank: int) -> AbsLoLEModel:
     pad_to = "30s" if args.share_30s else args.pad_to  # the largest steps
     whisper = empty_whisper(args.backbone, pad_to, args.precision)
     system = build_system(SystemConfig.parse(vars(args)), whisper, empty_rank=expert_rank)
-    return MODELS[args.system](system, args)
+    return build_choice(system_choices, args, system, args.langs)
 
 
 def measure(args: argparse.Namespace, model: AbsLoLEModel, work: Workload) -> Needs:

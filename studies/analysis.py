@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from espnet_lole.data.kaldi import read_table
-from espnet_lole.espnet_model import IGNORE, AbsLoLEModel, ESPnetStudentModel
+from espnet_lole.espnet_model import AbsLoLEModel, ESPnetStudentModel
 from espnet_lole.inference.batching import load_batches
 from espnet_lole.inference.load import find_system, system_config
 from espnet_lole.inference.test_sets import read_test_set
 from espnet_lole.lole.experts import LoRAExperts, share_weights
 from espnet_lole.lole.kd import STUDENT, KDConfig, LoRAKD, average_factors, energy_shares, svd_of_product
 from espnet_lole.lole.system import SystemConfig, build_system
+from espnet_lole.train.targets import IGNORE, make_targets
 from espnet_lole.whisper.checkpoint import load_whisper
 from espnet_lole.whisper.model import Whisper
 
@@ -116,7 +117,9 @@ def compare_outputs(model: ESPnetStudentModel, folder: Path) -> dict[str, float]
     """
     entropy, same, tokens = 0.0, 0, 0
     for batch in labelled_batches(model, folder):
-        targets = model.make_targets(batch["text"], batch["text_lengths"], batch["lang"][:, 0])
+        targets = make_targets(
+            model.prompts, model.tokenizer.eot, batch["text"], batch["text_lengths"], batch["lang"][:, 0]
+        )
         embedded = model.whisper.embed_speech(batch["speech"], batch["speech_lengths"])
         passes = (
             model.kd.run_student(embedded, targets.tokens),

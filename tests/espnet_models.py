@@ -33,7 +33,7 @@ def experts_model(
 ) -> ESPnetExpertsModel:
     """Return new experts, whose B is zero."""
     whisper = Whisper(tiny_whisper(seed, width=width), precision=precision).eval()
-    return ESPnetExpertsModel(LoRAExperts(whisper, langs, ExpertConfig(rank=rank, alpha=2.0 * rank)))
+    return ESPnetExpertsModel(LoRAExperts(whisper, langs, ExpertConfig(rank=rank, alpha=2.0 * rank)), langs)
 
 
 def mole_model(
@@ -47,7 +47,7 @@ def mole_model(
     experts = random_experts(CODES, seed=seed, whisper=Whisper(tiny_whisper(), precision=precision).eval())
     torch.manual_seed(0)
     mole = MoLE(experts, FusionConfig(shared_layers), ClassifierConfig(hidden=8, dropout=0.0, **classifier))
-    return ESPnetMoLEModel(mole, lid_weight)
+    return ESPnetMoLEModel(mole, CODES, lid_weight)
 
 
 def student_model(

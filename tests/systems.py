@@ -38,7 +38,7 @@ def make_recipe(folder: Path) -> Path:
     for layer in mole.frontend.fused.values():
         torch.nn.init.normal_(layer.logits)
     torch.nn.init.normal_(mole.frontend.classifier.mlp[-1].weight)
-    parts = {"fusion_conf": fusion, "classifier_conf": classifier, "lid_weight": 1.0}
+    parts = {"fusion_conf": fusion, "classifier_conf": classifier, "system_conf": {"lid_weight": 1.0}}
     _write_config(folder, "mole", prepared | parts | {"best_model_criterion": [["valid", "loss", "min"]]})
     save_trained(mole, folder / "exp" / "mole" / MOLE_WEIGHTS)
 
@@ -48,17 +48,22 @@ def make_recipe(folder: Path) -> Path:
     return folder
 
 
-def make_spoken_student(folder: Path) -> Path:
-    """Write the folder of a student of 30 s on the embedded backbone, near enough to it to know synthetic speech."""
+def make_spoken_student(folder: Path, pad_to: str = "30s", share_30s: float = 0.0) -> Path:
+    """Write the folder of a student on the embedded backbone, near enough to it to know synthetic speech."""
     nano = str(Path("models/whisper-nano").resolve())
-    experts = LoRAExperts(load_whisper(nano), ["student"], ExpertConfig(rank=4, alpha=8.0))
+    experts = LoRAExperts(load_whisper(nano, pad_to, share_30s=share_30s), ["student"], ExpertConfig(rank=4, alpha=8.0))
     torch.manual_seed(0)
     for layer in experts.layers.values():
         torch.nn.init.normal_(layer.lora_B["student"], std=0.003)
     save_adapter(experts, "student", folder / "adapters" / "student", nano)
-    (folder / "config.yaml").write_text(
-        yaml.safe_dump({"system": "student", "backbone": nano, "langs": ["de", "fr", "zh"], "pad_to": "30s"})
-    )
+    conf = {
+        "system": "student",
+        "backbone": nano,
+        "langs": ["de", "fr", "zh"],
+        "pad_to": pad_to,
+        "share_30s": share_30s,
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(conf))
     return folder
 
 

@@ -6,6 +6,7 @@ from conftest import LANGS, TEXTS, make_batch
 from espnet_models import ADAPTED, CODES, experts_model, full_model, mole_model, student_model, trained
 
 from espnet_lole.espnet_model import AbsLoLEModel
+from espnet_lole.train.targets import make_targets
 
 ALL = ADAPTED | {"full": full_model}
 
@@ -19,7 +20,9 @@ def gradients(model: AbsLoLEModel, batch: dict) -> dict[str, torch.Tensor]:
 def test_the_decoder_reads_prompt_and_text_and_predicts_text_and_end(speech):
     model = experts_model()
     batch = make_batch(model, [0, 1, 2, 3], speech)
-    targets = model.make_targets(batch["text"], batch["text_lengths"], batch["lang"][:, 0])
+    targets = make_targets(
+        model.prompts, model.tokenizer.eot, batch["text"], batch["text_lengths"], batch["lang"][:, 0]
+    )
     size = targets.tokens.shape[1]
     for row in range(4):
         tokenizer, lang = model.tokenizer, LANGS[row]
@@ -148,3 +151,25 @@ def test_features_for_espnets_statistics_have_a_row_for_each_frame(system, speec
 
 def test_a_student_has_the_languages_of_its_training():
     assert student_model(teacher=False, kd="none").languages == CODES
+
+
+@pytest.mark.parametrize("system", [*ADAPTED, "full"])
+def test_encode_is_the_encoder_that_decodes_whatever_else_is_in_the_batch(system, speech):
+    model = (full_model if system == "full" else ADAPTED[system])().eval()
+    lang = torch.tensor([[CODES.index(lang)] for lang in LANGS])
+    states, lengths = model.encode(*speech, lang)
+    assert lengths.tolist() == [(samples // 160 + 1) // 2 for samples in speech[1].tolist()]
+    for row, (samples, frames) in enumerate(zip(speech[1].tolist(), lengths.tolist(), strict=True)):
+        alone, count = model.encode(speech[0][row : row + 1, :samples], speech[1][row : row + 1], lang[row : row + 1])
+        assert count.tolist() == [frames]
+        torch.testing.assert_close(states[row, :frames], alone[0], rtol=1e-4, atol=1e-4)
+
+
+def test_encode_uses_the_expert_of_the_given_or_identified_language(speech):
+    model = mole_model().eval()
+    states = torch.stack([model.encode(*speech, torch.full((4, 1), i))[0] for i in range(len(CODES))])
+    found = model.mole.frontend(model.whisper.embed_speech(*speech))[2].argmax(1)
+    torch.testing.assert_close(model.encode(*speech)[0], states[found, torch.arange(4)])
+    assert not torch.allclose(states[0], states[1])
+    with pytest.raises(ValueError, match="experts need the language of each utterance"):
+        experts_model().encode(*speech)

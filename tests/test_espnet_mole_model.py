@@ -29,7 +29,7 @@ def test_loss_is_that_of_the_text_and_the_weighted_loss_of_the_language(speech):
 
 def test_text_goes_through_the_expert_of_its_true_language(speech):
     """Without shared layers the loss is that of the experts."""
-    model, experts = mole_model(shared_layers=0), ESPnetExpertsModel(random_experts(CODES))
+    model, experts = mole_model(shared_layers=0), ESPnetExpertsModel(random_experts(CODES), CODES)
     batch = make_batch(model, [0, 1, 2, 3], speech)
     torch.testing.assert_close(model(**batch)[1]["loss_asr"], experts(**batch)[1]["loss"])
 

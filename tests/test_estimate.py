@@ -17,7 +17,7 @@ from espnet_lole.config import config_files
 from espnet_lole.estimate import UNCOUNTED, Workload, build_empty, measure
 from espnet_lole.lole.system import SystemConfig, build_system
 from espnet_lole.systems import base_system
-from espnet_lole.tasks.lole import MODELS, LoLETask
+from espnet_lole.tasks.lole import LoLETask, build_choice, system_choices
 from espnet_lole.whisper.checkpoint import precision_dtype
 from espnet_lole.whisper.model import Whisper
 
@@ -48,7 +48,8 @@ def parse(tmp_path, system: str, *more: str) -> Namespace:
 def real_model(args: Namespace):
     """Return the same system with weights."""
     whisper = Whisper(tiny_whisper(width=WIDTH), "none", precision_dtype(args.precision)).eval()
-    return MODELS[args.system](build_system(SystemConfig.parse(vars(args)), whisper, empty_rank=4), args)
+    system = build_system(SystemConfig.parse(vars(args)), whisper, empty_rank=4)
+    return build_choice(system_choices, args, system, args.langs)
 
 
 def step(model) -> None:

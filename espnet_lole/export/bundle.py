@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -19,6 +20,8 @@ from espnet_lole.systems import SCORED_DECODING
 from espnet_lole.whisper.checkpoint import load_config
 from espnet_lole.whisper.sizes import SIZES
 
+ESPNET_META = "meta.yaml"
+"""File of an archive by which ESPnet's ``unpack`` knows its parts."""
 BACKBONE_FILES = ("config.json", "generation_config.json", "model*.safetensors", "model*.json", "README.md")
 
 
@@ -53,35 +56,31 @@ def save_bundle(system: SystemFolder, folder: Path, licence: str, data: str) -> 
         (made / "config.yaml").write_text(yaml.safe_dump(conf | system.conf, sort_keys=False))
         if system.scored_decoding:
             shutil.copyfile(system.scored_decoding, made / SCORED_DECODING)
+        weights = {"asr_model_file": MOLE_WEIGHTS} if system.system == "mole" else {}
+        meta = {"files": weights, "yaml_files": {"asr_train_config": "config.yaml"}}
+        (made / ESPNET_META).write_text(yaml.safe_dump(meta))
         metadata.history.write(made)
         (made / "README.md").write_text(model_card(metadata, folder.name, licence, data), encoding="utf-8")
 
 
-def pack_bundle(system: SystemFolder, archive: Path, licence: str, data: str) -> None:
-    """Pack a system into an archive that ESPnet's ``unpack`` restores as the folder of ``save_bundle``.
+def save_archive(archive: Path, save: Callable[[Path], None]) -> None:
+    """Pack an export into an archive that ESPnet's ``unpack`` restores as the folder.
 
     Args:
-        system: the system.
         archive: file to write, with the ending ``.zip``; it is replaced if this function wrote it.
-        licence: as for ``save_bundle``.
-        data: as for ``save_bundle``.
+        save: writes the export into a folder.
 
     Raises:
-        ValueError: the archive has another ending, another file has its name, or the system is not trained here.
+        ValueError: another file has the archive's name, or as ``save``.
         OSError: a part cannot be read or written.
     """
-    if archive.suffix != ".zip":
-        raise ValueError(f"the archive {archive} must have the ending .zip")
     check_output_file(archive)
     with tempfile.TemporaryDirectory() as scratch, atomic_write(archive) as made:
-        bundle = Path(scratch) / archive.stem
-        save_bundle(system, bundle, licence, data)
-        weights = {"asr_model_file": MOLE_WEIGHTS} if (bundle / MOLE_WEIGHTS).is_file() else {}
-        meta = {"files": weights, "yaml_files": {"asr_train_config": "config.yaml"}}
-        (bundle / "meta.yaml").write_text(yaml.safe_dump(meta))
+        folder = Path(scratch) / archive.stem
+        save(folder)
         with zipfile.ZipFile(made, "w") as packed:
-            for file in filter(Path.is_file, sorted(bundle.rglob("*"))):
-                packed.write(file, file.relative_to(bundle))
+            for file in filter(Path.is_file, sorted(folder.rglob("*"))):
+                packed.write(file, file.relative_to(folder))
 
 
 def require_backbone(system: SystemFolder) -> None:

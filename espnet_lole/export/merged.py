@@ -9,7 +9,7 @@ from pathlib import Path
 from espnet_lole.atomic_io import atomic_folder
 from espnet_lole.export.bundle import require_backbone
 from espnet_lole.export.measure import error_rates
-from espnet_lole.export.metadata import collect_metadata
+from espnet_lole.export.metadata import ModelMetadata, collect_metadata
 from espnet_lole.export.model_card import model_card
 from espnet_lole.export.transformers import save_whisper_model
 from espnet_lole.inference.load import SystemFolder
@@ -39,28 +39,58 @@ def save_merged(
             30 s; or the folder holds other files, or overlaps the system.
     """
     check_output(folder, system.sources())
-    adapters = system.adapter_folders()
-    if system.system not in ("experts", "student", "multilingual"):
-        raise ValueError(
-            f"{system.folder} holds a system of kind {system.system}, which has no adapter to merge: take a student, a "
-            "multilingual LoRA or an expert; MoLE cannot be merged, as its deep layers differ by language"
-        )
-    if system.system == "experts" and lang not in adapters:
-        raise ValueError(f"expected --lang with the expert to merge, one of {' '.join(adapters)}, got {lang}")
+    if choose_adapter(system, lang) is None:
+        raise ValueError(f"{system.backbone} is a whole Whisper of transformers already: use it as it is")
     require_backbone(system)
     if not test_dirs:
         require_30s(system)
-    name, languages = (lang, (lang,)) if system.system == "experts" else (next(iter(adapters)), system.languages)
-    backbone = load_whisper(system.backbone, system.pad_to, share_30s=system.share_30s)
-    whisper = merge_adapter(backbone, adapters[name])
-    metadata = collect_metadata(system)
-    metadata = replace(metadata, languages=languages, ranks={name: metadata.ranks[name]})
+    whisper, metadata = merge_system(system, lang)
     with atomic_folder(folder, system.sources()) as made:
-        save_whisper_model(whisper, made, languages)
-        rates = error_rates(made, test_dirs, languages)
+        save_whisper_model(whisper, made, metadata.languages)
+        rates = error_rates(made, test_dirs, metadata.languages)
         metadata = replace(metadata, history=replace(metadata.history, error_rates=rates))
         card = model_card(metadata, folder.name, licence, data, "transformers")
         (made / "README.md").write_text(card, encoding="utf-8")
+
+
+def choose_adapter(system: SystemFolder, lang: str | None) -> str | None:
+    """Return the name of the adapter that makes the system one Whisper; None if it is a whole Whisper.
+
+    Args:
+        system: the system.
+        lang: language of the expert; None for a system of one adapter.
+
+    Raises:
+        ValueError: the system has several adapters, and none is chosen or one of another language.
+    """
+    adapters = system.adapter_folders()
+    if system.system == "mole":
+        raise ValueError(
+            f"{system.folder} holds LoRA MoLE, which is no single Whisper, because each utterance has its language's "
+            "expert: export the student, or one of the experts that MoLE was built on (--lang)"
+        )
+    if system.system == "experts" and lang not in adapters:
+        raise ValueError(
+            f"{system.folder} holds one expert per language, and a Whisper can have one of them: expected --lang with "
+            f"one of {' '.join(adapters)}, got {lang}; a student is one Whisper for all languages"
+        )
+    return lang if system.system == "experts" else next(iter(adapters), None)
+
+
+def merge_system(system: SystemFolder, lang: str | None) -> tuple[Whisper, ModelMetadata]:
+    """Load the backbone and merge the adapter of ``choose_adapter`` into it.
+
+    Returns:
+        The Whisper, and its metadata: the system's, of this adapter and its languages.
+    """
+    name = choose_adapter(system, lang)
+    share_30s = None if name is None else system.share_30s
+    whisper, metadata = load_whisper(system.backbone, system.pad_to, share_30s=share_30s), collect_metadata(system)
+    if name is None:
+        return whisper, metadata
+    languages = (name,) if system.system == "experts" else system.languages
+    metadata = replace(metadata, languages=languages, ranks={name: metadata.ranks[name]})
+    return merge_adapter(whisper, system.adapter_folders()[name]), metadata
 
 
 def require_30s(system: SystemFolder) -> None:

@@ -13,7 +13,8 @@ DESCRIPTIONS = {
     "mole": "LoRA MoLE: language experts on a frozen Whisper, shared shallow layers, and a language classifier.",
     "student": "One LoRA adapter for all languages on a frozen Whisper, distilled from language experts.",
     "multilingual": "One LoRA adapter for all languages on a frozen Whisper.",
-    "full": "A Whisper, of which all weights were fine-tuned on all languages.",
+    "full": "A Whisper of which all weights were fine-tuned on these languages.",
+    "zero_shot": "A Whisper.",
 }
 SCENARIOS = {
     "aware": "language given",
@@ -36,7 +37,9 @@ print(recognize("a.wav", generate_kwargs={{"language": "{first}"}})["text"])
 """Library -> how a system runs in it."""
 
 
-def model_card(metadata: ModelMetadata, name: str, licence: str, data: str, library: str = "espnet_lole") -> str:
+def model_card(
+    metadata: ModelMetadata, name: str, licence: str, data: str, library: str = "espnet_lole", use: str | None = None
+) -> str:
     """Write the model card of a system.
 
     Args:
@@ -44,7 +47,8 @@ def model_card(metadata: ModelMetadata, name: str, licence: str, data: str, libr
         name: title of the card.
         licence: identifier of the licence on hubs, e.g. ``apache-2.0``.
         data: description of the training data; may be empty.
-        library: that the exported files are for, one of ``USES``.
+        library: that the exported files are for.
+        use: Markdown on how the files are used; None: the lines of ``USES``.
     """
     local = Path(metadata.backbone).exists()
     header = {
@@ -57,7 +61,9 @@ def model_card(metadata: ModelMetadata, name: str, licence: str, data: str, libr
     topics = metadata.describe() | {"backbone": Path(metadata.backbone).name if local else metadata.backbone}
     system = "\n".join(f"- {topic}: {text}" for topic, text in topics.items())
     first = metadata.languages[0]
-    use = USES[library].format(lang=f', langs="{first}"' if metadata.system == "experts" else "", first=first)
+    if use is None:
+        lang = f', langs="{first}"' if metadata.system == "experts" else ""
+        use = f"```python\n{USES[library].format(lang=lang, first=first)}```"
     return f"""---
 {yaml.safe_dump(header, sort_keys=False)}---
 
@@ -67,8 +73,7 @@ def model_card(metadata: ModelMetadata, name: str, licence: str, data: str, libr
 
 ## Use
 
-```python
-{use}```
+{use}
 
 ## System
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -12,7 +12,15 @@ from typing import Any
 from torch import nn
 
 from espnet_lole.config import load_yaml, read_conf
-from espnet_lole.lole.adapters import Adapter, build_experts, load_adapter, load_adapters
+from espnet_lole.lole.adapters import (
+    FOREIGN_PAD_TO,
+    Adapter,
+    build_experts,
+    load_adapter,
+    load_adapters,
+    trained_pad_to,
+    trained_share_30s,
+)
 from espnet_lole.lole.experts import ExpertConfig, LoRAExperts, share_weights
 from espnet_lole.lole.kd import STUDENT, KDConfig, LoRAKD, init_from_average
 from espnet_lole.lole.language_classifier import ClassifierConfig
@@ -20,7 +28,7 @@ from espnet_lole.lole.mole import FusionConfig, MoLE
 from espnet_lole.lole.mole_weights import MOLE_WEIGHTS, extend_trained, load_trained, read_trained
 from espnet_lole.systems import TRAINED_HERE
 from espnet_lole.whisper.checkpoint import load_whisper
-from espnet_lole.whisper.model import Whisper
+from espnet_lole.whisper.model import Whisper, silence_samples
 
 STUDENT_INITS = ("average", "random")
 """How a student starts: as the average of the experts, or from random weights."""
@@ -149,7 +157,31 @@ def _prepared_experts(config: SystemConfig, whisper: Whisper, empty_rank: int | 
         return LoRAExperts(whisper, config.langs, ExpertConfig(rank=empty_rank))
     if config.experts is None:
         raise ValueError("expected --experts, the folder of the languages' adapters, got none: train the experts first")
-    return load_adapters(whisper, config.experts, config.langs)
+    experts = load_adapters(whisper, config.experts, config.langs)
+    check_paddings(config.experts, config.langs, whisper.pad_to)
+    return experts
+
+
+def check_paddings(folder: Path, languages: Sequence[str], pad_to: str) -> None:
+    """Check that prepared experts were trained on the input that a system built on them has.
+
+    Args:
+        folder: of the experts' adapters.
+        languages: of the experts.
+        pad_to: padding of the system's input.
+
+    Raises:
+        ValueError: an expert was trained with another padding, and none of its batches with this one.
+    """
+    for adapter in (folder / lang for lang in languages):
+        trained = trained_pad_to(adapter)
+        known = {silence_samples(trained)} | ({silence_samples("30s")} if trained_share_30s(adapter) else set())
+        if silence_samples(pad_to) not in known:
+            raise ValueError(
+                f"expected experts trained with pad_to: {pad_to}, as this system is, but {adapter} was trained with "
+                f"{trained} ({FOREIGN_PAD_TO} where an adapter notes nothing): set pad_to: {trained}, or train the "
+                "experts again"
+            )
 
 
 def _build_mole(config: SystemConfig, experts: LoRAExperts) -> MoLE:

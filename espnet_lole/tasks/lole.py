@@ -10,17 +10,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from espnet2.asr.specaug.abs_specaug import AbsSpecAug
+from espnet2.asr.specaug.specaug import SpecAug
 from espnet2.tasks.abs_task import AbsTask, IteratorOptions, optim_classes
+from espnet2.train.class_choices import ClassChoices
 from espnet2.train.collate_fn import CommonCollateFn
 from espnet2.train.preprocessor import AbsPreprocessor
+from espnet2.utils.get_default_kwargs import get_default_kwargs
 from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str2bool
-from torch import nn
 
 from espnet_lole.config import load_yaml, merge
 from espnet_lole.data.kaldi import read_table
 from espnet_lole.espnet_model import (
-    IGNORE,
     AbsLoLEModel,
     ESPnetExpertsModel,
     ESPnetFullModel,
@@ -28,25 +30,31 @@ from espnet_lole.espnet_model import (
     ESPnetStudentModel,
 )
 from espnet_lole.lole.system import STUDENT_INITS, SystemConfig, build_system
-from espnet_lole.systems import TRAINED_HERE
 from espnet_lole.train.checkpoints import read_checkpoint
 from espnet_lole.train.optimizer import ExpertAdamW
 from espnet_lole.train.record import training_folder
 from espnet_lole.train.sampler import BalancedIterFactory
 from espnet_lole.train.specaug import Augment
+from espnet_lole.train.targets import IGNORE
 from espnet_lole.train.trainer import KDTrainer, LoLETrainer
 from espnet_lole.whisper.checkpoint import PRECISIONS, load_config
 from espnet_lole.whisper.features import MAX_SAMPLES, MIN_SAMPLES
 from espnet_lole.whisper.tokenizer import WhisperTokenizer
 
-MODELS: dict[str, Callable[[nn.Module, argparse.Namespace], AbsLoLEModel]] = {
-    "experts": lambda system, args: ESPnetExpertsModel(system),
-    "mole": lambda system, args: ESPnetMoLEModel(system, args.lid_weight),
-    "student": lambda system, args: ESPnetStudentModel(system, args.langs),
-    "multilingual": lambda system, args: ESPnetStudentModel(system, args.langs),
-    "full": lambda system, args: ESPnetFullModel(system, args.langs),
-}
-"""System -> the model that ESPnet trains."""
+system_choices = ClassChoices(
+    "system",
+    classes={
+        "experts": ESPnetExpertsModel,
+        "mole": ESPnetMoLEModel,
+        "student": ESPnetStudentModel,
+        "multilingual": ESPnetStudentModel,
+        "full": ESPnetFullModel,
+    },
+    type_check=AbsLoLEModel,
+    default="experts",
+)
+"""The models that are trained, on what ``build_system`` builds."""
+specaug_choices = ClassChoices("specaug", classes={"specaug": SpecAug}, type_check=AbsSpecAug, optional=True)
 DEFAULTS = {
     "optim": "adamw",
     "batch_type": "numel",
@@ -64,6 +72,18 @@ SYSTEM_DEFAULTS = {
     "mole": {"best_model_criterion": [["valid", "loss", "min"]]},
 }
 """The same for one system."""
+
+
+def build_choice(choices: ClassChoices, args: argparse.Namespace, *parts: Any) -> Any:
+    """Build the class that the options choose, from parts and the configuration of its own.
+
+    Raises:
+        ValueError: the configuration has unknown keys.
+    """
+    kind, conf = choices.get_class(getattr(args, choices.name)), getattr(args, f"{choices.name}_conf")
+    if unknown := sorted(set(conf) - (known := get_default_kwargs(kind)).keys()):
+        raise ValueError(f"expected in {choices.name}_conf keys of {sorted(known)}, got {unknown}")
+    return kind(*parts, **conf)
 
 
 class LoLEPreprocessor(AbsPreprocessor):
@@ -119,14 +139,15 @@ class LoLETask(AbsTask):
     """Trains a system with ESPnet's trainer."""
 
     num_optimizers: int = 1
-    class_choices_list: list = []
+    class_choices_list = [system_choices, specaug_choices]
     trainer = LoLETrainer
 
     @classmethod
     def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
         """Add the options of the systems."""
         group = parser.add_argument_group(description="Language experts on Whisper")
-        group.add_argument("--system", default="experts", choices=TRAINED_HERE, help="what is trained")
+        for choices in cls.class_choices_list:
+            choices.add_arguments(group)
         group.add_argument("--langs", type=str, nargs="+", default=None, help="languages, an expert each")
         group.add_argument("--backbone", default=None, help="hub name, folder of a transformers Whisper, or .pt file")
         group.add_argument("--pad_to", default="none", help="length of the input: none, +<seconds>s or 30s")
@@ -135,14 +156,12 @@ class LoLETask(AbsTask):
         group.add_argument(
             "--activation_checkpointing", type=str2bool, default=False, help="compute layers again in the backward pass"
         )
-        group.add_argument("--specaug_conf", action=NestedDictAction, default={}, help="ESPnet's SpecAug")
         group.add_argument("--expert_conf", action=NestedDictAction, default={}, help="rank, alpha, dropout, targets")
         group.add_argument("--init_expert", default=None, help="experts: an adapter that they start from")
         group.add_argument("--experts", default=None, help="mole, student: folder of the experts' adapters")
         group.add_argument("--fusion_conf", action=NestedDictAction, default={}, help="mole: L1 and the fusion")
         group.add_argument("--fusion_lr_factor", type=float, default=1.0, help="mole: learning rate of the fusion")
         group.add_argument("--classifier_conf", action=NestedDictAction, default={}, help="mole: language classifier")
-        group.add_argument("--lid_weight", type=float, default=1.0, help="mole: weight of the language's loss")
         group.add_argument("--init_mole", default=None, help="mole: folder of one of fewer languages to start from")
         group.add_argument("--student_init", default="average", choices=STUDENT_INITS, help="student: its start")
         group.add_argument("--kd_conf", action=NestedDictAction, default={}, help="student: losses of distillation")
@@ -172,6 +191,15 @@ class LoLETask(AbsTask):
         args = parser.parse_args(["--system", system, *options])
         args.config = " ".join(given.config) or None
         return args
+
+    @classmethod
+    def get_default_config(cls) -> dict[str, Any]:
+        """Return the options of the command line, with the defaults of the classes that they choose, to print them."""
+        config = {name: value for name, value in vars(cls.parse_args()).items() if name not in cls.exclude_opts()}
+        for choices in cls.class_choices_list:
+            if kind := choices.get_class(config[choices.name]):
+                config[f"{choices.name}_conf"] = get_default_kwargs(kind) | config[f"{choices.name}_conf"]
+        return config
 
     @classmethod
     def build_collate_fn(cls, args: argparse.Namespace, train: bool) -> Callable:
@@ -222,6 +250,8 @@ class LoLETask(AbsTask):
         for name in ("backbone", "langs"):
             if not getattr(args, name) and not args.print_config:
                 raise ValueError(f"expected --{name}, got none: give it in the config or on the command line")
+        if args.specaug_conf and args.specaug is None:
+            raise ValueError("specaug_conf without specaug would change nothing: add specaug: specaug, or leave it out")
         if args.system == "experts" and args.optim != "adamw":
             raise ValueError(f"experts train with optim: adamw, one for each expert; got {args.optim!r}: leave it out")
 
@@ -244,9 +274,13 @@ class LoLETask(AbsTask):
             ValueError: unknown languages, targets or keys of a configuration.
             FileNotFoundError: the backbone or a language's expert is missing.
         """
-        model = MODELS[args.system](build_system(SystemConfig.parse(vars(args))), args)
-        if args.specaug_conf:
-            model.whisper.augment = Augment(args.specaug_conf)
+        # 1. Backbone with adapters
+        system = build_system(SystemConfig.parse(vars(args)))
+        # 2. Model
+        model = build_choice(system_choices, args, system, args.langs)
+        # 3. Data augmentation for spectrogram
+        if args.specaug is not None:
+            model.whisper.augment = Augment(build_choice(specaug_choices, args))
         trained, total = (sum(p.numel() for p in model.parameters() if p.requires_grad or every) for every in (0, 1))
         share = f"{trained:,} of {total:,} parameters train ({100 * trained / total:.1f} %)"
         logging.info(f"{share}, languages {' '.join(model.languages)}")

@@ -6,7 +6,7 @@ import logging
 import os
 import pickle
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from espnet2.train.reporter import Reporter
+from torch import Tensor
+
+from espnet_lole.lole.system import check_fingerprints
 
 CHECKPOINT, PREVIOUS = "checkpoint.pth", "previous.pth"
 _PLAIN = [
@@ -52,6 +55,33 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"expected a checkpoint of tensors and plain values, got other objects in {path}, which were not loaded, "
             f"as they could run code: take it from another source ({str(error).splitlines()[0]})"
         ) from error
+
+
+def check_state(
+    state: Mapping[str, Tensor], expected: Mapping[str, Tensor], parts: Collection[str], languages: Sequence[str]
+) -> None:
+    """Compare what a checkpoint holds with what a model needs: every name and shape, and the frozen parts.
+
+    Args:
+        state: of the checkpoint.
+        expected: of the model.
+        parts: names of the frozen parts, of which both have a fingerprint.
+        languages: of the model, for the message.
+
+    Raises:
+        ValueError: the checkpoint is of another backbone, of other experts, or of a system of another shape.
+    """
+    trained_on, present = (  # ESPnet converts all buffers to the precision of the training
+        {part: int(torch.as_tensor(values.get(f"{part}_fingerprint", -1)).float()) for part in parts}
+        for values in (state, expected)
+    )
+    check_fingerprints(trained_on, present, "the checkpoint")
+    shapes, actual = ({name: value.shape for name, value in values.items()} for values in (expected, state))
+    if wrong := sorted(n for n in shapes | actual if shapes.get(n) != actual.get(n)):
+        raise ValueError(
+            f"expected a checkpoint for the languages {' '.join(languages)} and this configuration, got another in "
+            f"{len(wrong)} tensors, e.g. {wrong[0]}: {actual.get(wrong[0])} instead of {shapes.get(wrong[0])}"
+        )
 
 
 def best_checkpoints(folder: Path, criteria: Sequence[Sequence[str]], languages: Sequence[str]) -> dict[str, Path]:

@@ -87,7 +87,7 @@ class Whisper(nn.Module):
         share_30s: float = 0.0,
     ) -> None:
         super().__init__()
-        self._silence = _silence_samples(pad_to)
+        self._silence = silence_samples(pad_to)
         if not 0.0 <= share_30s <= 1.0:
             raise ValueError(f"expected share_30s of 0 to 1, got {share_30s}")
         self.share_30s = share_30s
@@ -262,7 +262,7 @@ class Whisper(nn.Module):
         file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def _silence_samples(pad_to: str) -> int:
+def silence_samples(pad_to: str) -> int:
     """Return the samples of silence after an utterance; those beyond 30 s are cut."""
     if pad_to == "30s":
         return MAX_SAMPLES

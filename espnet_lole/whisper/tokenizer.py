@@ -82,7 +82,7 @@ class WhisperTokenizer:
     def prompt(self, lang: str, timestamps: bool = False) -> list[int]:
         """Return ``<|startoftranscript|><|LANG|><|transcribe|><|notimestamps|>``; with timestamps, without the last.
 
-        In training, ``make_targets`` of ``espnet_model.py`` puts it before the text.
+        In training, ``make_targets`` of ``train/targets.py`` puts it before the text.
         """
         return [self.sot, self.language(lang), self.transcribe, *([] if timestamps else [self.no_timestamps])]
 

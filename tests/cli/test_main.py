@@ -51,12 +51,12 @@ def test_usage_errors_exit_with_2(capsys):
         ),
         ("transcribe {audio} --model {mole} --langs de it", "was trained for de en fr zh, not for it"),
         ("info nowhere", "nowhere"),
-        ("export {mole} out --format merged", "{mole} holds a system of kind mole, which has no adapter to merge"),
-        ("export {mole} out.tgz --format pack", "out.tgz must have the ending .zip"),
+        ("export {mole} out --format merged", "{mole} holds LoRA MoLE, which is no single Whisper"),
+        ("export {mole} out.tgz", "out.tgz must have the ending .zip"),
         ("export {whisper} out", "{whisper} is a whole Whisper, which needs no export"),
         (
             "export {experts} out --format merged --lang tr",
-            "expected --lang with the expert to merge, one of de en fr zh, got tr",
+            "{experts} holds one expert per language, and a Whisper can have one of them: expected --lang with one of",
         ),
         ("export {experts} out --format merged", "one of de en fr zh, got None"),
         (

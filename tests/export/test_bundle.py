@@ -29,7 +29,7 @@ def test_a_bundle_decodes_alike_wherever_it_is(tmp_path, system, lang):
     before = transcribe(made / "exp" / system, lang)
     (made / "exp" / system / SCORED_DECODING).write_text("beam_size: 3\n")
     assert main(["export", str(made / "exp" / system), str(tmp_path / "here")]) == 0
-    assert main(["export", str(tmp_path / "here"), str(tmp_path / "pack.zip"), "--format", "pack"]) == 0
+    assert main(["export", str(tmp_path / "here"), str(tmp_path / "pack.zip")]) == 0
     shutil.rmtree(made)
     (tmp_path / "here").rename(tmp_path / "there")
     assert transcribe(tmp_path / "there", lang) == before
@@ -51,7 +51,7 @@ def test_a_whisper_of_which_all_weights_were_trained_is_a_bundle_too(tmp_path):
     assert main(["export", str(experiment), str(tmp_path / "full")]) == 0
     shutil.rmtree(made)
     assert transcribe(tmp_path / "full") == before
-    assert "fine-tuned on all languages" in (tmp_path / "full" / "README.md").read_text()
+    assert "fine-tuned on these languages" in (tmp_path / "full" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("form", ["folder", "merged", "ctranslate2"])

@@ -22,7 +22,7 @@ TOKENIZER = WhisperTokenizer(51865)
 def gradients(speech, device, precision, langs):
     """Return the loss of a training step and each expert's gradient, as float32 on the CPU; None if it is absent."""
     whisper = Whisper(tiny_whisper(), precision=precision).requires_grad_(False)
-    model = ESPnetExpertsModel(random_experts(LANGS, rank=8, alpha=16.0, whisper=whisper)).to(device).train()
+    model = ESPnetExpertsModel(random_experts(LANGS, rank=8, alpha=16.0, whisper=whisper), LANGS).to(device).train()
     data = {
         "speech": speech[0], "speech_lengths": speech[1], "lang": torch.tensor(langs)[:, None],
         "text": torch.arange(1, 21).view(4, 5), "text_lengths": torch.tensor([5, 3, 4, 5]),

@@ -186,7 +186,7 @@ def test_stages_can_be_left_out(script):
     printed = script.run("--stage", "10", "--skip_stages", "11", "--skip_packing", "false", "--systems", "mole student")
     assert stages(printed) == [10, 12, 13, 14]
     archives = [call.split()[4:] for call in script.calls("espnet_lole.cli.main")]
-    folder = "exp/lole_train_{0}_raw_lole_mini_seed0/lole_train_{0}_raw_lole_mini_seed0.zip --format pack"
+    folder = "exp/lole_train_{0}_raw_lole_mini_seed0/lole_train_{0}_raw_lole_mini_seed0.zip"
     assert archives == [folder.format(system).split() for system in ("mole", "student")]
 
 

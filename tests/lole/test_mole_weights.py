@@ -82,8 +82,15 @@ def test_a_language_is_added_to_a_mole(speech):
 
 
 def test_a_language_is_added_without_shared_layers():
+    """There is no fusion then: the classifier alone is extended."""
     state = trained_state(make_mole(shared_layers=0))
-    extend_trained(make_mole(shared_layers=0, langs=(*LANGS, "fr")), state, LANGS, "the old one")
+    new = make_mole(shared_layers=0, langs=(*LANGS, "fr"), seed=1)
+    drawn = new.frontend.classifier.mlp[4].weight[len(LANGS)].clone()
+    extend_trained(new, state, LANGS, "the old one")
+    extended = trained_state(new)
+    assert extended.keys() == state.keys() and "fusion.logits" not in extended
+    assert torch.equal(extended["classifier.mlp.4.weight"], torch.stack([*state["classifier.mlp.4.weight"], drawn]))
+    assert torch.equal(extended["classifier.mlp.1.weight"], state["classifier.mlp.1.weight"])
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def build(recipe: Path, system: str, **options) -> torch.nn.Module:
 
 
 def prepared(recipe: Path) -> dict[str, str]:
-    return {"experts": str(recipe / "exp/experts/adapters")}
+    return {"experts": str(recipe / "exp/experts/adapters"), "pad_to": "none"}
 
 
 def mole_options(recipe: Path) -> dict:
@@ -157,6 +157,22 @@ def test_activation_checkpointing_is_of_every_whisper_in_a_system(recipe, system
         assert all((whisper.recompute is not None) == checkpointing for whisper in whispers)
     if system == "full":
         assert built.recompute is nullcontext
+
+
+@pytest.mark.parametrize("system", ["mole", "student"])
+def test_experts_of_another_padding_are_refused(recipe, tmp_path, system):
+    """Unless a share of their batches had it."""
+    given = mole_options(recipe) | {"experts": str(tmp_path)}
+    for share_30s in (0.0, 0.1):
+        experts = random_experts(LANGS, whisper=Whisper(tiny_whisper(), "+1s", share_30s=share_30s))
+        for lang in LANGS:
+            save_adapter(experts, lang, tmp_path / lang, "tiny")
+        build(recipe, system, **given | {"pad_to": "+1.0s"})
+        for pad_to in ("none", "30s") if not share_30s else ("none",):
+            message = f"trained with pad_to: {pad_to}.*/de was trained with .1s.*set pad_to: .1s"
+            with pytest.raises(ValueError, match=message):
+                build(recipe, system, **given | {"pad_to": pad_to})
+    build(recipe, system, **given | {"pad_to": "30s"})
 
 
 def test_parts_that_are_missing_are_named(recipe, tmp_path):

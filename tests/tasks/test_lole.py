@@ -1,5 +1,8 @@
 """The task: its command line and configuration files, what it builds, and how it prepares an utterance."""
 
+import io
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,7 @@ from espnet_models import CODES, experts_model, full_model, mole_model, student_
 
 from espnet_lole.lole.kd import LoRAKD
 from espnet_lole.systems import TRAINED_HERE
-from espnet_lole.tasks.lole import MODELS, LoLEPreprocessor, LoLETask
+from espnet_lole.tasks.lole import LoLEPreprocessor, LoLETask, system_choices
 from espnet_lole.train.optimizer import ExpertAdamW
 
 BASE = ["--backbone", "x", "--langs", "de", "en", "--output_dir", "x"]
@@ -79,7 +82,7 @@ def test_one_call_does_not_change_the_defaults_of_the_next(tmp_path):
 
 
 def test_every_system_that_is_trained_here_has_a_model(recipe):
-    assert set(MODELS) == set(TRAINED_HERE)
+    assert set(system_choices.classes) == set(TRAINED_HERE)
     for system in TRAINED_HERE:
         args = LoLETask.parse_args(options(recipe, system, "--fusion_conf", "shared_layers=1"))
         model = LoLETask.build_model(args)
@@ -91,7 +94,7 @@ def test_every_system_that_is_trained_here_has_a_model(recipe):
 def test_a_built_model_has_the_options_and_gives_espnet_its_shapes(recipe, speech):
     args = LoLETask.parse_args(
         options(recipe, "experts", "--expert_conf", "rank=2", "--activation_checkpointing", "true")
-        + ["--specaug_conf", "apply_time_mask=false", "--pad_to", "+1s"]
+        + ["--specaug", "specaug", "--specaug_conf", "apply_time_mask=false", "--pad_to", "+1s"]
     )
     model = LoLETask.build_model(args).train()
     assert model.experts.config.rank == 2 and model.whisper.pad_to == "+1s"
@@ -137,9 +140,42 @@ def test_mistakes_are_refused(recipe):
     with pytest.raises(ValueError, match="experts train with optim: adamw, one for each expert; got 'sgd'"):
         LoLETask.check_required_command_args(LoLETask.parse_args([*BASE, "--optim", "sgd"]))
     LoLETask.check_required_command_args(LoLETask.parse_args([*BASE, "--system", "full", "--optim", "sgd"]))
-    args = LoLETask.parse_args(options(recipe, "experts", "--expert_conf", "ranks=3"))
-    with pytest.raises(ValueError, match="expert_conf.*ranks"):
-        LoLETask.build_model(args)
+    with pytest.raises(ValueError, match="specaug_conf without specaug"):
+        LoLETask.check_required_command_args(LoLETask.parse_args([*BASE, "--specaug_conf", "num_time_mask=1"]))
+    for system, more, message in (
+        ("experts", ["--expert_conf", "ranks=3"], "expert_conf.*ranks"),
+        ("full", ["--system_conf", "lid_weight=3"], r"expected in system_conf keys of \[\], got \['lid_weight'\]"),
+        (
+            "full",
+            ["--specaug", "specaug", "--specaug_conf", "width=3"],
+            r"expected in specaug_conf keys of .*got \['width'\]",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            LoLETask.build_model(LoLETask.parse_args(options(recipe, system, *more)))
+
+
+@pytest.mark.parametrize("system", ["experts", "mole"])
+def test_the_printed_configuration_has_every_key_and_is_one(recipe, tmp_path, monkeypatch, system):
+    """As of ESPnet's tasks: ``--print_config`` shows the options of the chosen classes, too."""
+    masks = {"time_mask_width_ratio_range": [0.0, 0.05]}
+    files = write(
+        tmp_path, shared={"optim_conf": {"lr": 0.5}}, own={"max_epoch": 7, "specaug": "specaug", "specaug_conf": masks}
+    )
+    command = ["--config", *files, *options(recipe, system), "--fusion_conf", "shared_layers=1"]
+    monkeypatch.setattr("sys.argv", ["lole_train", *command, "--print_config"])
+    LoLETask.print_config(file=(out := io.StringIO()))
+    printed = yaml.safe_load(out.getvalue())
+    assert (printed["max_epoch"], printed["optim_conf"], printed["batch_type"]) == (7, {"lr": 0.5}, "numel")
+    assert printed["specaug_conf"]["num_freq_mask"] == 2
+    assert printed["system_conf"] == ({"lid_weight": 1.0} if system == "mole" else {})
+    again = LoLETask.parse_args(["--config", *write(tmp_path, printed=printed)])
+    given = LoLETask.parse_args(command)
+    filled = ("config", "specaug_conf", "system_conf")
+    given, again_given = (json.loads(json.dumps(vars(args))) for args in (given, again))  # tuples are lists in YAML
+    differ = [name for name, value in given.items() if name not in filled and value != again_given[name]]
+    assert not differ
+    assert LoLETask.build_model(again).whisper.augment is not None
 
 
 def test_a_trained_model_is_built_from_its_folder_without_running_code(recipe, tmp_path):

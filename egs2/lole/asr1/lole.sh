@@ -230,7 +230,7 @@ fi
 if run_stage 14 "Packing: ${trained[*]}"; then
     for system in "${trained[@]}"; do
         exp=$(experiment "${system}" "${asr_exp}")
-        "${python}" -m espnet_lole.cli.main export "${exp}" "${exp}/$(basename "${exp}").zip" --format pack
+        "${python}" -m espnet_lole.cli.main export "${exp}" "${exp}/$(basename "${exp}").zip"
     done
 fi
 
