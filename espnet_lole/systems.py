@@ -5,12 +5,8 @@ from __future__ import annotations
 SYSTEMS = ("zero_shot", "experts", "mole", "student", "multilingual", "full", "espnet", "espnet_whisper")
 """The backbone alone, the paper's three systems, one LoRA for all languages, full fine-tuning, ESPnet's own models."""
 
-SCENARIOS = {system: ("aware", "agnostic") for system in SYSTEMS} | {
-    "experts": ("aware",),
-    "espnet": ("agnostic",),
-}
+SCENARIOS = {system: ("aware", "agnostic") for system in SYSTEMS} | {"espnet": ("agnostic",)}
 """System -> scenarios it can decode: the language is given (aware) or predicted (agnostic)."""
-
 
 TRAINED_HERE = ("experts", "mole", "student", "multilingual", "full")
 """Systems that this package trains."""

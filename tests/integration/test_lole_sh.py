@@ -130,7 +130,7 @@ def test_a_system_is_decoded_in_its_scenarios_on_the_test_sets_of_the_languages(
     script.run("--stage", "12", "--stop_stage", "12", "--inference_args", "--beam_size 5")
     calls = {call.split()[3]: call for call in script.calls("espnet_lole.bin.lole_inference")}
     assert "--langs de tr " in calls["models/whisper-nano"]
-    assert "--scenarios aware --test_dirs" in calls["exp/lole_train_experts_raw_lole_mini_seed0"]
+    assert "--scenarios aware agnostic --test_dirs" in calls["exp/lole_train_experts_raw_lole_mini_seed0"]
     assert "--scenarios aware agnostic --test_dirs" in calls["exp/lole_train_mole_raw_lole_mini_seed0"]
     assert len(calls) == 4 and all(
         "--test_dirs dump/raw/test_de dump/raw/test_tr --output_dir" in c for c in calls.values()
@@ -176,7 +176,7 @@ def test_scoring_gets_every_decoding(script):
     script.run("--stage", "13", "--systems", "zero_shot experts espnet")
     (call,) = script.calls("espnet_lole.bin.lole_score")
     decoded = [text.split(":exp/")[0] for text in call.split("--decoded ")[1:]]
-    assert decoded == ["zero_shot:aware", "zero_shot:agnostic", "experts:aware", "espnet:agnostic"]
+    assert decoded == ["zero_shot:aware", "zero_shot:agnostic", "experts:aware", "experts:agnostic", "espnet:agnostic"]
 
 
 def test_stages_can_be_left_out(script):

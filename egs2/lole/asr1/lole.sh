@@ -79,7 +79,6 @@ base_system() { # the system that $1 is a variant of: multilingual_r64 -> multil
 
 scenarios() { # in which system $1 is decoded: the language is given (aware) or identified (agnostic)
     case $(base_system "$1") in
-    experts) echo aware ;;
     espnet) echo agnostic ;;
     *) echo aware agnostic ;;
     esac
