@@ -26,7 +26,7 @@ CONFIGS = [
     file
     for name in ("train", "mini/train")
     for file in sorted(ROOT.glob(f"conf/{name}_*.yaml"))
-    if file.stem != "train_espnet"
+    if not file.stem.startswith("train_espnet")
 ]
 CODES, WIDTH, WORK = ("de", "en", "zh"), 64, Workload(utterances=4, seconds=4.0, tokens=20)
 OPTIONS = {

@@ -79,7 +79,7 @@ def test_an_export_replaces_its_own_folder_until_something_in_it_changes(place, 
 
 
 def test_an_archive_replaces_only_an_archive_of_an_export(place, capsys):
-    command = ["export", str(place / "exp" / "student"), str(place / "out.zip"), "--format", "pack"]
+    command = ["export", str(place / "exp" / "student"), str(place / "out.zip")]
     assert main(command) == 0 and main(command) == 0
     with zipfile.ZipFile(place / "out.zip", "w") as archive:
         archive.writestr("photos/1.jpg", "x")
