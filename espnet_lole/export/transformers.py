@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,7 +46,8 @@ def save_tokenizer(tokenizer: WhisperTokenizer, folder: Path) -> None:
     converted.backend_tokenizer.model.save(str(folder))  # vocab.json and merges.txt
     file = folder / "tokenizer_config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
-    config["additional_special_tokens"] = config.pop("extra_special_tokens")
+    config.pop("extra_special_tokens", None)
+    config["additional_special_tokens"] = tokenizer.special[1 : tokenizer.timestamp_begin - tokenizer.eot]
     config["added_tokens_decoder"] = {
         str(index): {"content": str(token), "special": token.special}
         for index, token in converted.added_tokens_decoder.items()
@@ -88,15 +90,23 @@ def generation_config(whisper: Whisper, tokenizer: WhisperTokenizer, languages: 
     return config
 
 
-def transformers_tokenizer(tokenizer: WhisperTokenizer) -> transformers.WhisperTokenizer:
+def transformers_tokenizer(tokenizer: WhisperTokenizer) -> transformers.PreTrainedTokenizerBase:
     """Build the tokenizer of transformers from the vocabulary of ours."""
     vocabulary, merges = TikTokenConverter().extract_vocab_merges_from_model(str(VOCABULARY))
+    vocabulary |= {"<|endoftext|>": tokenizer.eot}
     first_time = tokenizer.timestamp_begin - tokenizer.eot
-    converted = transformers.WhisperTokenizer(
-        vocab=vocabulary | {"<|endoftext|>": tokenizer.eot},
-        merges=merges,
-        pad_token="<|endoftext|>",
-        extra_special_tokens=tokenizer.special[1:first_time],
-    )
+    special = tokenizer.special[1:first_time]
+    if transformers.__version__.startswith("4."):  # which takes files
+        with tempfile.TemporaryDirectory() as folder:
+            files = Path(folder, "vocab.json"), Path(folder, "merges.txt")
+            files[0].write_text(json.dumps(vocabulary), encoding="utf-8")
+            files[1].write_text("".join(f"{left} {right}\n" for left, right in merges), encoding="utf-8")
+            converted = transformers.WhisperTokenizerFast(
+                *map(str, files), pad_token="<|endoftext|>", additional_special_tokens=special
+            )
+    else:
+        converted = transformers.WhisperTokenizer(
+            vocab=vocabulary, merges=merges, pad_token="<|endoftext|>", extra_special_tokens=special
+        )
     converted.add_tokens(tokenizer.special[first_time:])
     return converted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -16,12 +17,15 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import WhisperForConditionalGeneration
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache, StaticLayer
+from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
 
 from espnet_lole.whisper.features import HOP, MAX_SAMPLES, SAMPLE_RATE, LogMel, check_lengths, length_mask
 
 FILLS = ("silence", "zeros")
 """How runtimes pad to 30 s: transformers (and openai-whisper) the samples, faster-whisper the features, with zeros."""
 MAX_FRAMES = MAX_SAMPLES // HOP
+HEAD_MASKS = "layer_head_mask" in inspect.signature(WhisperEncoderLayer.forward).parameters
+"""Whether this version of ``transformers`` masks heads of attention: 4 does."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,27 @@ class Encoded:
         return Encoded(self.states[rows], None if self.mask is None else self.mask[rows])
 
 
+class FixedLayer(StaticLayer):
+    """Keys and values of one layer in memory of fixed size, which counts its positions in every version."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Write states (B, H, U, D) after those before, and return all positions."""
+        if not self.is_initialized:
+            size = (*key_states.shape[:2], self.max_cache_len, key_states.shape[3])
+            self.keys, self.values = key_states.new_zeros(size), value_states.new_zeros(size)
+            self.length = torch.zeros((), dtype=torch.long, device=key_states.device)
+            self.is_initialized = True
+        positions = torch.arange(key_states.shape[2], device=self.keys.device) + self.length
+        self.length += key_states.shape[2]  # in place: part of a captured graph
+        self.keys.index_copy_(2, positions, key_states)
+        self.values.index_copy_(2, positions, value_states)
+        return self.keys, self.values
+
+    def get_seq_length(self, *_args: Any) -> Tensor | int:
+        """Return the number of positions that are written."""
+        return self.length if self.is_initialized else 0
+
+
 class FixedCache(EncoderDecoderCache):
     """Keys and values of at most ``room`` decoder positions, in memory of fixed size.
 
@@ -50,7 +75,7 @@ class FixedCache(EncoderDecoderCache):
     """
 
     def __init__(self, num_layers: int, room: int) -> None:
-        super().__init__(Cache(layers=[StaticLayer(room) for _ in range(num_layers)]), DynamicCache())
+        super().__init__(Cache(layers=[FixedLayer(room) for _ in range(num_layers)]), DynamicCache())
         self.room = room
 
 
@@ -225,9 +250,9 @@ class Whisper(nn.Module):
     def _run(self, layer: nn.Module, *inputs: Tensor | None, **options: Any) -> Tensor:
         """Run a layer, with activation checkpointing if ``recompute`` is set."""
         if self.recompute is None or not torch.is_grad_enabled():
-            return layer(*inputs, **options)
+            return run_layer(layer, *inputs, **options)
         contexts = nullcontext(), self.recompute()
-        return checkpoint(layer, *inputs, use_reentrant=False, context_fn=lambda: contexts, **options)
+        return checkpoint(run_layer, layer, *inputs, use_reentrant=False, context_fn=lambda: contexts, **options)
 
     def logits(self, states: Tensor) -> Tensor:
         """Map hidden states of the decoder (..., D) to logits over the vocabulary (..., V)."""
@@ -239,7 +264,9 @@ class Whisper(nn.Module):
         """Within the context, put the output of each of these layers, shape (B, T, D), under its key as it runs."""
         states: dict[Any, Tensor] = {}
         hooks = [
-            layer.register_forward_hook(lambda _layer, _inputs, output, key=key: states.update({key: output}))
+            layer.register_forward_hook(
+                lambda _layer, _inputs, output, key=key: states.update({key: states_of(output)})
+            )
             for key, layer in layers.items()
         ]
         try:
@@ -260,6 +287,18 @@ class Whisper(nn.Module):
         file = folder / "config.json"
         config = json.loads(file.read_text()) | {"pad_to": self.pad_to, "share_30s": self.share_30s}
         file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def run_layer(layer: nn.Module, *inputs: Tensor | None, **options: Any) -> Tensor:
+    """Run a layer of ``transformers``; version 4 gives a layer of the encoder a mask of heads, too."""
+    if HEAD_MASKS and isinstance(layer, WhisperEncoderLayer):
+        options["layer_head_mask"] = None
+    return states_of(layer(*inputs, **options))
+
+
+def states_of(output: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """Return the states that a layer puts out, in version 4 of ``transformers`` as the first of a tuple."""
+    return output[0] if isinstance(output, tuple) else output
 
 
 def silence_samples(pad_to: str) -> int:
