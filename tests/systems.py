@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -67,11 +69,17 @@ def make_spoken_student(folder: Path, pad_to: str = "30s", share_30s: float = 0.
     return folder
 
 
-def speak() -> Iterator[tuple[str, np.ndarray]]:
-    """Yield languages, and synthetic utterances as they are, shape (S,)."""
-    for lang in ("de", "fr", "zh"):
-        for utterance in utterances("atlas", "test", lang, split_texts("atlas", lang, {"test": 2})["test"], 1):
-            yield lang, utterance.speech.astype(np.float32)
+@cache
+def speak() -> list[tuple[str, np.ndarray]]:
+    """Return languages and utterances (S,), from a new process: eSpeak's speech depends on what it spoke before."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(_speak).result()
+
+
+def _speak() -> list[tuple[str, np.ndarray]]:
+    texts = {lang: split_texts("atlas", lang, {"test": 2})["test"] for lang in ("de", "fr", "zh")}
+    spoken = {lang: utterances("atlas", "test", lang, texts[lang], 1) for lang in texts}
+    return [(lang, utterance.speech.astype(np.float32)) for lang in spoken for utterance in spoken[lang]]
 
 
 def _write_config(folder: Path, system: str, conf: dict) -> None:

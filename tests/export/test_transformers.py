@@ -116,7 +116,7 @@ def test_transformers_4_runs_a_merged_student(tmp_path):
         pytest.skip(f"transformers 4.57 cannot be installed: {error}")
     student = make_spoken_student(tmp_path / "student")
     assert main(["export", str(student), str(tmp_path / "merged"), "--format", "merged"]) == 0
-    lang, speech = next(speak())
+    lang, speech = speak()[0]
     np.save(tmp_path / "speech.npy", speech)
     code = f"""
 import numpy, transformers
