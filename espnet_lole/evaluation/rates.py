@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -14,6 +15,11 @@ from espnet_lole.evaluation.normalize import Normalizer, normalize, units, wer_o
 from espnet_lole.languages import check_language
 
 METRICS = ("wer", "cer")
+
+
+def format_percent(value: float) -> str:
+    """Write a percentage with one decimal; halves are rounded up, as by sclite."""
+    return f"{math.floor(10 * value + 0.5) / 10:.1f}"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from espnet_lole.evaluation.normalize import describe
-from espnet_lole.evaluation.rates import METRICS, SetScore
+from espnet_lole.evaluation.rates import METRICS, SetScore, format_percent
 from espnet_lole.evaluation.results import Row, SystemScore
 from espnet_lole.evaluation.sclite import read_result
 from espnet_lole.evaluation.summary import PAPER, error_table, resource_table, write_table
@@ -93,7 +93,7 @@ def _espnet_table(sets: Sequence[tuple[str, SetScore]], metric: str) -> str:
     for tag, score in sets:
         for lang, counts in score.counts[metric].items():
             name = f"{tag}/{score.name}" + (f" ({lang})" if len(score.languages) > 1 else "")
-            lines.append([name, str(counts.sentences), str(counts.units), *map("{:.1f}".format, counts.percentages)])
+            lines.append([name, str(counts.sentences), str(counts.units), *map(format_percent, counts.percentages)])
     return write_table(HEADS, lines)
 
 

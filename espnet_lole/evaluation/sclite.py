@@ -9,7 +9,7 @@ from pathlib import Path
 import jiwer
 
 from espnet_lole.atomic_io import write_text_atomic
-from espnet_lole.evaluation.rates import Counts, Pair, count
+from espnet_lole.evaluation.rates import Counts, Pair, count, format_percent
 
 SUM = "Sum/Avg"
 """Name of the row of all speakers in ``result.txt``."""
@@ -98,10 +98,10 @@ def _row(name: str, counts: Counts | None, name_width: int, unit_width: int) -> 
     if counts is None:
         figures, cells = ("# Snt", "# Wrd"), (" Corr", "Sub", "Del", "Ins", "Err", "S.Err")
     elif counts.units:
-        figures, cells = (counts.sentences, counts.units), map("{:.1f}".format, counts.percentages)
+        figures, cells = (counts.sentences, counts.units), map(format_percent, counts.percentages)
     else:
         numbers = counts.correct, counts.substitutions, counts.deletions, counts.insertions, counts.errors
-        wrong = f"{100 * counts.sentence_errors / counts.sentences:.1f}"
+        wrong = format_percent(100 * counts.sentence_errors / counts.sentences)
         figures, cells = (counts.sentences, 0), (*(f"{number}*" for number in numbers), wrong)
     snt, wrd = figures
     return f"| {name:{name_width}} | {snt:>5} {wrd:>{unit_width}} |{'  '.join(f'{cell:>5}' for cell in cells)} |"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from espnet_lole.evaluation.normalize import wer_or_cer
+from espnet_lole.evaluation.rates import format_percent
 
 Figures = Mapping[tuple[str, str], Sequence[float]]
 """The figures of a system: (language, metric) -> a value for each seed."""
@@ -34,7 +35,7 @@ class Column:
 
     head: str
     key: tuple[str, str]
-    write: Callable[[float], str] = "{:.1f}".format
+    write: Callable[[float], str] = format_percent
     best: Callable[[Sequence[float]], float] = min
 
     def cells(self, systems: Sequence[Figures]) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from espnet_lole.evaluation.rates import Counts, Pair, count
+from espnet_lole.evaluation.rates import Counts, Pair, count, format_percent
 from espnet_lole.evaluation.sclite import read_result, sum_table, trn_text, write_scores
 
 SCLITE = os.environ.get("SCLITE") or shutil.which("sclite")
@@ -168,3 +168,10 @@ def test_espnets_show_asr_result_ends_well(exp: Path) -> None:
     done = show_asr_result([path, f"{ESPNET}/scripts/utils/show_asr_result.sh exp"], exp)
     assert done.returncode == 0, done.stderr
     assert [line for line in done.stdout.splitlines() if line.startswith("|decode")] == list(ROWS.values())
+
+
+def test_halves_are_rounded_up_as_by_sclite():
+    """It prints 46.25 as 46.3 and 6.25 as 6.3."""
+    assert [format_percent(100 * k / n) for k, n in ((148, 320), (20, 320), (247, 2000), (0, 3), (1, 3))] == [
+        "46.3", "6.3", "12.4", "0.0", "33.3",
+    ]  # fmt: skip
