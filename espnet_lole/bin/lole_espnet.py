@@ -85,6 +85,7 @@ def decode(args: argparse.Namespace) -> None:
     register_backbone(training)
     wavs, langs = (join_tables(args.test_dirs, name) for name in ("wav.scp", "utt2lang"))
     record = describe_decoding([args.asr_model_file], args.test_dirs)
+    parameters = write_training(args.asr_model_file)
     timer = DecodingTimer()
     logging.getLogger().addHandler(timer)
     for scenario, output in outputs.items():
@@ -98,7 +99,6 @@ def decode(args: argparse.Namespace) -> None:
             texts, predicted = decode_agnostic(args, wavs, training["token_list"])
         write_sets(args.test_dirs, output, texts, predicted, timer.seconds / seconds_of(args.test_dirs))
         memory = peak_memory_gb(args.ngpu > 0)
-        parameters = write_training(args.asr_model_file)
         write_resources(output, str(args.config), parameters=parameters, memory_gb=memory)
         write_decoding(output, record)
 

@@ -15,6 +15,7 @@ from espnet_lole.inference.results import Hypothesis
 from espnet_lole.inference.search import SearchConfig, beam_rows, search
 from espnet_lole.lole.experts import LoRAExperts
 from espnet_lole.lole.mole import MoLE, RoutingConfig, RoutingDecision, route, route_given
+from espnet_lole.whisper.features import MAX_SAMPLES
 from espnet_lole.whisper.model import Encoded, Whisper
 from espnet_lole.whisper.tokenizer import WhisperTokenizer
 
@@ -90,10 +91,17 @@ class ExpertTranscriber:
         return [replace(by_row[row], posteriors=posteriors[row]) for row in range(len(speech))]
 
     def _identify(self, speech: Tensor, lengths: Tensor) -> list[dict[str, float]]:
-        """Compute the posteriors of the experts' languages by the Whisper alone."""
+        """Compute the posteriors of the experts' languages by the Whisper alone.
+
+        Utterances that are padded to 30 s are encoded in parts, which are no longer than the batch without it.
+        """
+        rows = max(1, speech.numel() // MAX_SAMPLES) if self.fill else len(speech)
+        posteriors = []
         with self.experts.activate(None):
-            encoded = self.whisper.finish(self.whisper.embed_speech(speech, lengths, self.fill))
-            return language_posteriors(self, encoded, self.experts.languages)
+            for part, part_lengths in zip(speech.split(rows), lengths.split(rows), strict=True):
+                encoded = self.whisper.finish(self.whisper.embed_speech(part, part_lengths, self.fill))
+                posteriors += language_posteriors(self, encoded, self.experts.languages)
+        return posteriors
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import soundfile
 
 from espnet_lole.atomic_io import write_text_atomic
+from espnet_lole.ownership import check_output_file
 
 SAMPLE = "rsample-100-cv-corpus-6.1-2020-12-11"
 VOICES = {"de": "dataset-voice-kerstin", "en": "dataset-voice-kathleen", "nl": "dataset-voice-nathalie"}
@@ -125,6 +126,24 @@ def prepare(clones: Path, langs: Iterable[str], max_minutes: float) -> list[Utte
     return utterances
 
 
+def is_made_here(table: Path, clones: Path) -> bool:
+    """Return whether a table has only recordings of the clones, with their texts as they are there.
+
+    Raises:
+        FileNotFoundError: a clone is missing.
+    """
+    with open(table, encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        rows, fields = list(reader), tuple(reader.fieldnames or ())
+    if fields != FIELDS:
+        return False
+    known: set[tuple[str, str]] = set()
+    for lang in {row["language"] for row in rows}:
+        recordings = [*common_voice(clones, lang), *(voice(clones, lang) if lang in VOICES else ())]
+        known |= {(str(utterance.path), utterance.text) for utterance in recordings}
+    return all((row["path"], row["text"]) in known for row in rows)
+
+
 def get_parser() -> argparse.ArgumentParser:
     """Build the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -138,8 +157,12 @@ def get_parser() -> argparse.ArgumentParser:
 def main(cmd: list[str] | None = None) -> None:
     """Run the command line."""
     args = get_parser().parse_args(cmd)
+    clones = args.clones.absolute()
     try:
-        utterances = prepare(args.clones.absolute(), args.langs, args.max_minutes)
+        check_output_file(args.output, overwrite=args.output.is_file() and is_made_here(args.output, clones))
+        utterances = prepare(clones, args.langs, args.max_minutes)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     except OSError as error:
         sys.exit(f"error: {error}: clone the repositories that --help names into one folder, and give it as --clones")
     table = io.StringIO()

@@ -63,3 +63,14 @@ def test_one_voice_trains_up_to_its_minutes_without_sentences_of_the_tests(clone
 def test_a_missing_clone_is_named(clones):
     with pytest.raises(SystemExit, match="rsample.*fr/validated.tsv.*--clones"):
         main(["--clones", str(clones), "--output", str(clones / "x.csv"), "--langs", "fr"])
+
+
+def test_a_table_is_replaced_only_as_it_was_made(clones):
+    read(clones, "--langs", "de", "zh")
+    assert {row["language"] for row in read(clones, "--langs", "de")} == {"de"}
+    output = clones.parent / "human.csv"
+    for changed in (output.read_text().replace("hier.", "dort.", 1), "path,text,language\na.wav,Ja.,de\n"):
+        output.write_text(changed)
+        with pytest.raises(SystemExit, match="human.csv exists already"):
+            read(clones, "--langs", "de")
+        assert output.read_text() == changed
