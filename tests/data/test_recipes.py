@@ -262,7 +262,7 @@ def test_all_that_is_missing_is_listed_before_any_recipe_starts(
     path = corpus(
         de=german(needs="bash no-such-program $CV/en/validated.tsv"),
         en=english(),
-        ko=entry("modules", "train dev test", needs="python:yaml python:no_such_module"),
+        ko=entry("modules", "train dev test", needs="python:json python:no_such_module"),
         zh=entry("nothing", "train dev test"),
     )
     with pytest.raises(OSError) as error:
